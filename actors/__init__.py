@@ -1,0 +1,1 @@
+"""The swarm: roles, engines, workspaces, tools, and the orchestrator that drives them."""

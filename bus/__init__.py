@@ -1,0 +1,1 @@
+"""The bus: the only folder that knows NATS."""

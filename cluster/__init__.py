@@ -1,0 +1,1 @@
+"""The composition root: settings, local services, Ray, jobs, the command line."""

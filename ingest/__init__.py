@@ -1,0 +1,1 @@
+"""From the bus to ClickHouse: batches, writers, workers."""

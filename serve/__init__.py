@@ -1,0 +1,1 @@
+"""ClickHouse and the bus to people: the HTTP API on Ray Serve."""
