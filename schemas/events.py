@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, SerializeToJsonError
 from google.protobuf.message import DecodeError
 
 from enchanted.schemas.canonical import Json, canonical_json, sha256_hex
@@ -83,7 +83,7 @@ def event_to_dict(event: pb.SwarmEvent) -> dict[str, Any]:
     """Every field in JSON with the names of the .proto; a timestamp JSON cannot express is given as its two numbers."""
     try:
         return MessageToDict(event, preserving_proto_field_name=True)
-    except (ValueError, OverflowError):
+    except SerializeToJsonError:
         copy = pb.SwarmEvent()
         copy.CopyFrom(event)
         seconds, nanos = event.timestamp.seconds, event.timestamp.nanos

@@ -1,0 +1,168 @@
+"""The Coder: looks at its workspace, chooses an action, acts, until it hands its work in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from enchanted.actors import prompts, spans
+from enchanted.actors.agent import Agent, BudgetSpent, Decision, Place, Question, of_task
+from enchanted.actors.desk import Desk, Site
+from enchanted.actors.lint import Finding
+from enchanted.actors.repair import Repair, find_repairs
+from enchanted.actors.work import Assignment, Budget, Submission
+
+SUBMIT = "submit"
+MAX_OPTIONS = 6
+SOURCE_CHARS = 12_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Action:
+    """One thing the Coder could do next, as a tool found it."""
+
+    name: str
+    meaning: str
+    tool: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What the Coder sees before it chooses."""
+
+    problem: str
+    actions: tuple[Action, ...]
+
+
+class Coder:
+    """Implements one task in a workspace of its own."""
+
+    def __init__(self, agent: Agent, site: Site, *, guided: bool, budget: Budget, run_id: str) -> None:
+        self._agent = agent
+        self._site = site
+        self._guided = guided
+        self._budget = budget
+        self._run_id = run_id
+
+    async def code(self, job: Assignment) -> Submission:
+        """Work on a task until it is handed in.
+
+        Raises:
+            AnswerUnusable: the model's replies cannot be parsed.
+            ModelError: the model does not answer.
+        """
+        log = self._agent.log
+        place = Place(task_id=job.task.task_id, workspace_id=job.workspace_id, parent=job.parent)
+        with spans.agent_span(
+            agent_id=log.agent_id, agent_name=log.agent_name, run_id=self._run_id, headers=job.carrier
+        ):
+            async with await self._site.desk(self._agent, place, job.tree) as desk:
+                decision_id, summary = await self._work(job, desk)
+                return Submission(
+                    task_id=job.task.task_id,
+                    workspace_id=job.workspace_id,
+                    base_tree=job.tree,
+                    tree=desk.tree,
+                    summary=summary,
+                    decision_id=decision_id,
+                )
+
+    async def _work(self, job: Assignment, desk: Desk) -> tuple[str, str]:
+        parent, done = job.parent, list[str]()
+        for _ in range(self._budget.model_calls_per_task or 1_000_000):
+            view = await self._look(job, desk)
+            if not view.actions and self._guided:
+                why = "the tools offer nothing more to do here"
+                action = {"choice": SUBMIT}
+                place = of_task(desk.place, parent)
+                return await self._agent.record(
+                    trigger=view.problem, rationale=why, action=action, place=place
+                ), "; ".join(done) or why
+            decision = await self._choose(job, desk, view, parent)
+            parent = decision.event_id
+            if decision.choice == SUBMIT:
+                return parent, "; ".join(done) or decision.rationale
+            done.append(await self._act(decision, view, desk))
+        raise BudgetSpent(self._budget.model_calls_per_task)
+
+    async def _choose(self, job: Assignment, desk: Desk, view: View, parent: str) -> Decision:
+        options = [(action.name, action.meaning) for action in view.actions]
+        options.append((SUBMIT, "hand the work in as it is"))
+        names = [name for name, _ in options]
+        if self._guided:
+            messages = prompts.code_guided(job.task.goal, view.problem, options, job.feedback)
+            schema, tokens = prompts.choice_schema(names), 100
+        else:
+            source = await self._source(job, desk)
+            messages = prompts.code_free(job.task.goal, view.problem, options, job.feedback, source)
+            schema, tokens = prompts.edit_schema(names, job.task.files), 2_000
+        question = Question(
+            trigger=view.problem, messages=messages, schema=schema, options=tuple(names), max_tokens=tokens
+        )
+        return await self._agent.decide(question, of_task(desk.place, parent))
+
+    async def _act(self, decision: Decision, view: View, desk: Desk) -> str:
+        if decision.choice == "edit":
+            arguments = {name: decision.answer.get(name, "") for name in ("path", "search", "replace")}
+            result = await desk.use("edit", arguments, parent=decision.event_id)
+            return f"edit {arguments['path']} ({result.outcome.lower()})"
+        action = next(action for action in view.actions if action.name == decision.choice)
+        result = await desk.use(action.tool, action.arguments, parent=decision.event_id)
+        return f"{action.meaning} ({result.outcome.lower()})"
+
+    async def _look(self, job: Assignment, desk: Desk) -> View:
+        findings = await lint_findings(desk, job.task.files)
+        fixes = [fix_action(finding) for finding in findings if finding.fix]
+        if fixes:
+            return View(problem=_listing(findings), actions=tuple(fixes[:MAX_OPTIONS]))
+        failing = [check.command for check in job.report.checks if not check.passed]
+        repairs = await self._repairs(job, desk, failing)
+        problem = _listing(findings) or (f"these checks fail: {', '.join(failing)}" if failing else job.task.goal)
+        return View(problem=problem, actions=tuple(repair_action(repair) for repair in repairs[:MAX_OPTIONS]))
+
+    async def _repairs(self, job: Assignment, desk: Desk, failing: Sequence[str]) -> list[Repair]:
+        for command in failing:
+            result = await desk.use("run_check", {"command": command}, parent=job.parent)
+            if result.exit_code != 0:
+                return await find_repairs(desk, command, job.task.files)
+        return []
+
+    async def _source(self, job: Assignment, desk: Desk) -> str:
+        parts: list[str] = []
+        for path in job.task.files:
+            result = await desk.use("read_file", {"path": path}, parent=job.parent)
+            parts.append(f"--- {path}\n{result.output}")
+        return "\n".join(parts)[:SOURCE_CHARS]
+
+
+async def lint_findings(desk: Desk, files: Sequence[str]) -> list[Finding]:
+    """What the linter says about ``files``, in order of place."""
+    result = await desk.use("lint", {})
+    return [finding for finding in result.data.get("findings", ()) if finding.path in files]
+
+
+def fix_action(finding: Finding) -> Action:
+    """Apply the fix the linter offers for a finding."""
+    meaning = f"{finding.fix.message if finding.fix else finding.message} (line {finding.line})"
+    return Action(
+        name=f"fix {finding.code} line {finding.line}",
+        meaning=meaning,
+        tool="apply_fix",
+        arguments={"fix_ids": [finding.id]},
+    )
+
+
+def repair_action(repair: Repair) -> Action:
+    """Apply a small change that was seen to make a failing check pass."""
+    return Action(
+        name=f"repair line {repair.line}: {repair.after}"[:80],
+        meaning=f"{repair.path}: replace {repair.before!r} with {repair.after!r}",
+        tool="replace_lines",
+        arguments={"path": repair.path, "first": repair.line, "last": repair.line, "text": repair.after},
+    )
+
+
+def _listing(findings: Sequence[Finding]) -> str:
+    return "; ".join(f"{f.path}:{f.line} {f.code} {f.message}" for f in findings[:MAX_OPTIONS])

@@ -1,0 +1,93 @@
+"""A desk: one workspace with its tools, where whatever is done is recorded, change by change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from enchanted.actors.agent import Agent, Place, of_task
+from enchanted.actors.gitstore import ShadowRepository
+from enchanted.actors.sandbox import Sandbox
+from enchanted.actors.tool_results import ToolResult
+from enchanted.actors.tools import ToolBox, ToolLimits
+from enchanted.actors.workspace import Workspace
+from enchanted.schemas import events
+
+
+class Site:
+    """Where the desks of one run stand: its shadow repository, its folder, its sandbox."""
+
+    def __init__(self, *, repository: ShadowRepository, folder: Path, sandbox: Sandbox, limits: ToolLimits) -> None:
+        self.repository = repository
+        self._folder = folder
+        self._sandbox = sandbox
+        self._limits = limits
+
+    async def desk(self, agent: Agent, place: Place, tree: str, *, records: bool = True) -> Desk:
+        """Check ``tree`` out into a workspace of its own."""
+        folder = self._folder / f"{agent.log.agent_id}-{place.workspace_id}"
+        workspace = await Workspace.checkout(self.repository, folder, tree)
+        tools = ToolBox(workspace, self._sandbox, self._limits)
+        return Desk(
+            agent=agent, repository=self.repository, workspace=workspace, tools=tools, place=place, records=records
+        )
+
+
+class Desk:
+    """Use tools here; each call and each change of the files becomes an event."""
+
+    def __init__(
+        self,
+        *,
+        agent: Agent,
+        repository: ShadowRepository,
+        workspace: Workspace,
+        tools: ToolBox,
+        place: Place,
+        records: bool,
+    ) -> None:
+        self._agent = agent
+        self._repository = repository
+        self._workspace = workspace
+        self._tools = tools
+        self._records = records
+        self._last_change = 0
+        self.place = place
+        self.tree = workspace.tree
+
+    async def __aenter__(self) -> Desk:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._workspace.close()
+
+    async def use(self, tool: str, arguments: Mapping[str, Any], *, parent: str = "") -> ToolResult:
+        """Call a tool, record the call and then what it changed."""
+        place = of_task(self.place, parent or self.place.parent)
+        call = self._tools.call(tool, dict(arguments))
+        result, event_id = await self._agent.use(tool, dict(arguments), call, place, self.tree)
+        await self._settle(tool, place, event_id)
+        return result
+
+    async def _settle(self, tool: str, place: Place, event_id: str) -> None:
+        tree = await self._workspace.snapshot()
+        if tree == self.tree:
+            return
+        if not self._records:
+            await self._workspace.reset(self.tree)
+            return
+        patch = await self._repository.diff(self.tree, tree)
+        change = events.state_change(
+            workspace_id=place.workspace_id,
+            previous_tree=self.tree,
+            new_tree=tree,
+            patch=patch.text,
+            files=patch.files,
+            reason="edit",
+            resource=", ".join(entry.path for entry in patch.files[:3]) or tool,
+            task_id=place.task_id,
+            parent=event_id,
+        )
+        stored = await self._agent.change(change, expected_last=self._last_change)
+        self._last_change, self.tree = stored.seq, tree

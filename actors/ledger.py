@@ -1,0 +1,176 @@
+"""The run as its log tells it: what the Orchestrator needs to know to go on after a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from enchanted.actors.lifecycle import CLOSED_TASK, RunState, TaskState
+from enchanted.actors.work import Budget, CheckReport, CheckResult, RunRequest, TaskSpec
+from enchanted.schemas.events import StoredEvent, kind_of
+from enchanted.schemas.fold import MAIN_WORKSPACE
+
+
+@dataclass(kw_only=True)
+class TaskRecord:
+    """A task as the log tells it."""
+
+    spec: TaskSpec
+    state: TaskState = TaskState.PENDING
+    codings: int = 0
+    """How often it was given to a Coder; numbers its workspaces."""
+    reworks: int = 0
+    feedback: str = ""
+    submission: dict[str, Any] = field(default_factory=dict)
+    merged: bool = False
+    """Its merge is in the main workspace."""
+    event_id: str = ""
+    """Its last transition."""
+
+
+@dataclass(kw_only=True)
+class Ledger:
+    """Everything the Orchestrator decides by, folded from the run's events."""
+
+    request: RunRequest | None = None
+    state: RunState = RunState.NEW
+    started_at: float = 0.0
+    """Unix seconds of the request."""
+    trace_id: str = ""
+    span_id: str = ""
+    last_event_id: str = ""
+    base_commit: str = ""
+    base_tree: str = ""
+    main_tree: str = ""
+    main_seq: int = 0
+    """Stream sequence of the main workspace's last change."""
+    valid_tree: str = ""
+    """The newest tree of the main workspace whose checks were all green, else the base."""
+    report: CheckReport | None = None
+    """The checks on the main workspace as it is."""
+    tasks: dict[str, TaskRecord] = field(default_factory=dict)
+    cancel_reason: str = ""
+    agents: dict[str, str] = field(default_factory=dict)
+    """Agent name -> its newest agent_id."""
+
+    @property
+    def open_tasks(self) -> list[TaskRecord]:
+        """Tasks that have no outcome yet."""
+        return [task for task in self.tasks.values() if task.state not in CLOSED_TASK]
+
+    def add(self, stored: StoredEvent) -> None:
+        """Take one more event into account."""
+        event = stored.event
+        if event.agent_name:
+            self.agents[event.agent_name] = event.agent_id
+        match kind_of(event):
+            case "run_transition" if event.run_transition.subject == "run":
+                self._run(stored)
+            case "run_transition":
+                self._task(stored)
+            case "state_change" if event.workspace_id == MAIN_WORKSPACE:
+                self._main_changed(stored)
+
+    def _run(self, stored: StoredEvent) -> None:
+        step = stored.event.run_transition
+        details = orjson.loads(step.details) if step.details else {}
+        if step.to_state == "cancelling":
+            self.cancel_reason = step.reason
+            return
+        self.state = RunState(step.to_state)
+        self.last_event_id = stored.event.event_id
+        if self.state == RunState.CREATED:
+            self.request = request_from_json(details)
+            self.started_at = stored.time.timestamp()
+            self.trace_id, self.span_id = stored.event.trace_id, stored.event.span_id
+        self.base_commit = details.get("base_commit", self.base_commit)
+        if "report" in details:
+            self._reported(report_from_json(details["report"]))
+
+    def _task(self, stored: StoredEvent) -> None:
+        step, task_id = stored.event.run_transition, stored.event.task_id
+        details = orjson.loads(step.details) if step.details else {}
+        if step.from_state == TaskState.NEW:
+            self.tasks[task_id] = TaskRecord(spec=TaskSpec(**{**details, "files": tuple(details["files"])}))
+        task = self.tasks[task_id]
+        task.state, task.event_id = TaskState(step.to_state), stored.event.event_id
+        if task.state == TaskState.CODING:
+            task.codings += 1
+        if task.state == TaskState.REVIEWING:
+            task.submission = details
+        if task.state == TaskState.PENDING and step.from_state == TaskState.REVIEWING:
+            task.reworks += 1
+            task.feedback = step.reason
+        if "report" in details:
+            self._reported(report_from_json(details["report"]))
+
+    def _main_changed(self, stored: StoredEvent) -> None:
+        change = stored.event.state_change
+        self.main_tree, self.main_seq = change.new_state_hash, stored.seq
+        if change.reason == "base":
+            self.base_tree = self.valid_tree = change.new_state_hash
+        if change.reason == "merge" and stored.event.task_id in self.tasks:
+            self.tasks[stored.event.task_id].merged = True
+
+    def _reported(self, report: CheckReport) -> None:
+        if report.tree != self.main_tree:
+            return
+        self.report = report
+        if report.green:
+            self.valid_tree = report.tree
+
+
+def read_ledger(events: Iterable[StoredEvent]) -> Ledger:
+    """Fold a run's events."""
+    ledger = Ledger()
+    for stored in events:
+        ledger.add(stored)
+    return ledger
+
+
+def request_to_json(request: RunRequest) -> dict[str, Any]:
+    """A request as plain JSON values."""
+    return {
+        "run_id": request.run_id,
+        "task": request.task,
+        "repo": request.repo,
+        "checks": list(request.checks),
+        "coders": request.coders,
+        "seed": request.seed,
+        "models": dict(request.models),
+        "apply": request.apply,
+        "budget": {
+            "model_calls_per_task": request.budget.model_calls_per_task,
+            "reworks_per_task": request.budget.reworks_per_task,
+            "seconds": request.budget.seconds,
+        },
+    }
+
+
+def request_from_json(value: dict[str, Any]) -> RunRequest:
+    """The request `request_to_json` wrote."""
+    return RunRequest(**{**value, "checks": tuple(value["checks"]), "budget": Budget(**value["budget"])})
+
+
+def report_to_json(report: CheckReport) -> dict[str, Any]:
+    """A report as plain JSON values."""
+    return {
+        "tree": report.tree,
+        "checks": [
+            {"command": c.command, "passed": c.passed, "exit_code": c.exit_code, "output": c.output}
+            for c in report.checks
+        ],
+        "findings": dict(report.findings),
+    }
+
+
+def report_from_json(value: dict[str, Any]) -> CheckReport:
+    """The report `report_to_json` wrote."""
+    return CheckReport(
+        tree=value["tree"],
+        checks=tuple(CheckResult(**check) for check in value["checks"]),
+        findings=value["findings"],
+    )

@@ -1,0 +1,112 @@
+"""The Reviewer: runs every check itself on the merged candidate, then approves or sends it back."""
+
+from __future__ import annotations
+
+from enchanted.actors import prompts, spans
+from enchanted.actors.agent import Agent, Place, Question
+from enchanted.actors.desk import Desk, Site
+from enchanted.actors.work import CheckReport, CheckRequest, CheckResult, Review, ReviewRequest
+
+APPROVE = "approve"
+REJECT = "reject"
+WORKSPACE = "review"
+PATCH_CHARS = 1_500
+OUTPUT_CHARS = 2_000
+
+
+class Reviewer:
+    """Judges trees. Facts it saw itself bind it: what makes a check worse can only be rejected."""
+
+    def __init__(self, agent: Agent, site: Site, *, checks: tuple[str, ...], run_id: str) -> None:
+        self._agent = agent
+        self._site = site
+        self._checks = checks
+        self._run_id = run_id
+        self._reports: dict[str, CheckReport] = {}
+
+    async def check(self, request: CheckRequest) -> CheckReport:
+        """Run every check and the linter on a tree; nothing they write is kept."""
+        log = self._agent.log
+        with spans.agent_span(
+            agent_id=log.agent_id, agent_name=log.agent_name, run_id=self._run_id, headers=request.carrier
+        ):
+            return await self._report(request.tree, Place(workspace_id=WORKSPACE))
+
+    async def review(self, request: ReviewRequest) -> Review:
+        """Judge a candidate after running every check on it.
+
+        Raises:
+            AnswerUnusable: the model's replies cannot be parsed.
+            ModelError: the model does not answer.
+        """
+        log = self._agent.log
+        with spans.agent_span(
+            agent_id=log.agent_id, agent_name=log.agent_name, run_id=self._run_id, headers=request.carrier
+        ):
+            place = Place(task_id=request.task.task_id, workspace_id=WORKSPACE, parent=request.parent)
+            report = await self._report(request.tree, place)
+            objections = _objections(request, report)
+            if objections:
+                return await self._reject(request, report, objections, place)
+            return await self._judge(request, report, place)
+
+    async def _report(self, tree: str, place: Place) -> CheckReport:
+        if tree not in self._reports:
+            async with await self._site.desk(self._agent, place, tree, records=False) as desk:
+                self._reports[tree] = await self._run_checks(desk, tree)
+        return self._reports[tree]
+
+    async def _run_checks(self, desk: Desk, tree: str) -> CheckReport:
+        findings: dict[str, int] = {}
+        for finding in (await desk.use("lint", {})).data.get("findings", ()):
+            findings[finding.path] = findings.get(finding.path, 0) + 1
+        results = []
+        for command in self._checks:
+            result = await desk.use("run_check", {"command": command})
+            passed = result.outcome == "OK" and result.exit_code == 0
+            results.append(
+                CheckResult(
+                    command=command, passed=passed, exit_code=result.exit_code, output=result.output[-OUTPUT_CHARS:]
+                )
+            )
+        return CheckReport(tree=tree, checks=tuple(results), findings=findings)
+
+    async def _reject(
+        self, request: ReviewRequest, report: CheckReport, objections: tuple[str, ...], place: Place
+    ) -> Review:
+        reason = "; ".join(objections)
+        decision_id = await self._agent.record(
+            trigger=request.summary, rationale=reason, action={"choice": REJECT}, place=place
+        )
+        return Review(approved=False, reason=reason, report=report, decision_id=decision_id)
+
+    async def _judge(self, request: ReviewRequest, report: CheckReport, place: Place) -> Review:
+        question = Question(
+            trigger=request.summary,
+            messages=prompts.review(request.task.goal, _facts(request, report), request.patch[:PATCH_CHARS]),
+            schema=prompts.choice_schema([APPROVE, REJECT]),
+            options=(APPROVE, REJECT),
+        )
+        decision = await self._agent.decide(question, place)
+        return Review(
+            approved=decision.choice == APPROVE,
+            reason=decision.rationale,
+            report=report,
+            decision_id=decision.event_id,
+        )
+
+
+def _objections(request: ReviewRequest, report: CheckReport) -> tuple[str, ...]:
+    worse = report.regressions(request.before)
+    if not worse and not request.patch and not report.green:
+        return ("nothing was changed and checks still fail",)
+    return worse
+
+
+def _facts(request: ReviewRequest, report: CheckReport) -> list[str]:
+    before, after = sum(request.before.findings.values()), sum(report.findings.values())
+    facts = [f"lint findings: {before} before, {after} after"]
+    for check in report.checks:
+        was = "failed" if check.command in request.before.failing else "passed"
+        facts.append(f"check {check.command!r}: {was} before, {'passes' if check.passed else 'fails'} now")
+    return facts

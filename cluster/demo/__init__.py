@@ -1,0 +1,1 @@
+"""The small repository `enchanted demo` works on. It is data: nothing here is imported by Enchanted."""

@@ -1,0 +1,1 @@
+"""Items on shelves, orders against them."""
