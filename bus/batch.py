@@ -1,0 +1,92 @@
+"""Messages, batches of them, and how both are spelled on the wire. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from enchanted.bus.link import Frame
+
+MAX_BATCH_MESSAGES = 1000
+"""The server refuses larger atomic batches."""
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+
+_MSG_ID = "Nats-Msg-Id"
+_EXPECTED_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
+_EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outgoing:
+    """A message to publish."""
+
+    subject: str
+    payload: bytes
+    event_id: str
+    """The stream stores an id once within its duplicate window."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    expected_last: int | None = None
+    """Publish only if the last sequence on ``expected_subject`` is this one; 0 for none."""
+    expected_subject: str = ""
+    """A subject, or a filter with wildcards; empty for ``subject`` itself."""
+
+    @property
+    def size(self) -> int:
+        """Bytes on the wire, within a few tens."""
+        return len(self.payload) + sum(len(k) + len(v) + 4 for k, v in self.headers.items()) + len(self.event_id) + 300
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ack:
+    """Where the stream stored a message."""
+
+    seq: int
+    duplicate: bool
+    """The id was there already; ``seq`` is the sequence it has."""
+
+
+def split(
+    messages: Sequence[Outgoing], *, max_messages: int = MAX_BATCH_MESSAGES, max_bytes: int = MAX_BATCH_BYTES
+) -> Iterator[list[Outgoing]]:
+    """Cut into runs within both bounds, in order; a message larger than ``max_bytes`` is a run of its own."""
+    part: list[Outgoing] = []
+    size = 0
+    for message in messages:
+        if part and (len(part) >= max_messages or size + message.size > max_bytes):
+            yield part
+            part, size = [], 0
+        part.append(message)
+        size += message.size
+    if part:
+        yield part
+
+
+def single_frame(message: Outgoing) -> Frame:
+    """One message by itself."""
+    headers = {_MSG_ID: message.event_id, **message.headers}
+    if message.expected_last is not None:
+        headers[_EXPECTED_SEQUENCE] = str(message.expected_last)
+        headers[_EXPECTED_SUBJECT] = message.expected_subject or message.subject
+    return Frame(message.subject, message.payload, headers)
+
+
+def batch_frames(messages: Sequence[Outgoing], batch_id: str) -> list[Frame]:
+    """One atomic batch; only the first and the last are answered, the first for early refusals."""
+    last = len(messages)
+    frames = []
+    for number, message in enumerate(messages, 1):
+        headers = {
+            _MSG_ID: message.event_id,
+            **message.headers,
+            "Nats-Batch-Id": batch_id,
+            "Nats-Batch-Sequence": str(number),
+        }
+        if number == last:
+            headers["Nats-Batch-Commit"] = "1"
+        frames.append(Frame(message.subject, message.payload, headers, number in (1, last)))
+    return frames
+
+
+def batch_acks(last_seq: int, count: int) -> list[Ack]:
+    """The stream stores a batch without gaps, so the commit's sequence gives all of them."""
+    return [Ack(seq=last_seq - count + number, duplicate=False) for number in range(1, count + 1)]

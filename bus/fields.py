@@ -1,0 +1,79 @@
+"""Large fields of an event move to the blob store and come back: no blob in an event.
+
+A string field is named by its dotted path ("tool_call.output"). The file list of a state change moves as one
+StateChange message that holds only the list ("state_change.files").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from enchanted.bus.ports import BlobPort
+from enchanted.schemas.events import SwarmEvent
+from enchanted.schemas.gen.events_pb2 import FieldBlob, StateChange
+
+FIELD_LIMIT = 256 * 1024
+"""Bytes of a string field; what is larger moves."""
+EVENT_LIMIT = 960 * 1024
+"""Bytes of an event; leaves room for the subject and headers below the stream's 1 MiB."""
+
+_FILES = "state_change.files"
+
+
+async def deflate(event: SwarmEvent, blobs: BlobPort) -> None:
+    """Move large fields of ``event`` out, in place, until it fits."""
+    for size, path in sorted(_strings(event), reverse=True):
+        if size <= FIELD_LIMIT and event.ByteSize() <= EVENT_LIMIT:
+            break
+        parent, name = _locate(event, path)
+        await _move(event, path, getattr(parent, name).encode(), blobs)
+        parent.ClearField(name)
+    if event.ByteSize() > EVENT_LIMIT and event.state_change.files:
+        files = StateChange(files=event.state_change.files)
+        await _move(event, _FILES, files.SerializeToString(deterministic=True), blobs)
+        event.state_change.ClearField("files")
+
+
+async def inflate(event: SwarmEvent, blobs: BlobPort) -> SwarmEvent:
+    """A copy of ``event`` with what `deflate` moved put back.
+
+    Raises:
+        BlobMissing, BlobCorrupt: the content is gone or not what was stored.
+    """
+    copy = SwarmEvent()
+    copy.CopyFrom(event)
+    copy.ClearField("blobs")
+    for blob in event.blobs:
+        data = await blobs.get(blob.sha256)
+        if blob.field == _FILES:
+            copy.state_change.files.extend(StateChange.FromString(data).files)
+            continue
+        parent, name = _locate(copy, blob.field)
+        setattr(parent, name, data.decode())
+    return copy
+
+
+async def _move(event: SwarmEvent, path: str, data: bytes, blobs: BlobPort) -> None:
+    event.blobs.append(FieldBlob(field=path, sha256=await blobs.put(data), size=len(data)))
+
+
+def _strings(message: Message, prefix: str = "") -> Iterator[tuple[int, str]]:
+    """Size and path of every string field that is set, in nested messages too; lists stay where they are."""
+    for field, value in message.ListFields():
+        if field.is_repeated:
+            continue
+        if field.type == FieldDescriptor.TYPE_STRING:
+            yield len(value.encode()), prefix + field.name
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            yield from _strings(value, f"{prefix}{field.name}.")
+
+
+def _locate(event: SwarmEvent, path: str) -> tuple[Message, str]:
+    message: Message = event
+    *parents, name = path.split(".")
+    for parent in parents:
+        message = getattr(message, parent)
+    return message, name

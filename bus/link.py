@@ -1,0 +1,325 @@
+"""The connection under a Bus: requests with deadlines, inboxes, and a client that is replaced when nats-py gives up.
+
+nats-py reconnects by itself, except when the server answers with an error line: then it closes for good. A request
+whose connection breaks fails at once here instead of waiting for its timeout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import nats
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from enchanted.bus.errors import ApiRefused, BusAccessDenied, BusClosed, BusUnavailable, BusUnreachable
+
+API = "$JS.API"
+_RECONNECT_WAIT = 0.1
+_PING_INTERVAL = 5
+_AUTHORIZATION = "authorization"
+_NO_RESPONDERS = "503"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One message to send; ``answered`` ones carry the reply subject of their exchange."""
+
+    subject: str
+    payload: bytes
+    headers: dict[str, str] | None = None
+    answered: bool = True
+
+
+class Inbox:
+    """A subject of our own; ``lost`` is set when the connection it lived on broke."""
+
+    def __init__(self, subject: str, receive: Callable[[Msg], None], wake: Callable[[], None]) -> None:
+        self.subject = subject
+        self.lost = False
+        self.subscription: Subscription | None = None
+        self._receive = receive
+        self._wake = wake
+
+    async def on_message(self, message: Msg) -> None:
+        self._receive(message)
+
+    def lose(self) -> None:
+        """Tell the owner that what it asked for on this inbox will not come."""
+        self.lost = True
+        self._wake()
+
+
+@dataclass(slots=True)
+class _Connection:
+    """One nats-py client and what waits on it."""
+
+    client: Client = field(default_factory=Client)
+    replies: str = ""
+    waiting: dict[str, asyncio.Future[Msg]] = field(default_factory=dict)
+
+
+class Link:
+    """Keeps one connection to the server alive until closed."""
+
+    def __init__(self, url: str, *, name: str, connect_timeout: float = 10.0, request_timeout: float = 5.0) -> None:
+        parts = urlsplit(url)
+        self.where = f"{parts.hostname}:{parts.port or 4222}"
+        self._url = url
+        self._name = name
+        self._connect_timeout = connect_timeout
+        self._request_timeout = request_timeout
+        self._connection = _Connection()
+        self._inboxes: set[Inbox] = set()
+        self._connected = asyncio.Event()
+        self._reopening: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            BusUnreachable: no server within the connect timeout.
+            BusAccessDenied: the server refuses the credentials.
+        """
+        self._connection = await self._connect()
+        self._connected.set()
+
+    async def close(self) -> None:
+        """Close the connection; what waits fails with BusUnavailable. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._reopening is not None:
+            self._reopening.cancel()
+        self._fail_waiting("closed")
+        for inbox in list(self._inboxes):
+            inbox.lose()
+        await _close_client(self._connection.client)
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes of headers and payload together the server takes."""
+        return self._connection.client.max_payload
+
+    async def wait_connected(self, timeout: float) -> None:
+        """Return once connected.
+
+        Raises:
+            BusUnavailable: not within ``timeout`` seconds.
+            BusClosed: the bus is closed.
+        """
+        if self._closed:
+            raise BusClosed
+        try:
+            async with asyncio.timeout(timeout):
+                await self._connected.wait()
+        except TimeoutError as error:
+            raise BusUnavailable(f"no connection to {self.where}", f"waited {timeout:.1f} s") from error
+
+    async def request(
+        self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, timeout: float | None = None
+    ) -> Msg:
+        """Send one message and return the answer to it.
+
+        Raises:
+            BusUnavailable: no answer, no one there to answer, or the connection broke.
+        """
+        return await self.exchange([Frame(subject, payload, headers)], timeout=timeout)
+
+    async def exchange(self, frames: Sequence[Frame], *, timeout: float | None = None) -> Msg:
+        """Send messages back to back; return the first answer to any of them that is not empty.
+
+        An empty answer says only that a batch's first message was taken.
+
+        Raises:
+            BusUnavailable: no answer, no one there to answer, or the connection broke.
+        """
+        if self._closed:
+            raise BusClosed
+        what = frames[0].subject
+        if not self._connected.is_set():
+            raise BusUnavailable(what, "not connected")
+        connection = self._connection
+        token = secrets.token_hex(8)
+        future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        connection.waiting[token] = future
+        reply = connection.replies + token
+        try:
+            async with asyncio.timeout(timeout or self._request_timeout):
+                for frame in frames:
+                    await connection.client.publish(
+                        frame.subject, frame.payload, reply=reply if frame.answered else "", headers=frame.headers
+                    )
+                answer = await future
+        except TimeoutError as error:
+            raise BusUnavailable(what, "no answer in time") from error
+        except (nats.errors.Error, OSError) as error:
+            raise BusUnavailable(what, str(error)) from error
+        finally:
+            connection.waiting.pop(token, None)
+        return answer
+
+    async def api(self, subject: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """One request to JetStream's JSON interface, below ``$JS.API.``.
+
+        Raises:
+            ApiRefused: JetStream answered with an error.
+            BusUnavailable: it did not answer.
+        """
+        answer = await self.request(f"{API}.{subject}", b"" if body is None else json.dumps(body).encode())
+        response: dict[str, Any] = json.loads(answer.data)
+        if "error" in response:
+            raise ApiRefused(subject, response["error"])
+        return response
+
+    async def send(self, subject: str, payload: bytes = b"", reply: str = "") -> None:
+        """Send one message without waiting for an answer.
+
+        Raises:
+            BusUnavailable: the connection is down.
+        """
+        if self._closed:
+            raise BusClosed
+        if not self._connected.is_set():
+            raise BusUnavailable(subject, "not connected")
+        try:
+            await self._connection.client.publish(subject, payload, reply=reply)
+        except (nats.errors.Error, OSError) as error:
+            raise BusUnavailable(subject, str(error)) from error
+
+    async def open_inbox(self, receive: Callable[[Msg], None], wake: Callable[[], None]) -> Inbox:
+        """Subscribe to a new subject: ``receive`` gets each message, ``wake`` is called when the connection broke."""
+        client = self._connection.client
+        inbox = Inbox(client.new_inbox(), receive, wake)
+        try:
+            inbox.subscription = await client.subscribe(inbox.subject, cb=inbox.on_message)
+        except (nats.errors.Error, OSError) as error:
+            raise BusUnavailable("subscribe", str(error)) from error
+        self._inboxes.add(inbox)
+        return inbox
+
+    async def close_inbox(self, inbox: Inbox) -> None:
+        """Unsubscribe. Idempotent."""
+        self._inboxes.discard(inbox)
+        subscription, inbox.subscription = inbox.subscription, None
+        if subscription is None:
+            return
+        try:
+            await subscription.unsubscribe()
+        except (nats.errors.Error, OSError) as error:
+            log.debug("inbox of a lost connection: %s", error)
+
+    async def _connect(self) -> _Connection:
+        connection = _Connection()
+        refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        last = "no answer"
+
+        async def on_error(error: Exception) -> None:
+            nonlocal last
+            last = str(error) or type(error).__name__
+            log.debug("nats: %s", last)
+            if _AUTHORIZATION in last.lower() and not refused.done():
+                refused.set_result(last)
+
+        connecting = asyncio.create_task(self._connect_client(connection, on_error))
+        try:
+            waiting: set[asyncio.Future[Any]] = {connecting, refused}
+            await asyncio.wait(waiting, timeout=self._connect_timeout, return_when=asyncio.FIRST_COMPLETED)
+            if connecting.done():
+                await connecting
+                return connection
+        finally:
+            if not connecting.done():
+                connecting.cancel()
+                await asyncio.wait({connecting})
+                await _close_client(connection.client)
+        if refused.done():
+            raise BusAccessDenied(self.where, last)
+        raise BusUnreachable(self.where, last)
+
+    async def _connect_client(self, connection: _Connection, on_error: Callable[[Exception], Any]) -> None:
+        async def on_disconnected() -> None:
+            self._on_disconnected(connection)
+
+        async def on_reconnected() -> None:
+            if connection is self._connection:
+                self._connected.set()
+
+        async def on_closed() -> None:
+            self._on_closed(connection)
+
+        await connection.client.connect(
+            self._url,
+            name=self._name,
+            error_cb=on_error,
+            disconnected_cb=on_disconnected,
+            reconnected_cb=on_reconnected,
+            closed_cb=on_closed,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=_RECONNECT_WAIT,  # type: ignore[arg-type]  # annotated int, used as seconds
+            ping_interval=_PING_INTERVAL,
+            connect_timeout=2,
+        )
+        prefix = connection.client.new_inbox()
+
+        async def on_reply(message: Msg) -> None:
+            waiting = connection.waiting.get(message.subject[len(prefix) + 1 :])
+            if waiting is None or waiting.done():
+                return
+            if message.headers and message.headers.get("Status") == _NO_RESPONDERS:
+                waiting.set_exception(BusUnavailable(message.headers.get("Nats-Subject", "request"), "no responders"))
+            elif message.data or message.headers:
+                waiting.set_result(message)
+
+        await connection.client.subscribe(f"{prefix}.*", cb=on_reply)
+        connection.replies = f"{prefix}."
+
+    def _on_disconnected(self, connection: _Connection) -> None:
+        if connection is not self._connection:
+            return
+        self._connected.clear()
+        self._fail_waiting("the connection broke")
+        for inbox in list(self._inboxes):
+            inbox.lose()
+
+    def _on_closed(self, connection: _Connection) -> None:
+        if connection is self._connection and not self._closed:
+            self._on_disconnected(connection)
+            self._reopening = asyncio.get_running_loop().create_task(self._reopen())
+
+    async def _reopen(self) -> None:
+        while not self._closed:
+            try:
+                self._connection = await self._connect()
+            except (BusUnreachable, BusAccessDenied) as error:
+                log.warning("%s", error)
+                await asyncio.sleep(1.0)
+            else:
+                self._connected.set()
+                return
+
+    def _fail_waiting(self, why: str) -> None:
+        for waiting in self._connection.waiting.values():
+            if not waiting.done():
+                waiting.set_exception(BusUnavailable("request", why))
+
+
+async def _close_client(client: Client) -> None:
+    # nats-py's close raises when the server went away first; the socket is gone either way.
+    try:
+        async with asyncio.timeout(5.0):
+            await client.close()
+    except (nats.errors.Error, OSError) as error:
+        log.debug("close: %s", error)

@@ -1,0 +1,405 @@
+"""Group commit: whoever publishes while one batch commits travels in the next one.
+
+One batch is in flight at a time. With two, the first could be refused and the second stored: a hole in a chain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from enchanted.bus.batch import (
+    MAX_BATCH_BYTES,
+    MAX_BATCH_MESSAGES,
+    Ack,
+    Outgoing,
+    batch_acks,
+    batch_frames,
+    single_frame,
+    split,
+)
+from enchanted.bus.errors import (
+    ApiRefused,
+    BusClosed,
+    BusError,
+    BusUnavailable,
+    InvalidSubject,
+    PartlyPublished,
+    PayloadTooLarge,
+    PublishForbidden,
+    PublishOutcomeUnknown,
+    PublishRefused,
+    StateConflict,
+    StreamFull,
+    StreamMissing,
+)
+from enchanted.bus.link import Link
+from enchanted.bus.reader import RawMessage, message_at
+from enchanted.bus.streams import DEAD_LETTERS_STREAM, MAX_DEAD_LETTER, MAX_MESSAGE, stream_of
+from enchanted.bus.subjects import MAX_SUBJECT
+
+_DUPLICATE_IN_BATCH = 10201
+_WRONG_LAST_SEQUENCE = 10071
+_RETRY_CODES = frozenset({10008, 10118, 10176, 10210})
+"""JetStream not ready, stream offline, batch incomplete (its head was lost), too many open batches."""
+_FULL_CODES = frozenset({10002, 10023, 10028, 10047, 10077, 10122})
+_TOO_LARGE_CODES = frozenset({10054, 10097})
+
+_NO_SUBJECT = re.compile(r"[\s*>\x00-\x1f]|\.\.|\.$")
+
+_FIRST_BACKOFF = 0.02
+_MAX_BACKOFF = 2.0
+_MISSING_AFTER = 5.0
+"""Seconds of "no responders" before a stream that JetStream does not know counts as missing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublisherStatistics:
+    """Counts since the publisher was made."""
+
+    messages: int = 0
+    batches: int = 0
+    largest_batch: int = 0
+    retries: int = 0
+    duplicates: int = 0
+    waiting: int = 0
+    """Messages queued behind the batch in flight."""
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """What one caller published: contiguous, in order, one outcome."""
+
+    messages: list[Outgoing]
+    deadline: float
+    done: asyncio.Future[list[Ack]]
+    after: _Group | None = None
+    """The part before this one when a group exceeds a batch; refused with it."""
+
+    @property
+    def conditional(self) -> bool:
+        return self.messages[0].expected_last is not None
+
+    @property
+    def stream(self) -> str:
+        return stream_of(self.messages[0].subject)
+
+    @property
+    def size(self) -> int:
+        return sum(message.size for message in self.messages)
+
+    def fail(self, error: BaseException) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+@dataclass(slots=True)
+class _Counters:
+    messages: int = 0
+    batches: int = 0
+    largest_batch: int = 0
+    retries: int = 0
+    duplicates: int = 0
+
+
+class Publisher:
+    """Publishes with acknowledgement; shared by everything in a process that writes through one connection."""
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        retry_for: float = 75.0,
+        ack_timeout: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+        chance: random.Random | None = None,
+    ) -> None:
+        """``retry_for``: seconds an unknown outcome is retried; must stay well inside the duplicate window."""
+        self._link = link
+        self._retry_for = retry_for
+        self._ack_timeout = ack_timeout
+        self._clock = clock
+        self._chance = chance or random.Random()
+        self._queue: deque[_Group] = deque()
+        self._in_flight: list[_Group] = []
+        self._worker: asyncio.Task[None] | None = None
+        self._closed = False
+        self._counters = _Counters()
+
+    async def publish(self, message: Outgoing) -> Ack:
+        """Publish one message; returns when the stream has stored it.
+
+        Raises:
+            StateConflict: its condition does not hold.
+            PublishRefused: any other definite refusal; nothing was stored.
+            PublishOutcomeUnknown: no acknowledgement within the retry time.
+        """
+        return (await self.publish_many([message]))[0]
+
+    async def publish_many(self, messages: Sequence[Outgoing]) -> list[Ack]:
+        """Publish messages contiguously and in order, as one atomic batch where they fit into one.
+
+        Raises:
+            PartlyPublished: more than fits a batch, or ids that were there already, and one was refused.
+            Otherwise as `publish`.
+        """
+        if self._closed:
+            raise BusClosed
+        if not messages:
+            return []
+        for message in messages:
+            self._check(message)
+        groups = self._enqueue(messages)
+        acks: list[Ack] = []
+        for group in groups:
+            try:
+                acks += await asyncio.shield(group.done)
+            except PublishRefused as error:
+                if acks:
+                    raise PartlyPublished(len(acks), len(messages)) from error
+                raise
+            except PartlyPublished as error:
+                raise PartlyPublished(len(acks) + error.stored, len(messages)) from error.__cause__
+        return acks
+
+    def statistics(self) -> PublisherStatistics:
+        """Counts so far."""
+        counters = self._counters
+        return PublisherStatistics(
+            messages=counters.messages,
+            batches=counters.batches,
+            largest_batch=counters.largest_batch,
+            retries=counters.retries,
+            duplicates=counters.duplicates,
+            waiting=sum(len(group.messages) for group in self._queue),
+        )
+
+    async def close(self, *, timeout: float = 10.0) -> None:
+        """Take nothing new, give what is queued ``timeout`` seconds, fail the rest with BusClosed. Idempotent."""
+        self._closed = True
+        worker = self._worker
+        if worker is not None and not worker.done():
+            await asyncio.wait({worker}, timeout=timeout)
+            worker.cancel()
+            await asyncio.wait({worker})
+
+    def _check(self, message: Outgoing) -> None:
+        stream = stream_of(message.subject)
+        if not stream or len(message.subject) > MAX_SUBJECT or _NO_SUBJECT.search(message.subject):
+            raise InvalidSubject(message.subject)
+        limit = MAX_DEAD_LETTER if stream == DEAD_LETTERS_STREAM else MAX_MESSAGE
+        # The stream counts headers too, batch headers included.
+        if message.size > min(limit, self._link.max_payload):
+            raise PayloadTooLarge(message.size, min(limit, self._link.max_payload))
+
+    def _enqueue(self, messages: Sequence[Outgoing]) -> list[_Group]:
+        loop = asyncio.get_running_loop()
+        deadline = self._clock() + self._retry_for
+        groups: list[_Group] = []
+        for part in _runs(messages):
+            group = _Group(part, deadline, loop.create_future(), groups[-1] if groups else None)
+            # A caller that was cancelled does not ask for the outcome.
+            group.done.add_done_callback(lambda future: future.cancelled() or future.exception())
+            groups.append(group)
+        self._queue.extend(groups)
+        if self._worker is None or self._worker.done():
+            self._worker = loop.create_task(self._work())
+        return groups
+
+    async def _work(self) -> None:
+        try:
+            while self._queue:
+                self._in_flight = self._take()
+                await self._settle(self._in_flight)
+        finally:
+            for group in [*self._in_flight, *self._queue]:
+                group.fail(BusClosed())
+            self._in_flight = []
+            self._queue.clear()
+
+    def _take(self) -> list[_Group]:
+        first = self._queue.popleft()
+        groups, count, size = [first], len(first.messages), first.size
+        while self._queue and not first.conditional:
+            group = self._queue[0]
+            count, size = count + len(group.messages), size + group.size
+            if group.conditional or group.after is not None or group.stream != first.stream:
+                break
+            if count > MAX_BATCH_MESSAGES or size > MAX_BATCH_BYTES:
+                break
+            groups.append(self._queue.popleft())
+        return groups
+
+    async def _settle(self, groups: list[_Group]) -> None:
+        """Give every group its outcome."""
+        first = groups[0]
+        if first.after is not None and first.after.done.done() and first.after.done.exception() is not None:
+            first.fail(first.after.done.exception() or BusClosed())
+            return
+        messages, positions = _without_repeats(groups)
+        deadline = min(group.deadline for group in groups)
+        try:
+            acks = await self._commit(messages, deadline)
+        except _DuplicateInBatch:
+            await self._settle_duplicates(groups, deadline)
+        except BusError as error:
+            for group in groups:
+                group.fail(error)
+        else:
+            for group, where in zip(groups, positions, strict=True):
+                self._succeed(group, [_ack_at(acks, position) for position in where])
+
+    async def _settle_duplicates(self, groups: list[_Group], deadline: float) -> None:
+        """A batch with an id the stream knows is refused whole, and which id is not said."""
+        if len(groups) > 1:
+            for group in groups:
+                await self._settle([group])
+            return
+        group = groups[0]
+        messages, (where,) = _without_repeats(groups)
+        acks: list[Ack] = []
+        try:
+            for message in messages:
+                acks += await self._commit([message], deadline)
+                if len(acks) == 1 and acks[0].duplicate and await self._is_whole(messages, acks[0].seq):
+                    acks = [Ack(seq=acks[0].seq + k, duplicate=True) for k in range(len(messages))]
+                    break
+        except PublishRefused as error:
+            partly = PartlyPublished(len(acks), len(messages))
+            partly.__cause__ = error
+            group.fail(partly if acks else error)
+        except BusError as error:
+            group.fail(error)
+        else:
+            self._succeed(group, [_ack_at(acks, position) for position in where])
+
+    async def _is_whole(self, messages: list[Outgoing], first_seq: int) -> bool:
+        """Whether the batch is in the stream in one piece: batches are atomic and without gaps, so its end tells."""
+        last = await self._found(messages[-1], {"seq": first_seq + len(messages) - 1})
+        return last is not None and last.seq == first_seq + len(messages) - 1
+
+    def _succeed(self, group: _Group, acks: list[Ack]) -> None:
+        self._counters.messages += len(acks)
+        self._counters.duplicates += sum(ack.duplicate for ack in acks)
+        if not group.done.done():
+            group.done.set_result(acks)
+
+    async def _commit(self, messages: list[Outgoing], deadline: float) -> list[Ack]:
+        """Send the same messages until the stream says yes or no, or the time is up."""
+        started, backoff = self._clock(), _FIRST_BACKOFF
+        while True:
+            try:
+                return await self._attempt(messages)
+            except BusUnavailable as error:
+                now = self._clock()
+                if now >= deadline:
+                    raise PublishOutcomeUnknown(len(messages), self._retry_for, str(error)) from error
+                if now - started > _MISSING_AFTER and await self._is_missing(messages[0].subject):
+                    raise StreamMissing(messages[0].subject) from error
+            self._counters.retries += 1
+            await asyncio.sleep(backoff * self._chance.uniform(0.5, 1.0))
+            backoff = min(2 * backoff, _MAX_BACKOFF)
+            await self._wait_connected(deadline)
+
+    async def _wait_connected(self, deadline: float) -> None:
+        # Not into nats-py's buffer while it reconnects: what waits there would be sent after we gave up on it.
+        try:
+            await self._link.wait_connected(max(0.0, deadline - self._clock()))
+        except BusUnavailable:
+            return
+
+    async def _attempt(self, messages: list[Outgoing]) -> list[Ack]:
+        single = len(messages) == 1
+        frames = (
+            [single_frame(messages[0])] if single else batch_frames(messages, f"{self._chance.getrandbits(128):032x}")
+        )
+        answer = await self._link.exchange(frames, timeout=self._ack_timeout)
+        response: dict[str, Any] = json.loads(answer.data)
+        if "error" in response:
+            return [await self._refused(messages, ApiRefused(messages[0].subject, response["error"]))]
+        self._counters.batches += 1
+        self._counters.largest_batch = max(self._counters.largest_batch, len(messages))
+        if single:
+            return [Ack(seq=response["seq"], duplicate=bool(response.get("duplicate")))]
+        return batch_acks(response["seq"], len(messages))
+
+    async def _refused(self, messages: list[Outgoing], error: ApiRefused) -> Ack:
+        """Turn an error of the server into ours; a conditional message that is stored already is no conflict."""
+        message = messages[0]
+        if error.err_code == _DUPLICATE_IN_BATCH:
+            raise _DuplicateInBatch from error
+        if error.err_code in _RETRY_CODES:
+            raise BusUnavailable(message.subject, error.description) from error
+        if error.err_code == _WRONG_LAST_SEQUENCE and message.expected_last is not None:
+            query = {"seq": message.expected_last + 1, "next_by_subj": message.expected_subject or message.subject}
+            stored = await self._found(message, query)
+            if stored is not None:
+                return Ack(seq=stored.seq, duplicate=True)
+            raise StateConflict(
+                message.expected_subject or message.subject, message.expected_last, error.description
+            ) from error
+        if error.err_code in _FULL_CODES:
+            raise StreamFull(message.subject, error.description) from error
+        if error.err_code in _TOO_LARGE_CODES:
+            raise PayloadTooLarge(max(m.size for m in messages), MAX_MESSAGE) from error
+        raise PublishForbidden(message.subject, f"{error.description} (error {error.err_code})") from error
+
+    async def _found(self, message: Outgoing, query: dict[str, Any]) -> RawMessage | None:
+        stored = await message_at(self._link, stream_of(message.subject), query)
+        return stored if stored is not None and stored.headers.get("Nats-Msg-Id") == message.event_id else None
+
+    async def _is_missing(self, subject: str) -> bool:
+        try:
+            answer = await self._link.api("STREAM.NAMES", {"subject": subject})
+        except (BusUnavailable, ApiRefused):
+            return False
+        return not answer.get("streams")
+
+
+class _DuplicateInBatch(BusError):
+    """The server knows one of the batch's ids; the batch was refused whole."""
+
+
+def _runs(messages: Sequence[Outgoing]) -> list[list[Outgoing]]:
+    """Batches of unconditional messages to one stream; each conditional message by itself."""
+    runs: list[list[Outgoing]] = []
+    plain: list[Outgoing] = []
+    for message in messages:
+        alone = message.expected_last is not None
+        if plain and (alone or stream_of(message.subject) != stream_of(plain[0].subject)):
+            runs += split(plain)
+            plain = []
+        if alone:
+            runs.append([message])
+        else:
+            plain.append(message)
+    return runs + list(split(plain))
+
+
+def _without_repeats(groups: Sequence[_Group]) -> tuple[list[Outgoing], list[list[tuple[int, bool]]]]:
+    """The messages with each id once, and for every group where its messages are and whether they repeat one."""
+    messages: list[Outgoing] = []
+    known: dict[str, int] = {}
+    positions: list[list[tuple[int, bool]]] = []
+    for group in groups:
+        where: list[tuple[int, bool]] = []
+        for message in group.messages:
+            repeat = message.event_id in known
+            if not repeat:
+                known[message.event_id] = len(messages)
+                messages.append(message)
+            where.append((known[message.event_id], repeat))
+        positions.append(where)
+    return messages, positions
+
+
+def _ack_at(acks: Sequence[Ack], position: tuple[int, bool]) -> Ack:
+    index, repeat = position
+    return Ack(seq=acks[index].seq, duplicate=True) if repeat else acks[index]

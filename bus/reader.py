@@ -1,0 +1,296 @@
+"""Reading the stream in order: one message, a whole run, or everything as it comes.
+
+An ordered reader is a pull consumer without acknowledgements whose sequence is checked. Whatever goes wrong (the
+server restarted, a message is missing, nothing comes) it is made again after the last message seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import math
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from nats.aio.msg import Msg
+
+from enchanted.bus.errors import ApiRefused, BusUnavailable
+from enchanted.bus.link import API, Inbox, Link
+from enchanted.bus.streams import parse_time
+from enchanted.schemas.errors import NotAnEvent
+from enchanted.schemas.events import StoredEvent, parse_event
+
+_NO_MESSAGE = 10037
+_NANOSECONDS = 1_000_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_HEARTBEAT = "100"
+_PULL = 512
+_PULL_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawMessage:
+    """A message as the stream holds it."""
+
+    seq: int
+    time: datetime
+    subject: str
+    payload: bytes
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """What the reply subject of a delivered message says: ``$JS.ACK.…``."""
+
+    num_delivered: int
+    stream_seq: int
+    consumer_seq: int
+    time: datetime
+    num_pending: int
+
+
+def parse_position(reply: str) -> Position:
+    """Read the reply subject, in the form with a domain (12 tokens) or without (9)."""
+    tokens = reply.split(".")
+    delivered, stream_seq, consumer_seq, nanoseconds, pending = tokens[4:9] if len(tokens) == 9 else tokens[6:11]
+    return Position(
+        int(delivered),
+        int(stream_seq),
+        int(consumer_seq),
+        _EPOCH + timedelta(microseconds=int(nanoseconds) // 1000),
+        int(pending),
+    )
+
+
+def as_event(raw: RawMessage) -> StoredEvent:
+    """Decode a message.
+
+    Raises:
+        NotAnEvent: protobuf rejects the bytes.
+    """
+    event = parse_event(raw.payload)
+    return StoredEvent(seq=raw.seq, time=raw.time, subject=raw.subject, raw=raw.payload, event=event)
+
+
+async def message_at(link: Link, stream: str, query: Mapping[str, Any]) -> RawMessage | None:
+    """One message from the stream's leader, by ``seq``, ``seq`` and ``next_by_subj``, or ``last_by_subj``."""
+    try:
+        found = (await link.api(f"STREAM.MSG.GET.{stream}", query))["message"]
+    except ApiRefused as error:
+        if error.err_code == _NO_MESSAGE:
+            return None
+        raise
+    return RawMessage(
+        seq=found["seq"],
+        time=parse_time(found["time"]),
+        subject=found["subject"],
+        payload=base64.b64decode(found.get("data", "")),
+        headers=_parse_headers(base64.b64decode(found.get("hdrs", ""))),
+    )
+
+
+def _parse_headers(raw: bytes) -> dict[str, str]:
+    lines = raw.decode("utf-8", "replace").split("\r\n")[1:]
+    return {name: value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}
+
+
+class OrderedReader:
+    """Messages of a stream that match the filters, each once, in order, from a sequence on."""
+
+    def __init__(
+        self,
+        link: Link,
+        stream: str,
+        filters: Sequence[str],
+        *,
+        after: int,
+        heartbeat: float = 1.0,
+        patience: float = 60.0,
+    ) -> None:
+        """Both in seconds. After 2.5 heartbeats without a sign of life the consumer is made again, for ``patience``."""
+        self._link = link
+        self._stream = stream
+        self._filters = list(filters)
+        self._heartbeat = heartbeat
+        self._patience = patience
+        self._last = after
+        self._inbox: Inbox | None = None
+        self._name = ""
+        self._received: deque[Msg] = deque()
+        self._arrived = asyncio.Event()
+        self._consumer_seq = 0
+        self._quota = 0
+        self._pending = 0
+
+    async def open(self) -> None:
+        """Make the consumer; waits for a server that restarts.
+
+        Raises:
+            BusUnavailable: the server did not come back within the reader's patience.
+        """
+        give_up = time.monotonic() + self._patience
+        while True:
+            try:
+                await self._link.wait_connected(max(0.0, give_up - time.monotonic()))
+                await self._create()
+                return
+            except BusUnavailable:
+                await self._drop()
+                if time.monotonic() >= give_up:
+                    raise
+                await asyncio.sleep(0.05)
+
+    async def close(self) -> None:
+        """Remove the consumer. Idempotent."""
+        name, self._name = self._name, ""
+        await self._drop()
+        if name:
+            try:
+                await self._link.send(f"{API}.CONSUMER.DELETE.{self._stream}.{name}")
+            except BusUnavailable:
+                return  # it lives in the server's memory and expires by itself
+
+    async def rest(self) -> AsyncIterator[RawMessage]:
+        """Everything that was stored when the reader opened."""
+        while (message := await self._next(wait=False)) is not None:
+            yield message
+
+    async def follow(self) -> AsyncIterator[RawMessage]:
+        """Everything stored, then everything to come."""
+        while (message := await self._next(wait=True)) is not None:
+            yield message
+
+    async def _next(self, *, wait: bool) -> RawMessage | None:
+        """The next message; None when nothing is left and ``wait`` is false."""
+        while wait or self._pending:
+            if not self._received:
+                await self._refill()
+                continue
+            message = self._received.popleft()
+            if message.headers and "Status" in message.headers and not message.reply:
+                await self._on_status(message.headers["Status"])
+                continue
+            position = parse_position(message.reply)
+            if position.consumer_seq != self._consumer_seq + 1:
+                await self._again()
+                continue
+            self._consumer_seq, self._last = position.consumer_seq, position.stream_seq
+            self._quota -= 1
+            self._pending = position.num_pending
+            return RawMessage(
+                seq=position.stream_seq,
+                time=position.time,
+                subject=message.subject,
+                payload=message.data,
+                headers=message.headers or {},
+            )
+        return None
+
+    async def _on_status(self, status: str) -> None:
+        # 408 and 409: this pull is over. Anything else, "no responders" above all: the consumer is gone.
+        if status in ("408", "409"):
+            self._quota = 0
+        elif status != _HEARTBEAT:
+            await self._again()
+
+    async def _refill(self) -> None:
+        """Wait for something to arrive, asking for more first if nothing is asked for."""
+        inbox = self._inbox
+        if inbox is None or inbox.lost:
+            await self._again()
+            return
+        self._arrived.clear()
+        if self._quota <= 0:
+            try:
+                await self._pull(inbox)
+            except BusUnavailable:
+                await self._again()
+                return
+        try:
+            async with asyncio.timeout(2.5 * self._heartbeat):
+                await self._arrived.wait()
+        except TimeoutError:
+            await self._again()
+
+    async def _again(self) -> None:
+        await self._drop()
+        await asyncio.sleep(0.02)
+        await self.open()
+
+    async def _drop(self) -> None:
+        self._received.clear()
+        inbox, self._inbox = self._inbox, None
+        if inbox is not None:
+            await self._link.close_inbox(inbox)
+
+    async def _create(self) -> None:
+        name = f"read-{secrets.token_hex(8)}"
+        config = {
+            "name": name,
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": self._last + 1,
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": 30 * _NANOSECONDS,
+            "filter_subjects": self._filters,
+        }
+        request = {"stream_name": self._stream, "action": "create", "config": config}
+        created = await self._link.api(f"CONSUMER.CREATE.{self._stream}.{name}", request)
+        self._name, self._consumer_seq, self._quota = name, 0, 0
+        self._pending = created["num_pending"]
+        self._inbox = await self._link.open_inbox(self._on_message, self._arrived.set)
+
+    async def _pull(self, inbox: Inbox) -> None:
+        request = {
+            "batch": _PULL,
+            "max_bytes": _PULL_BYTES,
+            "expires": 30 * _NANOSECONDS,
+            "idle_heartbeat": int(self._heartbeat * _NANOSECONDS),
+        }
+        await self._link.send(
+            f"{API}.CONSUMER.MSG.NEXT.{self._stream}.{self._name}", json.dumps(request).encode(), inbox.subject
+        )
+        self._quota = _PULL
+
+    def _on_message(self, message: Msg) -> None:
+        self._received.append(message)
+        self._arrived.set()
+
+
+async def read_run(link: Link, stream: str, filters: Sequence[str], *, after: int) -> list[StoredEvent]:
+    """Every event that matches the filters, in order; bytes that are no event are left out."""
+    reader = OrderedReader(link, stream, filters, after=after)
+    events: list[StoredEvent] = []
+    try:
+        await reader.open()
+        async for raw in reader.rest():
+            try:
+                events.append(as_event(raw))
+            except NotAnEvent:
+                continue
+    finally:
+        await reader.close()
+    return events
+
+
+async def follow(link: Link, stream: str, subject: str, *, after: int) -> AsyncIterator[StoredEvent]:
+    """Events as they are stored, however long the server is away; bytes that are no event are left out."""
+    reader = OrderedReader(link, stream, [subject], after=after, patience=math.inf)
+    try:
+        await reader.open()
+        async for raw in reader.follow():
+            try:
+                yield as_event(raw)
+            except NotAnEvent:
+                continue
+    finally:
+        await reader.close()

@@ -1,0 +1,52 @@
+"""The text of the embedded server's configuration file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+Sync = Literal["always", "default"]
+
+MAX_PAYLOAD = 2 * 1024 * 1024
+"""Bytes; twice the stream's limit, so that a dead letter fits with its headers."""
+
+MAX_FILE_STORE = 32 * 1024**3
+"""Bytes; covers the default StreamLimits, which the server reserves up front."""
+
+
+def render(
+    *,
+    port: int,
+    store_dir: Path,
+    user: str,
+    password: str,
+    sys_user: str,
+    sys_password: str,
+    sync: Sync = "always",
+    max_file_store: int = MAX_FILE_STORE,
+    host: str = "127.0.0.1",
+) -> str:
+    """A server with an application account that owns JetStream and a system account that may read settings back.
+
+    ``sync="always"`` flushes to the device before each acknowledgement. ``default`` does not: a power cut loses
+    what was acknowledged in the last two minutes. It exists for tests that show the difference.
+    """
+    sync_line = "sync_interval: always" if sync == "always" else ""
+    return f"""\
+server_name: enchanted
+listen: {json.dumps(f"{host}:{port}")}
+max_payload: {MAX_PAYLOAD}
+max_control_line: 4096
+write_deadline: "10s"
+jetstream {{
+  store_dir: {json.dumps(str(store_dir))}
+  max_file_store: {max_file_store}
+  {sync_line}
+}}
+accounts {{
+  APP {{ jetstream: enabled, users: [ {{ user: {json.dumps(user)}, password: {json.dumps(password)} }} ] }}
+  SYS {{ users: [ {{ user: {json.dumps(sys_user)}, password: {json.dumps(sys_password)} }} ] }}
+}}
+system_account: SYS
+"""
