@@ -1,0 +1,181 @@
+"""A model behind any server that speaks the OpenAI chat completions protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from enchanted.actors.model_errors import ModelNotFound, ModelRefused, ModelUnavailable
+from enchanted.actors.models import ModelReply, ModelRequest
+
+DEADLINE_S = 240.0
+CONNECT_TIMEOUT_S = 5.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
+UNREADABLE_TRIES = 3
+"""A server that answers this often in another form is not a chat completions server."""
+
+
+class _Passing(Exception):
+    """Why an attempt failed, where asking again may help."""
+
+    def __init__(self, why: str, remedy: str, *, wait_s: float = 0.0, unreadable: bool = False) -> None:
+        super().__init__(why)
+        self.remedy = remedy
+        self.wait_s = wait_s
+        self.unreadable = unreadable
+
+
+class OpenAIModel:
+    """One model of one server. What may pass (429, 5xx, no connection) is asked again until `deadline_s`."""
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        key_file: Path | None = None,
+        deadline_s: float = DEADLINE_S,
+        request_timeout_s: float = 120.0,
+    ) -> None:
+        """`base_url` usually ends in /v1. `key_file` holds the API key; it is read again for each attempt."""
+        self.name = model
+        self._base_url = base_url.rstrip("/")
+        self._key_file = key_file
+        self._deadline_s = deadline_s
+        self._client = httpx.AsyncClient(timeout=httpx.Timeout(request_timeout_s, connect=CONNECT_TIMEOUT_S))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Drop the connections. May be called twice."""
+        await self._client.aclose()
+
+    async def complete(self, request: ModelRequest) -> ModelReply:
+        """Answer once; see `Model.complete` for what it raises."""
+        give_up = time.monotonic() + self._deadline_s
+        pause, unreadable = FIRST_PAUSE_S, 0
+        while True:
+            try:
+                async with asyncio.timeout(give_up - time.monotonic()):
+                    return await self._attempt(request)
+            except TimeoutError:
+                failure = _Passing("it was still working on the answer", "raise the deadline or use a faster model")
+            except _Passing as error:
+                failure = error
+            unreadable += failure.unreadable
+            if unreadable >= UNREADABLE_TRIES:
+                raise ModelRefused(self.name, f"{failure}", failure.remedy) from failure
+            wait = max(pause * random.uniform(0.5, 1.0), failure.wait_s)
+            if time.monotonic() + wait >= give_up:
+                raise ModelUnavailable(self.name, self._deadline_s, f"{failure}", failure.remedy) from failure
+            await asyncio.sleep(wait)
+            pause = min(pause * 2, LONGEST_PAUSE_S)
+
+    async def _attempt(self, request: ModelRequest) -> ModelReply:
+        started = time.perf_counter()
+        try:
+            response = await self._client.post(
+                f"{self._base_url}/chat/completions", json=_body(self.name, request), headers=self._headers()
+            )
+        except httpx.TimeoutException as error:
+            raise _Passing(f"{self._base_url} did not answer in time", "raise the timeout, or look at it") from error
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise ModelRefused(self.name, f"{error}", f"correct its base url {self._base_url}") from error
+        except httpx.TransportError as error:
+            raise _Passing(
+                f"model server down: no connection to {self._base_url}: {error}", "start it, or correct its base url"
+            ) from error
+        self._check(response)
+        return _read(response, self._base_url, self.name, (time.perf_counter() - started) * 1000)
+
+    def _headers(self) -> dict[str, str]:
+        if self._key_file is None:
+            return {}
+        try:
+            return {"Authorization": f"Bearer {self._key_file.read_text().strip()}"}
+        except OSError as error:
+            raise ModelRefused(
+                self.name, f"its key file cannot be read: {error}", "correct the path or its permissions"
+            ) from error
+
+    def _check(self, response: httpx.Response) -> None:
+        status = response.status_code
+        if response.is_success:
+            return
+        why = f"{self._base_url} answered {status}: {_server_words(response)}"
+        if status in (408, 409, 425, 429) or status >= 500:
+            raise _Passing(why, "look at its log or lower the load", wait_s=_retry_after_s(response))
+        if status == 404:
+            raise ModelNotFound(
+                self.name,
+                f"{self._base_url} ({_server_words(response)})",
+                f"GET {self._base_url}/models lists what it has; a base url usually ends in /v1",
+            )
+        remedy = "give a valid key in a file" if status in (401, 403) else "change the request or the model"
+        raise ModelRefused(self.name, why, remedy)
+
+
+def _body(model: str, request: ModelRequest) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "seed": request.seed,
+    }
+    if request.schema is not None:
+        body["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": request.schema, "strict": True},
+        }
+    return body
+
+
+def _read(response: httpx.Response, base_url: str, model: str, duration_ms: float) -> ModelReply:
+    try:
+        body = response.json()
+        choice = body["choices"][0]
+        usage = body.get("usage") or {}
+        return ModelReply(
+            text=str(choice["message"]["content"] or ""),
+            finish_reason=str(choice.get("finish_reason") or "stop"),
+            input_tokens=int(usage.get("prompt_tokens") or 0),
+            output_tokens=int(usage.get("completion_tokens") or 0),
+            duration_ms=duration_ms,
+            time_to_first_token_ms=0.0,
+            model=str(body.get("model") or model),
+        )
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _Passing(
+            f"{base_url} answered with something else than a chat completion: {response.text[:80]!r}",
+            "check the base url; it usually ends in /v1",
+            unreadable=True,
+        ) from error
+
+
+def _server_words(response: httpx.Response) -> str:
+    try:
+        error = response.json()["error"]
+        words = error["message"] if isinstance(error, dict) else error
+    except (ValueError, LookupError, TypeError):
+        words = response.text
+    return str(words).strip()[:200] or response.reason_phrase
+
+
+def _retry_after_s(response: httpx.Response) -> float:
+    try:
+        return max(0.0, float(response.headers.get("retry-after", "0")))
+    except ValueError:
+        return 0.0
