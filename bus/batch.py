@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,8 @@ from enchanted.bus.link import Frame
 MAX_BATCH_MESSAGES = 1000
 """The server refuses larger atomic batches."""
 MAX_BATCH_BYTES = 4 * 1024 * 1024
+
+HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 _MSG_ID = "Nats-Msg-Id"
 _EXPECTED_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
@@ -90,3 +93,8 @@ def batch_frames(messages: Sequence[Outgoing], batch_id: str) -> list[Frame]:
 def batch_acks(last_seq: int, count: int) -> list[Ack]:
     """The stream stores a batch without gaps, so the commit's sequence gives all of them."""
     return [Ack(seq=last_seq - count + number, duplicate=False) for number in range(1, count + 1)]
+
+
+def has_valid_headers(message: Outgoing) -> bool:
+    """Whether the client takes the header names; one bad name would fail everybody in the same batch."""
+    return all(HEADER_NAME.fullmatch(name) for name in message.headers)

@@ -22,8 +22,8 @@ from enchanted.bus.batch import (
     Outgoing,
     batch_acks,
     batch_frames,
+    has_valid_headers,
     single_frame,
-    split,
 )
 from enchanted.bus.errors import (
     ApiRefused,
@@ -40,6 +40,7 @@ from enchanted.bus.errors import (
     StreamFull,
     StreamMissing,
 )
+from enchanted.bus.groups import Group, ack_at, runs, without_repeats
 from enchanted.bus.link import Link
 from enchanted.bus.reader import RawMessage, message_at
 from enchanted.bus.streams import DEAD_LETTERS_STREAM, MAX_DEAD_LETTER, MAX_MESSAGE, stream_of
@@ -73,33 +74,6 @@ class PublisherStatistics:
     """Messages queued behind the batch in flight."""
 
 
-@dataclass(slots=True, eq=False)
-class _Group:
-    """What one caller published: contiguous, in order, one outcome."""
-
-    messages: list[Outgoing]
-    deadline: float
-    done: asyncio.Future[list[Ack]]
-    after: _Group | None = None
-    """The part before this one when a group exceeds a batch; refused with it."""
-
-    @property
-    def conditional(self) -> bool:
-        return self.messages[0].expected_last is not None
-
-    @property
-    def stream(self) -> str:
-        return stream_of(self.messages[0].subject)
-
-    @property
-    def size(self) -> int:
-        return sum(message.size for message in self.messages)
-
-    def fail(self, error: BaseException) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
-
-
 @dataclass(slots=True)
 class _Counters:
     messages: int = 0
@@ -127,8 +101,8 @@ class Publisher:
         self._ack_timeout = ack_timeout
         self._clock = clock
         self._chance = chance or random.Random()
-        self._queue: deque[_Group] = deque()
-        self._in_flight: list[_Group] = []
+        self._queue: deque[Group] = deque()
+        self._in_flight: list[Group] = []
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
         self._counters = _Counters()
@@ -194,17 +168,19 @@ class Publisher:
         stream = stream_of(message.subject)
         if not stream or len(message.subject) > MAX_SUBJECT or _NO_SUBJECT.search(message.subject):
             raise InvalidSubject(message.subject)
+        if not has_valid_headers(message):
+            raise PublishForbidden(message.subject, "header names must be printable ASCII without separators")
         limit = MAX_DEAD_LETTER if stream == DEAD_LETTERS_STREAM else MAX_MESSAGE
         # The stream counts headers too, batch headers included.
         if message.size > min(limit, self._link.max_payload):
             raise PayloadTooLarge(message.size, min(limit, self._link.max_payload))
 
-    def _enqueue(self, messages: Sequence[Outgoing]) -> list[_Group]:
+    def _enqueue(self, messages: Sequence[Outgoing]) -> list[Group]:
         loop = asyncio.get_running_loop()
         deadline = self._clock() + self._retry_for
-        groups: list[_Group] = []
-        for part in _runs(messages):
-            group = _Group(part, deadline, loop.create_future(), groups[-1] if groups else None)
+        groups: list[Group] = []
+        for part in runs(messages):
+            group = Group(part, deadline, loop.create_future(), groups[-1] if groups else None)
             # A caller that was cancelled does not ask for the outcome.
             group.done.add_done_callback(lambda future: future.cancelled() or future.exception())
             groups.append(group)
@@ -224,7 +200,7 @@ class Publisher:
             self._in_flight = []
             self._queue.clear()
 
-    def _take(self) -> list[_Group]:
+    def _take(self) -> list[Group]:
         first = self._queue.popleft()
         groups, count, size = [first], len(first.messages), first.size
         while self._queue and not first.conditional:
@@ -237,13 +213,13 @@ class Publisher:
             groups.append(self._queue.popleft())
         return groups
 
-    async def _settle(self, groups: list[_Group]) -> None:
+    async def _settle(self, groups: list[Group]) -> None:
         """Give every group its outcome."""
         first = groups[0]
         if first.after is not None and first.after.done.done() and first.after.done.exception() is not None:
             first.fail(first.after.done.exception() or BusClosed())
             return
-        messages, positions = _without_repeats(groups)
+        messages, positions = without_repeats(groups)
         deadline = min(group.deadline for group in groups)
         try:
             acks = await self._commit(messages, deadline)
@@ -254,16 +230,16 @@ class Publisher:
                 group.fail(error)
         else:
             for group, where in zip(groups, positions, strict=True):
-                self._succeed(group, [_ack_at(acks, position) for position in where])
+                self._succeed(group, [ack_at(acks, position) for position in where])
 
-    async def _settle_duplicates(self, groups: list[_Group], deadline: float) -> None:
+    async def _settle_duplicates(self, groups: list[Group], deadline: float) -> None:
         """A batch with an id the stream knows is refused whole, and which id is not said."""
         if len(groups) > 1:
             for group in groups:
                 await self._settle([group])
             return
         group = groups[0]
-        messages, (where,) = _without_repeats(groups)
+        messages, (where,) = without_repeats(groups)
         acks: list[Ack] = []
         try:
             for message in messages:
@@ -278,14 +254,14 @@ class Publisher:
         except BusError as error:
             group.fail(error)
         else:
-            self._succeed(group, [_ack_at(acks, position) for position in where])
+            self._succeed(group, [ack_at(acks, position) for position in where])
 
     async def _is_whole(self, messages: list[Outgoing], first_seq: int) -> bool:
         """Whether the batch is in the stream in one piece: batches are atomic and without gaps, so its end tells."""
         last = await self._found(messages[-1], {"seq": first_seq + len(messages) - 1})
         return last is not None and last.seq == first_seq + len(messages) - 1
 
-    def _succeed(self, group: _Group, acks: list[Ack]) -> None:
+    def _succeed(self, group: Group, acks: list[Ack]) -> None:
         self._counters.messages += len(acks)
         self._counters.duplicates += sum(ack.duplicate for ack in acks)
         if not group.done.done():
@@ -365,41 +341,3 @@ class Publisher:
 
 class _DuplicateInBatch(BusError):
     """The server knows one of the batch's ids; the batch was refused whole."""
-
-
-def _runs(messages: Sequence[Outgoing]) -> list[list[Outgoing]]:
-    """Batches of unconditional messages to one stream; each conditional message by itself."""
-    runs: list[list[Outgoing]] = []
-    plain: list[Outgoing] = []
-    for message in messages:
-        alone = message.expected_last is not None
-        if plain and (alone or stream_of(message.subject) != stream_of(plain[0].subject)):
-            runs += split(plain)
-            plain = []
-        if alone:
-            runs.append([message])
-        else:
-            plain.append(message)
-    return runs + list(split(plain))
-
-
-def _without_repeats(groups: Sequence[_Group]) -> tuple[list[Outgoing], list[list[tuple[int, bool]]]]:
-    """The messages with each id once, and for every group where its messages are and whether they repeat one."""
-    messages: list[Outgoing] = []
-    known: dict[str, int] = {}
-    positions: list[list[tuple[int, bool]]] = []
-    for group in groups:
-        where: list[tuple[int, bool]] = []
-        for message in group.messages:
-            repeat = message.event_id in known
-            if not repeat:
-                known[message.event_id] = len(messages)
-                messages.append(message)
-            where.append((known[message.event_id], repeat))
-        positions.append(where)
-    return messages, positions
-
-
-def _ack_at(acks: Sequence[Ack], position: tuple[int, bool]) -> Ack:
-    index, repeat = position
-    return Ack(seq=acks[index].seq, duplicate=True) if repeat else acks[index]

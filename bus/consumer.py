@@ -1,0 +1,267 @@
+"""Pull consumer: deliveries with acknowledgement, and a watchdog that makes it again when it falls silent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+from nats.aio.msg import Msg
+
+from enchanted.bus.connection import Bus
+from enchanted.bus.errors import ApiRefused, BusUnavailable
+from enchanted.bus.link import API, Inbox, Link
+from enchanted.bus.reader import parse_position
+from enchanted.bus.streams import EVENTS_STREAM
+
+_NANOSECONDS = 1_000_000_000
+_ACK = b"+ACK"
+_TERM = b"+TERM"
+_PULL_ENDED = ("408", "409")
+_HEARTBEAT = "100"
+_EXPIRES = 30.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delivery:
+    """One message to deal with; without an acknowledgement it comes again after the consumer's ``ack_wait``."""
+
+    seq: int
+    time: datetime
+    subject: str
+    payload: bytes
+    headers: Mapping[str, str]
+    num_delivered: int
+    """1 the first time this consumer delivers it; a consumer that was made again starts over."""
+    reply: str
+    link: Link = field(repr=False, compare=False)
+
+    async def ack(self) -> None:
+        """Done with it. May be lost with the connection: then it comes again."""
+        await self._answer(_ACK)
+
+    async def nak(self, delay: float) -> None:
+        """Deliver it again after ``delay`` seconds."""
+        await self._answer(b"-NAK " + json.dumps({"delay": int(delay * _NANOSECONDS)}).encode())
+
+    async def term(self) -> None:
+        """Never deliver it again."""
+        await self._answer(_TERM)
+
+    async def _answer(self, answer: bytes) -> None:
+        try:
+            await self.link.send(self.reply, answer)
+        except BusUnavailable as error:
+            log.debug("acknowledgement of %d: %s", self.seq, error)
+
+
+class PullConsumer:
+    """A durable consumer of one stream; any number of processes may share its name."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        durable: str,
+        stream: str = EVENTS_STREAM,
+        filter_subject: str = "",
+        batch: int = 10_000,
+        max_bytes: int = 16 * 1024 * 1024,
+        ack_wait: float = 60.0,
+        max_ack_pending: int = 40_000,
+        heartbeat: float = 2.0,
+        stalled_after: float = 5.0,
+    ) -> None:
+        """``batch`` and ``max_bytes`` bound what is asked for and not yet taken, so they bound memory.
+
+        Seconds: without an answer for 2.5 ``heartbeat``, or with messages waiting and none delivered for
+        ``stalled_after``, the consumer is made again.
+        """
+        self._link = bus.link
+        self._stream = stream
+        self._durable = durable
+        self._filter = filter_subject
+        self._batch = batch
+        self._max_bytes = max_bytes
+        self._ack_wait = ack_wait
+        self._max_ack_pending = max_ack_pending
+        self._heartbeat = heartbeat
+        self._stalled_after = stalled_after
+        self._inbox: Inbox | None = None
+        self._received: deque[Msg] = deque()
+        self._arrived = asyncio.Event()
+        self._asked = 0
+        self._last_sign = 0.0
+        self._last_delivery = 0.0
+        self.rebuilds = 0
+
+    async def __aenter__(self) -> Self:
+        await self._build()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop receiving; what was not acknowledged comes again to whoever consumes next. Idempotent."""
+        self._received.clear()
+        inbox, self._inbox = self._inbox, None
+        if inbox is not None:
+            await self._link.close_inbox(inbox)
+
+    async def next_batch(self, max_messages: int, max_bytes: int, timeout: float) -> list[Delivery]:
+        """What is there, at once, up to both bounds (one message always fits); waits ``timeout`` seconds for a first.
+
+        Returns an empty list when nothing came, also while the server is away.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            deliveries = self._taken(max_messages, max_bytes)
+            remaining = deadline - time.monotonic()
+            if deliveries or remaining <= 0:
+                return deliveries
+            try:
+                async with asyncio.timeout(remaining):
+                    await self._wait()
+            except TimeoutError:
+                continue
+            except BusUnavailable as error:
+                log.debug("consumer %s: %s", self._durable, error)
+                self._asked = 0
+                await asyncio.sleep(min(0.05, remaining))
+
+    async def ack_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge each; returns when the server has confirmed the last one.
+
+        Raises:
+            BusUnavailable: no confirmation; some may be delivered again.
+        """
+        for delivery in deliveries[:-1]:
+            await self._link.send(delivery.reply, _ACK)
+        if deliveries:
+            await self._link.request(deliveries[-1].reply, _ACK)
+
+    async def pending(self) -> int:
+        """Messages this consumer has not delivered yet."""
+        return int((await self._info())["num_pending"])
+
+    def _taken(self, max_messages: int, max_bytes: int) -> list[Delivery]:
+        deliveries: list[Delivery] = []
+        size = 0
+        while self._received and len(deliveries) < max_messages:
+            message = self._received[0]
+            size += len(message.data)
+            if deliveries and size > max_bytes:
+                break
+            self._received.popleft()
+            position = parse_position(message.reply)
+            deliveries.append(
+                Delivery(
+                    seq=position.stream_seq,
+                    time=position.time,
+                    subject=message.subject,
+                    payload=message.data,
+                    headers=message.headers or {},
+                    num_delivered=position.num_delivered,
+                    reply=message.reply,
+                    link=self._link,
+                )
+            )
+        return deliveries
+
+    async def _wait(self) -> None:
+        """Wait for a message, asking for more first if nothing is asked for."""
+        now = time.monotonic()
+        inbox = self._inbox
+        if inbox is None or inbox.lost or now - self._last_sign > 2.5 * self._heartbeat:
+            await self._rebuild()
+            return
+        if now - self._last_delivery > self._stalled_after:
+            self._last_delivery = now
+            if await self._is_stalled():
+                await self._rebuild()
+                return
+        self._arrived.clear()
+        if self._asked <= 0:
+            await self._pull(inbox)
+        try:
+            async with asyncio.timeout(self._heartbeat / 2):
+                await self._arrived.wait()
+        except TimeoutError:
+            return
+
+    async def _is_stalled(self) -> bool:
+        """Whether messages wait for us although we ask for them; one that holds too many unacknowledged is not."""
+        try:
+            info = await self._info()
+        except ApiRefused:
+            return True
+        return bool(info["num_pending"] > 0 and info["num_ack_pending"] < self._max_ack_pending)
+
+    async def _rebuild(self) -> None:
+        self.rebuilds += 1
+        await self.close()
+        await self._link.wait_connected(self._heartbeat)
+        await self._build()
+
+    async def _build(self) -> None:
+        config = {
+            "durable_name": self._durable,
+            "name": self._durable,
+            "deliver_policy": "all",
+            "ack_policy": "explicit",
+            "ack_wait": int(self._ack_wait * _NANOSECONDS),
+            # An outage must never turn good events into dead letters.
+            "max_deliver": -1,
+            "max_ack_pending": self._max_ack_pending,
+            "replay_policy": "instant",
+        }
+        if self._filter:
+            config["filter_subjects"] = [self._filter]
+        # Without an "action" an existing consumer is updated to these settings, and goes on where it was.
+        request = {"stream_name": self._stream, "config": config}
+        await self._link.api(f"CONSUMER.CREATE.{self._stream}.{self._durable}", request)
+        self._inbox = await self._link.open_inbox(self._on_message, self._arrived.set)
+        self._asked = 0
+        self._last_sign = self._last_delivery = time.monotonic()
+
+    async def _pull(self, inbox: Inbox) -> None:
+        request = {
+            "batch": self._batch,
+            "max_bytes": self._max_bytes,
+            "expires": int(_EXPIRES * _NANOSECONDS),
+            "idle_heartbeat": int(self._heartbeat * _NANOSECONDS),
+        }
+        subject = f"{API}.CONSUMER.MSG.NEXT.{self._stream}.{self._durable}"
+        await self._link.send(subject, json.dumps(request).encode(), inbox.subject)
+        self._asked = self._batch
+        self._last_sign = time.monotonic()
+
+    def _on_message(self, message: Msg) -> None:
+        self._last_sign = time.monotonic()
+        if message.reply:
+            self._asked -= 1
+            self._last_delivery = self._last_sign
+            self._received.append(message)
+        else:
+            status = (message.headers or {}).get("Status", "")
+            if status == _HEARTBEAT:
+                return
+            self._asked = 0
+            if status not in _PULL_ENDED and self._inbox is not None:
+                self._inbox.lose()
+        self._arrived.set()
+
+    async def _info(self) -> dict[str, Any]:
+        return await self._link.api(f"CONSUMER.INFO.{self._stream}.{self._durable}")

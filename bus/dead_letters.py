@@ -1,0 +1,136 @@
+"""Messages ingest cannot use: original bytes, with where they came from and why they are here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from enchanted.bus.batch import HEADER_NAME, Ack, Outgoing
+from enchanted.bus.connection import Bus
+from enchanted.bus.errors import MessageMissing
+from enchanted.bus.reader import OrderedReader, RawMessage, message_at
+from enchanted.bus.streams import DEAD_LETTERS_STREAM
+from enchanted.bus.subjects import DEAD, dead_subject
+
+_SUBJECT = "Enchanted-Subject"
+_SEQ = "Enchanted-Sequence"
+_TIME = "Enchanted-Time"
+_REASON = "Enchanted-Reason"
+_DETAIL = "Enchanted-Detail"
+_MAX_DETAIL = 1024
+
+
+class Original(Protocol):
+    """What is dead-lettered: a Delivery or a RawMessage."""
+
+    @property
+    def seq(self) -> int: ...
+    @property
+    def time(self) -> datetime: ...
+    @property
+    def subject(self) -> str: ...
+    @property
+    def payload(self) -> bytes: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeadLetter:
+    """A message that could not be used."""
+
+    seq: int
+    """Its sequence among the dead letters."""
+    time: datetime
+    """When it was put there."""
+    reason: str
+    detail: str
+    original_subject: str
+    original_seq: int
+    original_time: datetime
+    payload: bytes
+    """The published bytes, untouched."""
+    headers: Mapping[str, str]
+
+
+class DeadLetters:
+    """The stream of dead letters."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def put(self, original: Original, reason: str, detail: str) -> Ack:
+        """Keep a message with a reason (one word, part of the subject) and a detail for people.
+
+        The same message put again, for instance after a redelivery, is stored once.
+
+        Raises:
+            PublishRefused, PublishOutcomeUnknown: as Publisher.publish.
+        """
+        headers = {
+            name: value
+            for name, value in original.headers.items()
+            if HEADER_NAME.fullmatch(name) and not name.startswith("Nats-")
+        }
+        headers |= {
+            _SUBJECT: original.subject,
+            _SEQ: str(original.seq),
+            _TIME: original.time.isoformat(),
+            _REASON: reason,
+            _DETAIL: _one_line(detail),
+        }
+        return await self._bus.publisher.publish(
+            Outgoing(
+                subject=dead_subject(reason),
+                payload=original.payload,
+                event_id=f"dead-{original.seq}-{original.time.isoformat()}",
+                headers=headers,
+            )
+        )
+
+    async def list(self, *, after: int = 0, limit: int = 1000) -> list[DeadLetter]:
+        """Dead letters in the order they were put, from sequence ``after`` + 1."""
+        reader = OrderedReader(self._bus.link, DEAD_LETTERS_STREAM, [f"{DEAD}.>"], after=after)
+        letters: list[DeadLetter] = []
+        try:
+            await reader.open()
+            async for raw in reader.rest():
+                letters.append(_parse(raw))
+                if len(letters) >= limit:
+                    break
+        finally:
+            await reader.close()
+        return letters
+
+    async def get(self, seq: int) -> DeadLetter:
+        """One dead letter by its own sequence.
+
+        Raises:
+            MessageMissing: there is none.
+        """
+        raw = await message_at(self._bus.link, DEAD_LETTERS_STREAM, {"seq": seq})
+        if raw is None:
+            raise MessageMissing(DEAD_LETTERS_STREAM, seq)
+        return _parse(raw)
+
+
+def _one_line(text: str) -> str:
+    cut = text[:_MAX_DETAIL].encode("utf-8", "replace").decode()
+    return " ".join(cut.split())
+
+
+def _parse(raw: RawMessage) -> DeadLetter:
+    headers = raw.headers
+    return DeadLetter(
+        seq=raw.seq,
+        time=raw.time,
+        reason=headers.get(_REASON, ""),
+        detail=headers.get(_DETAIL, ""),
+        original_subject=headers.get(_SUBJECT, ""),
+        original_seq=int(headers.get(_SEQ, "0")),
+        original_time=datetime.fromisoformat(headers[_TIME]) if _TIME in headers else raw.time,
+        payload=raw.payload,
+        headers=headers,
+    )
