@@ -1,0 +1,106 @@
+"""One class per condition; every message names the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ActorError(Exception):
+    """Base of everything the swarm can object to."""
+
+
+class GitTooOld(ActorError):
+    """The installed git lacks what the workspaces need."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"git 2.38 or newer with SHA-256 repositories is needed, found {found}; install a newer git")
+
+
+class GitFailed(ActorError):
+    """A git command ended with an error."""
+
+    def __init__(self, arguments: Sequence[str | bytes], why: str) -> None:
+        command = " ".join(str(part) if isinstance(part, str) else repr(part) for part in arguments[:6])
+        super().__init__(f"git {command}: {why[:2000]}; run `enchanted doctor` to check git and the disk")
+        self.why = why
+
+
+class NotARepository(ActorError):
+    """The folder is not in a git repository."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(f"{path} is not a git repository; run `git init` there and commit, or give another --repo")
+
+
+class EmptyRepository(ActorError):
+    """The repository has no commit to start from."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(f"{path} has no commits; run `git add -A && git commit` there first")
+
+
+class UnsafePath(ActorError):
+    """A path leaves the workspace, reaches git's own files, or is no regular file."""
+
+    def __init__(self, path: object, why: str) -> None:
+        super().__init__(f"{_short(path)}: {why}; use a path relative to the workspace's root")
+        self.why = why
+
+
+class FileTooLarge(ActorError):
+    """A changed file is over the size limit of a workspace."""
+
+    def __init__(self, path: object, size: int, limit: int) -> None:
+        super().__init__(f"{_short(path)} has {size} bytes, the limit is {limit}; remove it or add it to .gitignore")
+
+
+class UnsupportedFile(ActorError):
+    """Something that git cannot hold: a pipe, a socket, a device."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(f"{_short(path)} is neither a file nor a symbolic link; remove it")
+
+
+class BadPatch(ActorError):
+    """A patch does not apply to the tree it was given."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the patch does not apply: {why}; make it anew against this tree")
+
+
+class MissingContent(ActorError):
+    """A tree has no such file, or the repository no such object."""
+
+    def __init__(self, what: object) -> None:
+        super().__init__(f"there is no {_short(what)}; list the tree for the paths it has")
+
+
+class BranchExists(ActorError):
+    """The branch to write is there with other content."""
+
+    def __init__(self, branch: str) -> None:
+        super().__init__(f"branch {branch} exists with other content; rename it: git branch -m {branch} NEW_NAME")
+
+
+class CannotApply(ActorError):
+    """A branch cannot be brought into the user's working tree safely."""
+
+    def __init__(self, why: str, branch: str) -> None:
+        super().__init__(f"{why}; nothing was changed, merge by hand: git merge {branch}")
+
+
+class SandboxUnavailable(ActorError):
+    """No sandbox works on this machine."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"no sandbox works here ({why}); install bubblewrap and allow user namespaces "
+            "(kernel.apparmor_restrict_unprivileged_userns=0, in a container --security-opt seccomp=unconfined), "
+            "or accept the risk with --unsafe-no-sandbox"
+        )
+
+
+def _short(value: object, limit: int = 200) -> str:
+    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= limit else text[:limit] + "…"

@@ -1,0 +1,238 @@
+"""The user's repository: read at HEAD, and given one new branch. Nothing else in it is ever touched."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from enchanted.actors.confined_files import forbidden_name
+from enchanted.actors.errors import (
+    BranchExists,
+    CannotApply,
+    EmptyRepository,
+    GitFailed,
+    NotARepository,
+    UnsafePath,
+)
+from enchanted.actors.fast_import import FastImport, read_marks
+from enchanted.actors.git import Git, require_git
+from enchanted.actors.tree_store import GITLINK, Change
+
+_NEUTRAL = ("core.splitIndex=false", "core.sparseCheckout=false", "index.sparse=false", "i18n.commitEncoding=UTF-8")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RepositoryFacts:
+    """What was found where a run starts."""
+
+    folder: str
+    """Root of the working tree, or the folder of a bare repository."""
+    commit: str
+    """HEAD, in the repository's own hash kind."""
+    branch: str
+    """The current branch; empty when HEAD is detached."""
+    bare: bool
+    dirty: bool
+    """The working tree differs from HEAD; the run starts from HEAD all the same."""
+    changed: tuple[str, ...]
+    """What differs, untracked files included, at most 1,000 paths."""
+    submodules: tuple[str, ...]
+    """Left out of the run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One file of a tree."""
+
+    path: bytes
+    mode: str
+    blob: str
+
+
+class UserRepository:
+    """A git repository that belongs to the user.
+
+    Raises:
+        NotARepository: ``path`` is not in one.
+        GitTooOld: see `require_git`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        require_git()
+        if not path.is_dir():
+            raise NotARepository(path)
+        probe = Git(cwd=path)
+        try:
+            bare, inside = probe.run("rev-parse", "--is-bare-repository", "--is-inside-git-dir").decode().split()
+            self.bare = bare == "true"
+            if inside == "true" and not self.bare:
+                raise NotARepository(path)
+            where = "--absolute-git-dir" if self.bare else "--show-toplevel"
+            self.folder = Path(os.fsdecode(probe.run("rev-parse", where).rstrip(b"\n")))
+        except GitFailed as error:
+            raise NotARepository(path) from error
+        self.git = Git(cwd=self.folder, settings=_NEUTRAL)
+
+    def head(self) -> str:
+        """The commit HEAD names.
+
+        Raises:
+            EmptyRepository: there is none yet.
+        """
+        status, output = self.git.result("rev-parse", "--verify", "-q", "HEAD^{commit}", ok=(0, 1, 128))
+        if status != 0:
+            raise EmptyRepository(self.folder)
+        return output.decode().strip()
+
+    def facts(self) -> RepositoryFacts:
+        """What a run should say about the place it starts from."""
+        branch = self.git.result("symbolic-ref", "--short", "-q", "HEAD", ok=(0, 1))[1]
+        commit = self.head()
+        changed = self.changed()
+        return RepositoryFacts(
+            folder=str(self.folder),
+            commit=commit,
+            branch=branch.decode("utf-8", "replace").strip(),
+            bare=self.bare,
+            dirty=bool(changed),
+            changed=tuple(changed[:1000]),
+            submodules=tuple(_readable(entry.path) for entry in self._entries(commit) if entry.mode == GITLINK),
+        )
+
+    def changed(self, *, untracked: bool = True) -> list[str]:
+        """Paths where the working tree or the index differs from HEAD."""
+        if self.bare:
+            return []
+        kind = "normal" if untracked else "no"
+        command = ("status", "--porcelain=v1", "-z", f"--untracked-files={kind}", "--ignore-submodules=all")
+        output = self.git.run(*command, "--no-renames", environment=self._without_filters())
+        return [_readable(record[3:]) for record in output.split(b"\0")[:-1]]
+
+    def entries(self, commit: str) -> list[Entry]:
+        """The files of a commit, submodules left out.
+
+        Raises:
+            UnsafePath: the tree holds a path that git itself would not check out.
+        """
+        entries = [entry for entry in self._entries(commit) if entry.mode != GITLINK]
+        for entry in entries:
+            if any(forbidden_name(part) for part in entry.path.split(b"/")):
+                raise UnsafePath(entry.path, "a path of git's own inside the repository's tree")
+        return entries
+
+    def write_branch(
+        self,
+        branch: str,
+        changes: Sequence[Change],
+        *,
+        source: Git,
+        base: str,
+        message: str,
+        author: str,
+    ) -> str:
+        """Put ``base`` plus ``changes`` (blobs of ``source``) on a new branch as one commit; gives the commit.
+
+        Writing the same content again changes nothing.
+
+        Raises:
+            BranchExists: the branch is there with other content.
+        """
+        reference = f"refs/heads/{branch}"
+        self.git.run("check-ref-format", reference)
+        tree = self._write_tree(changes, source=source, base=base)
+        status, existing = self.git.result("rev-parse", "--verify", "-q", reference, ok=(0, 1))
+        if status == 0:
+            found = self.git.run("log", "-1", "--format=%T %P", existing.decode().strip()).decode().strip()
+            if found != f"{tree} {base}":
+                raise BranchExists(branch)
+            return existing.decode().strip()
+        name, _, mail = author.partition("<")
+        person = {"NAME": name.strip(), "EMAIL": mail.strip("> ")}
+        names = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in person.items()}
+        commit = self.git.run("commit-tree", tree, "-p", base, stdin=message.encode(), environment=names)
+        try:
+            self.git.run("update-ref", reference, commit.strip(), "0" * len(base))
+        except GitFailed as error:
+            raise BranchExists(branch) from error
+        return commit.decode().strip()
+
+    def _write_tree(self, changes: Sequence[Change], *, source: Git, base: str) -> str:
+        wanted = list(dict.fromkeys(change.new_blob for change in changes if change.new_blob))
+        with tempfile.TemporaryDirectory(prefix="enchanted-") as scratch:
+            marks, ids = Path(scratch) / "marks", dict[str, str]()
+            if wanted:
+                with FastImport(self.git, marks=marks) as stream:
+                    numbers = stream.blobs(source, wanted)
+                written = read_marks(marks)
+                ids = {blob: written[number] for blob, number in numbers.items()}
+            index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
+            self.git.run("read-tree", base, environment=index)
+            lines = b"".join(_index_line(change, ids, width=len(base)) for change in _removals_first(changes))
+            self.git.run("update-index", "-z", "--index-info", stdin=lines, environment=index)
+            return self.git.run("write-tree", environment=index).decode().strip()
+
+    def fast_forward(self, branch: str) -> None:
+        """Move the current branch and the working tree to ``branch``.
+
+        Raises:
+            CannotApply: bare, uncommitted changes, or HEAD is no longer where the branch began.
+        """
+        if self.bare:
+            raise CannotApply(f"{self.folder} has no working tree", branch)
+        if self.changed(untracked=False):
+            raise CannotApply("the working tree has uncommitted changes", branch)
+        base = self.git.run("rev-parse", "--verify", f"refs/heads/{branch}^").decode().strip()
+        if self.head() not in (base, self.git.run("rev-parse", f"refs/heads/{branch}").decode().strip()):
+            raise CannotApply("HEAD has moved since the run began", branch)
+        # Here the user's own settings count: filters such as git-lfs must run as in any merge of theirs.
+        own = {name: os.environ[name] for name in ("HOME", "XDG_CONFIG_HOME") if name in os.environ}
+        git = Git(cwd=self.folder, environment={**own, "GIT_CONFIG_NOSYSTEM": "0", "GIT_CONFIG_GLOBAL": _global_config()})
+        try:
+            git.run("merge", "--ff-only", "-q", f"refs/heads/{branch}")
+        except GitFailed as error:
+            raise CannotApply(error.why, branch) from error
+
+    def _entries(self, commit: str) -> list[Entry]:
+        entries = []
+        for record in self.git.run("ls-tree", "-r", "-z", "--full-tree", commit).split(b"\0")[:-1]:
+            head, path = record.split(b"\t", 1)
+            mode, _, blob = head.decode().split(" ")
+            entries.append(Entry(path=path, mode=_plain_mode(mode), blob=blob))
+        return entries
+
+    def _without_filters(self) -> dict[str, str]:
+        """Variables that empty the filter commands a repository's own configuration names."""
+        names = self.git.result("config", "--name-only", "-z", "--get-regexp", r"^filter\.", ok=(0, 1))[1].split(b"\0")
+        found = sorted({os.fsdecode(name) for name in names if name})
+        pairs = [(name, "false" if name.endswith(".required") else "") for name in found]
+        variables = {"GIT_CONFIG_COUNT": str(len(pairs))}
+        for number, (name, value) in enumerate(pairs):
+            variables |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
+        return variables
+
+
+def _global_config() -> str:
+    return os.environ.get("GIT_CONFIG_GLOBAL") or str(Path("~/.gitconfig").expanduser())
+
+
+def _plain_mode(mode: str) -> str:
+    """Old repositories hold modes such as 100664."""
+    if not mode.startswith("100"):
+        return mode
+    return "100755" if int(mode, 8) & 0o100 else "100644"
+
+
+def _removals_first(changes: Sequence[Change]) -> list[Change]:
+    return sorted(changes, key=lambda change: bool(change.new_blob))
+
+
+def _index_line(change: Change, ids: dict[str, str], *, width: int) -> bytes:
+    mode, blob = (change.new_mode, ids[change.new_blob]) if change.new_blob else ("0", "0" * width)
+    return f"{mode} {blob}\t".encode() + change.path + b"\0"
+
+
+def _readable(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")

@@ -1,0 +1,151 @@
+"""A folder with the files of one tree, for one task; git's own data lies elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from enchanted.actors.errors import FileTooLarge, UnsupportedFile
+from enchanted.actors.git import Git
+from enchanted.actors.gitstore import ShadowRepository
+from enchanted.schemas.canonical import sha256_hex
+
+MAX_FILE_BYTES = 64 << 20
+
+
+class Workspace:
+    """A checked-out tree; made by `checkout`, its folder is removed by `close`.
+
+    One caller at a time: `snapshot` and `reset` wait for each other.
+    """
+
+    def __init__(self, repository: ShadowRepository, folder: Path, *, max_file_bytes: int) -> None:
+        self.repository = repository
+        self.path = folder
+        self.tree = ""
+        """The tree of the last checkout, snapshot or reset."""
+        self._max_file_bytes = max_file_bytes
+        self._index = repository.folder / "indexes" / sha256_hex(str(folder.absolute()))[:32]
+        self._git = Git(cwd=folder, git_dir=repository.folder, work_tree=folder, index=self._index)
+        self._turn = asyncio.Lock()
+
+    @classmethod
+    async def checkout(
+        cls, repository: ShadowRepository, folder: Path, tree: str, *, max_file_bytes: int = MAX_FILE_BYTES
+    ) -> Workspace:
+        """Fill a folder with the files of ``tree``; what was in it is removed first."""
+        workspace = cls(repository, folder.absolute(), max_file_bytes=max_file_bytes)
+        await asyncio.to_thread(workspace._checkout, tree)
+        return workspace
+
+    async def snapshot(self) -> str:
+        """The tree of the files as they are now. Ignored files, junk of tools and empty folders are no state.
+
+        A `.git` that appeared is removed.
+
+        Raises:
+            FileTooLarge: a changed file is over the limit.
+            UnsupportedFile: a pipe, socket or device lies where a file was.
+        """
+        async with self._turn:
+            return await asyncio.to_thread(self._snapshot)
+
+    async def reset(self, tree: str) -> None:
+        """Put the files of ``tree`` back and remove what else is there, except ignored files."""
+        async with self._turn:
+            await asyncio.to_thread(self._reset, tree)
+
+    async def remove_nested_git(self) -> list[str]:
+        """Remove every `.git` in the folder; gives their paths."""
+        return await asyncio.to_thread(self._remove_nested_git)
+
+    async def files(self) -> list[str]:
+        """Paths of all files that are or would become state, sorted; those that are not UTF-8 in a readable form."""
+        output = await asyncio.to_thread(self._git.run, "ls-files", "-cod", "--exclude-standard", "-z")
+        names = {name for name in output.split(b"\0") if name and not name.endswith(b"/")}
+        found = [name for name in names if os.path.lexists(os.path.join(os.fsencode(self.path), name))]
+        return sorted(name.decode("utf-8", "backslashreplace") for name in found)
+
+    async def close(self) -> None:
+        """Remove the folder."""
+        await asyncio.to_thread(self._remove)
+
+    def _checkout(self, tree: str) -> None:
+        self._remove()
+        self.path.mkdir(parents=True, mode=0o755)
+        self._git.run("read-tree", tree)
+        self._git.run("checkout-index", "-a", "-f", "-q", "-u")
+        self.tree = tree
+
+    def _remove(self) -> None:
+        if self.path.exists():
+            _make_removable(self.path)
+            shutil.rmtree(self.path)
+        for leftover in (self._index, self._index.with_name(self._index.name + ".lock")):
+            leftover.unlink(missing_ok=True)
+
+    def _snapshot(self) -> str:
+        if os.path.lexists(self.path / ".git"):
+            _remove_any(self.path / ".git")
+        paths = self._changed()
+        if any(path.endswith(b"/") for path in paths):
+            self._remove_nested_git()
+            paths = self._changed()
+        if paths:
+            for path in paths:
+                self._require_storable(path)
+            self._git.run("update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=b"\0".join(paths))
+            self.tree = self._git.run("write-tree").decode().strip()
+        return self.tree
+
+    def _changed(self) -> list[bytes]:
+        return sorted(set(self._git.run("ls-files", "-mo", "--exclude-standard", "-z").split(b"\0")) - {b""})
+
+    def _require_storable(self, path: bytes) -> None:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            status = os.lstat(os.path.join(os.fsencode(self.path), path))
+            if stat.S_ISREG(status.st_mode):
+                if status.st_size > self._max_file_bytes:
+                    raise FileTooLarge(path, status.st_size, self._max_file_bytes)
+            elif not stat.S_ISLNK(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+                raise UnsupportedFile(path)
+
+    def _reset(self, tree: str) -> None:
+        _make_removable(self.path)
+        self._remove_nested_git()
+        self._git.run("read-tree", "--reset", "-u", tree)
+        self._git.run("clean", "-ffdq")
+        self.tree = tree
+
+    def _remove_nested_git(self) -> list[str]:
+        found = []
+        for folder, folders, files in os.walk(os.fsencode(self.path)):
+            for name in (*folders, *files):
+                if name.lower() == b".git":
+                    path = os.path.join(folder, name)
+                    _remove_any(Path(os.fsdecode(path)))
+                    found.append(os.path.relpath(path, os.fsencode(self.path)).decode("utf-8", "backslashreplace"))
+            folders[:] = [name for name in folders if name.lower() != b".git"]
+        return found
+
+
+def _remove_any(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        _make_removable(path)
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _make_removable(folder: Path) -> None:
+    """Give folders that a tool made read-only their write permission back."""
+    for current, folders, _ in os.walk(folder):
+        for name in (".", *folders):
+            path = os.path.join(current, name)
+            status = os.lstat(path)
+            if stat.S_ISDIR(status.st_mode) and status.st_mode & 0o700 != 0o700:
+                os.chmod(path, stat.S_IMODE(status.st_mode) | 0o700, follow_symlinks=True)
