@@ -1,0 +1,1 @@
+"""The embedded store: chDB in one process behind the ClickHouse HTTP protocol."""

@@ -1,0 +1,118 @@
+"""Request and response bodies: decompressed, bounded, and on disk when large."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import Any
+
+import lz4.frame
+from backports import zstd
+
+from enchanted.cluster.store.errors import BodyTooLarge, BodyUnreadable, NotSupported
+
+LIMIT = 2 * 1024**3
+"""Bytes a request body may have once decompressed."""
+IN_MEMORY = 8 * 1024**2
+"""Bytes of a body kept in memory; what is larger goes to a file under the data folder."""
+CHUNK = 1024**2
+WORTH_COMPRESSING = 4096
+
+_DECODERS: dict[str, Callable[[], Any]] = {
+    "lz4": lz4.frame.LZ4FrameDecompressor,
+    "zstd": zstd.ZstdDecompressor,
+    "gzip": lambda: zlib.decompressobj(31),
+    "deflate": zlib.decompressobj,
+}
+_ENCODERS: dict[str, Callable[[bytes], bytes]] = {
+    "lz4": lz4.frame.compress,
+    "zstd": lambda data: zstd.compress(data, 1),
+    "gzip": lambda data: zlib.compress(data, 1, 31),
+}
+
+
+class Decoder:
+    """Undoes a Content-Encoding piece by piece; a body may hold several frames in a row."""
+
+    def __init__(self, encoding: str) -> None:
+        if encoding not in ("", "identity") and encoding not in _DECODERS:
+            raise NotSupported(f"Content-Encoding {encoding}; use one of {', '.join(_DECODERS)}")
+        self._make = _DECODERS.get(encoding)
+        self._decoder: Any = self._make() if self._make else None
+
+    def feed(self, data: bytes) -> bytes:
+        """The plain bytes that this piece completes.
+
+        Raises:
+            BodyUnreadable: the bytes are not what the header says.
+        """
+        if self._make is None:
+            return data
+        plain = bytearray()
+        try:
+            while data:
+                if self._decoder.eof:
+                    self._decoder = self._make()
+                plain += self._decoder.decompress(data)
+                data = self._decoder.unused_data if self._decoder.eof else b""
+        except (RuntimeError, zstd.ZstdError, zlib.error) as error:
+            raise BodyUnreadable(f"Cannot decompress the request body: {error}") from error
+        return bytes(plain)
+
+    def finish(self) -> None:
+        """Check that the last frame was whole."""
+        if self._decoder is not None and not self._decoder.eof:
+            raise BodyUnreadable("Cannot decompress the request body: it ends in the middle")
+
+
+class Body:
+    """A request body at rest: read from the beginning as often as needed, removed by `close`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.size = 0
+        self._file = SpooledTemporaryFile(max_size=IN_MEMORY, dir=str(folder))  # noqa: SIM115 - closed by close()
+
+    async def fill(self, chunks: AsyncIterator[bytes], encoding: str, limit: int = LIMIT) -> None:
+        """Take it all in.
+
+        Raises:
+            BodyTooLarge: it is over the limit.
+            BodyUnreadable: it cannot be decompressed.
+        """
+        decoder = Decoder(encoding)
+        async for chunk in chunks:
+            plain = decoder.feed(chunk)
+            self.size += len(plain)
+            if self.size > limit:
+                raise BodyTooLarge(limit)
+            self._file.write(plain)
+        if self.size:
+            decoder.finish()
+
+    def head(self, size: int) -> bytes:
+        """The first bytes."""
+        self._file.seek(0)
+        return self._file.read(size)
+
+    def chunks(self, start: int) -> Iterator[bytes]:
+        """Everything from ``start`` on."""
+        self._file.seek(start)
+        while chunk := self._file.read(CHUNK):
+            yield chunk
+
+    def close(self) -> None:
+        """Free the memory or the file."""
+        self._file.close()
+
+
+def choose_encoding(accepted: tuple[str, ...]) -> str:
+    """The cheapest compression the client takes; empty for none."""
+    return next((name for name in _ENCODERS if name in accepted), "")
+
+
+def compress(data: bytes, encoding: str) -> bytes:
+    """One whole frame."""
+    return _ENCODERS[encoding](data)

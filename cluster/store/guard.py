@@ -1,0 +1,130 @@
+"""What the reader may run, judged from the syntax tree that ClickHouse's own parser makes of it.
+
+``EXPLAIN AST`` prints one node a line, children one space further in, names unquoted. A line break inside a
+literal is printed escaped, so a literal cannot pose as a node.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from enchanted.cluster.store.credentials import DATABASE
+from enchanted.cluster.store.engine import Handle
+from enchanted.cluster.store.errors import AccessDenied, EngineRefused, SyntaxRefused
+from enchanted.cluster.store.sql import first_word
+
+BEGINNINGS = frozenset({"SELECT", "WITH", "EXPLAIN", "DESCRIBE", "DESC", "SHOW", "EXISTS", "("})
+FORMATS = re.compile(
+    r"(Native|Null|Values|Vertical|Markdown|XML|RowBinary\w*|JSON\w*|CSV\w*|TSV\w*|TabSeparated\w*|Pretty\w*"
+    r"|Arrow|ArrowStream|Parquet|MsgPack)\Z"
+)
+"""Formats that need no file beside the result."""
+SYSTEM_TABLES = frozenset(
+    {
+        "build_options", "columns", "contributors", "data_skipping_indices", "data_type_families", "databases",
+        "formats", "functions", "merges", "metrics", "mutations", "numbers", "one", "parts", "settings", "tables",
+        "table_engines", "table_functions", "time_zones",
+    }
+)  # fmt: skip
+SETTINGS = frozenset(
+    {
+        "cast_string_to_dynamic_use_inference", "date_time_input_format", "date_time_output_format",
+        "enable_http_compression", "extremes", "format_csv_delimiter", "join_use_nulls", "limit",
+        "max_block_size", "max_execution_time", "max_memory_usage", "max_result_bytes", "max_result_rows",
+        "max_rows_to_read", "max_threads", "offset", "optimize_read_in_order",
+        "output_format_arrow_string_as_string", "output_format_arrow_unsupported_types_as_binary",
+        "output_format_json_named_tuples_as_objects", "output_format_json_quote_64bit_integers",
+        "output_format_native_encode_types_in_binary_format", "output_format_parquet_string_as_string",
+        "readonly", "result_overflow_mode", "session_timezone", "use_query_cache",
+    }
+)  # fmt: skip
+"""What a reader may set: how a result is written and smaller limits, nothing that names a file."""
+LIMITS: Mapping[str, int] = {"max_execution_time": 60, "max_memory_usage": 2_000_000_000, "max_result_bytes": 10**9}
+"""Seconds, bytes, bytes: a reader may ask for less."""
+
+_ROOTS = frozenset(
+    {"SelectWithUnionQuery", "SelectIntersectExceptQuery", "ShowTables", "ShowColumns", "ShowCreateTableQuery",
+     "DescribeQuery", "ExistsTableQuery", "Explain"}
+)  # fmt: skip
+_FORBIDDEN_FUNCTIONS = re.compile(
+    r"(file\w*|url\w*|s3\w*|remote\w*|cluster\w*|ai[A-Z]\w*|AI[A-Z]\w*|dictGet\w*|dictHas\w*|joinGet\w*|catboost\w*"
+    r"|eval|executable|input|python|sqlite|mysql|postgresql|mongodb|redis|odbc|jdbc|hdfs\w*|azure\w*|merge|loop"
+    r"|view\w*|dictionary|getServerSetting)\Z"
+)
+_LINE = re.compile(r"(?P<indent> *)(?P<kind>\S+) ?(?P<rest>.*)\Z")
+
+
+def reader_settings(given: Mapping[str, str]) -> dict[str, str]:
+    """The reader's settings with our limits put in.
+
+    Raises:
+        AccessDenied: a setting is not one a reader may choose.
+    """
+    refused = sorted(name for name in given if name not in SETTINGS)
+    if refused:
+        raise AccessDenied(f"setting {refused[0]}")
+    chosen = {name: value for name, value in given.items() if name != "readonly"}
+    for name, limit in LIMITS.items():
+        asked = chosen.get(name, "")
+        chosen[name] = asked if asked.isdigit() and 0 < int(asked) < limit else str(limit)
+    return {**chosen, "readonly": "1"}
+
+
+def check_reader(handle: Handle, sql: str, output: str, params: Mapping[str, str]) -> None:
+    """Let one statement pass that only reads our own tables.
+
+    Raises:
+        AccessDenied: it is something else.
+        EngineRefused: it does not parse.
+    """
+    if first_word(sql.encode()) not in BEGINNINGS and not sql.lstrip().startswith("("):
+        raise AccessDenied("a statement that does not begin with SELECT, WITH, EXPLAIN, DESCRIBE, SHOW or EXISTS")
+    kind = handle.classify(sql)
+    if kind.statements == 1 and not kind.reads_only:
+        raise AccessDenied("a statement that writes, a file as its target, or a change of settings")
+    if kind.statements > 1:
+        raise SyntaxRefused("Syntax error: Multi-statements are not allowed")
+    if not FORMATS.match(output):
+        raise AccessDenied(f"FORMAT {output}")
+    try:
+        tree, _ = handle.query(f"EXPLAIN AST {sql}", "TSVRaw", params)
+    except EngineRefused as error:
+        raise EngineRefused(error.message.replace("EXPLAIN AST ", "")) from error
+    check_tree(tree.decode())
+
+
+def check_tree(tree: str) -> None:
+    """Judge the printed syntax tree.
+
+    Raises:
+        AccessDenied: it reads from a table function or a table that is not ours, or sets a setting.
+    """
+    before = ""
+    for number, line in enumerate(filter(None, tree.splitlines())):
+        match = _LINE.match(line)
+        kind, rest = (match["kind"], match["rest"]) if match else ("", "")
+        name = rest.split(" (", 1)[0]
+        if number == 0 and kind not in _ROOTS:
+            raise AccessDenied(f"a statement of kind {kind}")
+        if kind == "Set":
+            raise AccessDenied("SETTINGS in the statement")
+        if kind == "Function":
+            if before == "TableExpression":
+                raise AccessDenied(f"the table function {name}")
+            if _FORBIDDEN_FUNCTIONS.match(name):
+                raise AccessDenied(f"the function {name}")
+        if kind in ("TableIdentifier", "Identifier"):
+            _check_name(name, table=kind == "TableIdentifier")
+        before = kind
+
+
+def _check_name(name: str, *, table: bool) -> None:
+    database, dot, rest = name.partition(".")
+    if not dot:
+        return
+    if database.lower() == "system" and rest.split(".")[0] not in SYSTEM_TABLES:
+        raise AccessDenied(f"the table {name}")
+    known = database == DATABASE or database.lower() in ("system", "information_schema")
+    if (table and not known) or database == "default":
+        raise AccessDenied(f"the table {name}")

@@ -1,0 +1,122 @@
+"""Just enough of ClickHouse's lexer to find a statement's first word, its FORMAT, and where inline data begins."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+HEADER_LIMIT = 256 * 1024
+"""Bytes within which an INSERT must say its format: the server's own max_query_size."""
+
+_TOKEN = re.compile(
+    rb"""(?P<skip>\s+|--[^\n]*|\#[!\ ][^\n]*|/\*.*?\*/)
+    |(?P<text>'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*"|`(?:[^`\\]|\\.|``)*`|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$)
+    |(?P<word>[A-Za-z_]\w*)
+    |(?P<other>\d\w*|.)""",
+    re.DOTALL | re.VERBOSE,
+)
+_SELECTING = frozenset({b"SELECT", b"WITH", b"("})
+_SPACES = b" \t\f"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A word, quoted text or sign outside comments, with its place and how many brackets enclose it."""
+
+    kind: str
+    text: bytes
+    start: int
+    end: int
+    depth: int
+
+    @property
+    def word(self) -> bytes:
+        """The word in capitals; empty for anything quoted."""
+        return self.text.upper() if self.kind != "text" else b""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Insert:
+    """An INSERT whose rows follow it as inline data."""
+
+    header: str
+    """The statement without its FORMAT clause."""
+    format: str
+    data_start: int
+    """Where the rows begin in the bytes that were given."""
+    input_at: tuple[int, int] | None = None
+    """Place of ``input(`` in the header of an INSERT ... SELECT ... FROM input(...)."""
+
+
+def tokens(sql: bytes) -> Iterator[Token]:
+    """Everything but spaces and comments, lazily: what follows an INSERT's header may be binary."""
+    depth = 0
+    for match in _TOKEN.finditer(sql):
+        kind = match.lastgroup or "other"
+        if kind == "skip":
+            continue
+        if kind == "tag":
+            kind = "text"
+        text = match.group()
+        depth -= text in (b")", b"]", b"}")
+        yield Token(kind, text, match.start(), match.end(), depth)
+        depth += text in (b"(", b"[", b"{")
+
+
+def first_word(sql: bytes) -> str:
+    """The statement's first word in capitals, past comments; empty where there is none."""
+    return next((token.word.decode("ascii", "replace") for token in tokens(sql)), "")
+
+
+def output_format(sql: bytes) -> str | None:
+    """The name in a trailing ``FORMAT name``, also where SETTINGS follow it."""
+    if b"format" not in sql.lower():
+        return None
+    found: str | None = None
+    outer = [token for token in tokens(sql) if token.depth == 0 and token.text != b";"]
+    for index, token in enumerate(outer[:-1]):
+        if token.word != b"FORMAT" or outer[index + 1].kind != "word":
+            continue
+        rest = outer[index + 2 :]
+        if not rest or rest[0].word in (b"SETTINGS", b"INTO"):
+            found = outer[index + 1].text.decode()
+    return found
+
+
+def find_insert(sql: bytes) -> Insert | None:
+    """The parts of ``INSERT INTO t (...) FORMAT X <rows>``; None for any other statement.
+
+    ``INSERT ... VALUES``, ``... SELECT`` without ``input()`` and ``... FROM INFILE`` are whole statements
+    without a separate body, so they are not of this kind.
+    """
+    outer: list[Token] = []
+    selecting, input_at = False, None
+    for token in tokens(sql[:HEADER_LIMIT]):
+        before = outer[-1] if outer else None
+        if before and before.word == b"INPUT" and token.text == b"(" and selecting:
+            input_at = (before.start, token.end)
+        if token.depth and not (selecting and token.word == b"INPUT"):
+            continue
+        if not outer and token.word != b"INSERT":
+            return None
+        if not selecting and (token.word in (b"VALUES", b"INFILE") or token.text == b";"):
+            return None
+        if before and before.word == b"FORMAT" and token.kind == "word" and (input_at or not selecting):
+            header = sql[: before.start].decode()
+            return Insert(header=header, format=token.text.decode(), data_start=_data(sql, token), input_at=input_at)
+        selecting = selecting or (len(outer) > 2 and token.word in _SELECTING - {b"("})
+        outer.append(token)
+    return None
+
+
+def _data(sql: bytes, format_name: Token) -> int:
+    # The server drops blanks after the format's name and at most one line break.
+    at = format_name.end
+    while at < len(sql) and sql[at] in _SPACES:
+        at += 1
+    if sql[at : at + 1] == b"\r":
+        at += 1
+    if sql[at : at + 1] == b"\n":
+        at += 1
+    return at
