@@ -1,0 +1,1 @@
+"""The commands of `enchanted`, one module per family; each has ``register(app)``."""

@@ -1,0 +1,199 @@
+"""The driver that puts our part into Ray: ``python -m enchanted.cluster.deploy deploy|remove --home FOLDER``.
+
+Prints one JSON line: what it found, or cause and remedy. It starts together with the services and waits for each
+when it needs it, so that its imports cost no time of their own. Running it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from enchanted.bus.connection import Bus
+from enchanted.bus.streams import StreamLimits
+from enchanted.cluster import probes, ray_head, registry, state
+from enchanted.cluster.errors import ClusterError, DurabilityMissing, RayUnreachable, ServiceFailed
+from enchanted.cluster.home import Home
+from enchanted.cluster.nats import NatsServer
+from enchanted.cluster.probes import NotReady
+from enchanted.cluster.ray_head import RayHead
+from enchanted.cluster.settings import Settings
+from enchanted.cluster.state import Endpoints
+from enchanted.cluster.telemetry import WORKER_HOOK, worker_environment
+
+NAMESPACE = "enchanted"
+APPLICATION = "enchanted"
+PROXY_PATH = "/"
+WAIT_SECONDS = RayHead.start_seconds
+API_SECONDS = 60.0
+
+log = logging.getLogger("enchanted.deploy")
+
+
+def main() -> int:
+    """Run the verb; the exit code is 1 when the report is an error."""
+    parser = argparse.ArgumentParser(prog="enchanted.cluster.deploy")
+    parser.add_argument("verb", choices=("deploy", "remove"))
+    parser.add_argument("--home", type=Path, required=True)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    home = Home(options.home)
+    settings = Settings.model_validate_json(home.settings.read_text())
+    try:
+        report = run(options.verb, home, settings)
+    except Exception as error:  # the process boundary: whatever it is, the supervisor must be told
+        log.exception("%s failed", options.verb)
+        cause, _, remedy = str(error).partition("; ")
+        report = {"cause": cause or type(error).__name__, "remedy": remedy or f"read {home.logs}/deploy.log"}
+        if isinstance(error, ClusterError):
+            report = {"cause": error.cause, "remedy": error.remedy}
+    print(json.dumps(report), flush=True)
+    return 1 if "cause" in report else 0
+
+
+def run(verb: str, home: Home, settings: Settings) -> dict[str, Any]:
+    """Deploy or remove; returns the report."""
+    endpoints = state.read(home).endpoints
+    if endpoints is None:
+        raise ServiceFailed("deploy", f"{home.state} names no endpoints")
+    if verb == "remove":
+        connect(endpoints)
+        remove(endpoints, settings)
+        return {}
+    import_heavy()
+    notes = asyncio.run(prepare_bus_and_store(endpoints, home, settings))
+    if settings.ray_address is None:
+        asyncio.run(_ready(partial(ray_head.ask, endpoints.ray_dashboard_url, home.ray_token)))
+    connect(endpoints)
+    start_ingest(endpoints, settings)
+    api_url = start_api(endpoints)
+    endpoints = Endpoints.from_dict({**endpoints.as_dict(), "api_url": api_url, "ray_dashboard_url": dashboard_url()})
+    registry.register(endpoints)
+    asyncio.run(_ready(partial(_healthy, api_url), API_SECONDS))
+    return {"api_url": api_url, "ray_dashboard_url": endpoints.ray_dashboard_url, "notes": notes}
+
+
+def import_heavy() -> None:
+    """Pay for the imports while Ray starts."""
+    import enchanted.serve.deployment  # noqa: F401
+
+
+async def prepare_bus_and_store(endpoints: Endpoints, home: Home, settings: Settings) -> list[str]:
+    """Streams and tables exist, and the bus is as durable as we say; returns what a person should know."""
+    from enchanted.ingest.tables import apply_ddl, connect
+
+    await _ready(partial(probes.nats, endpoints.nats_url))
+    system_url = None
+    if settings.nats_url is None:
+        system_url = NatsServer(home, int(endpoints.nats_url.rpartition(":")[2]), settings.stream).system_url
+    async with Bus.connect(endpoints.nats_url, name="enchanted-deploy", sys_url=system_url) as bus:
+        await bus.ensure_streams(StreamLimits(events_max_bytes=settings.stream.max_bytes))
+        durability = await bus.durability()
+    await _ready(partial(_store_answers, endpoints.clickhouse_url))
+    client = connect(endpoints.clickhouse_url)
+    apply_ddl(client)
+    client.close()
+    if durability.sync_always:
+        return []
+    if system_url is not None and settings.stream.sync == "always":
+        raise DurabilityMissing(
+            f"the bus does not write before it acknowledges: {durability.detail}", "run `enchanted doctor`"
+        )
+    return [f"events may be lost in a power cut: {durability.detail}"]
+
+
+async def _store_answers(url: str) -> None:
+    base, _, _ = url.rpartition("/")
+    await probes.http(f"{base}/ping")
+
+
+async def _healthy(api_url: str) -> None:
+    await probes.http(f"{api_url}/healthz")
+
+
+async def _ready(probe: probes.ProbeFunction, seconds: float = WAIT_SECONDS) -> None:
+    try:
+        await probes.until_ready(probe, deadline=seconds)
+    except NotReady as error:
+        raise ServiceFailed("deploy", str(error)) from error
+
+
+def connect(endpoints: Endpoints) -> None:
+    """Connect this process to Ray as a driver; workers of ours export spans where this process would."""
+    import ray
+
+    variables = worker_environment(os.environ)
+    try:
+        ray.init(
+            address=endpoints.ray_address,
+            namespace=NAMESPACE,
+            runtime_env={"worker_process_setup_hook": WORKER_HOOK, "env_vars": variables},
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise RayUnreachable(endpoints.ray_address, str(error).splitlines()[0]) from error
+
+
+def start_ingest(endpoints: Endpoints, settings: Settings) -> None:
+    """The pool of detached ingest actors; those that run stay as they are."""
+    import ray
+
+    from enchanted.cluster.ingest_actor import IngestActor
+
+    actor = ray.remote(IngestActor)
+    for number in range(settings.ingest.workers):
+        name = f"ingest-{number}"
+        actor.options(
+            name=name, lifetime="detached", get_if_exists=True, max_restarts=-1, max_task_retries=0, num_cpus=0
+        ).remote(name, endpoints.nats_url, endpoints.clickhouse_url)
+
+
+def start_api(endpoints: Endpoints) -> str:
+    """The Serve application; returns the URL it is served on."""
+    from ray import serve
+    from ray.serve.context import _get_global_client
+
+    from enchanted.serve.deployment import build_app
+
+    host, _, port = endpoints.api_url.rpartition("//")[2].partition(":")
+    # A joined Ray may serve other applications already: then its own HTTP address holds, not ours.
+    serve.start(http_options={"host": host, "port": int(port)}, proxy_location="HeadOnly")
+    serve.run(build_app(endpoints.as_dict()), name=APPLICATION, route_prefix=PROXY_PATH)
+    options = _get_global_client().http_config
+    return f"http://{options.host}:{options.port}"
+
+
+def remove(endpoints: Endpoints, settings: Settings) -> None:
+    """Take our actors and our application out of a Ray that goes on."""
+    import ray
+    from ray import serve
+
+    registry.unregister(endpoints)
+    serve.delete(APPLICATION)
+    if not serve.status().applications:
+        serve.shutdown()
+    for number in range(settings.ingest.workers):
+        try:
+            ray.kill(ray.get_actor(f"ingest-{number}"))
+        except ValueError:
+            continue
+
+
+def dashboard_url() -> str:
+    """Where the connected Ray has its dashboard; empty when it has none."""
+    import ray
+
+    url: str = ray._private.worker.global_worker.node.webui_url or ""
+    return f"http://{url}" if url else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""The home folder: all state of the embedded services, private to its owner."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from enchanted.cluster.errors import HomeRefused
+
+PRIVATE_FOLDER = 0o700
+PRIVATE_FILE = 0o600
+
+
+class Home:
+    """Names and rules of one home folder. Two homes never meet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.token = self.path / "token"
+        self.ray_token = self.path / "ray_token"
+        self.state = self.path / "services.json"
+        self.ports = self.path / "ports.json"
+        self.lock_file = self.path / "supervisor.lock"
+        self.settings = self.path / "settings.json"
+        self.logs = self.path / "logs"
+        self.nats = self.path / "nats"
+        self.store = self.path / "store"
+        self.secrets = self.path / "secrets"
+
+    def prepare(self) -> None:
+        """Make the folder and its secrets; what exists is kept.
+
+        Raises:
+            HomeRefused: it is inside a Ray runtime environment, not ours to write, or on a read-only disk.
+        """
+        refuse_uploaded(self.path)
+        try:
+            for folder in (self.path, self.logs, self.nats, self.store, self.secrets):
+                folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
+                folder.chmod(PRIVATE_FOLDER)
+            write_once(self.path / ".gitignore", "*\n")
+            write_once(self.token, new_secret())
+            write_once(self.ray_token, new_secret())
+        except OSError as error:
+            raise HomeRefused(
+                f"the home {self.path} cannot be used: {error.strerror}", "set ENCHANTED_HOME to a folder of yours"
+            ) from error
+
+    def secret(self, name: str) -> str:
+        """The named secret, made when it is first asked for."""
+        path = self.secrets / name
+        write_once(path, new_secret())
+        return path.read_text().strip()
+
+    def lock(self) -> int | None:
+        """A descriptor that holds the home's lock until it is closed; None when another process has it."""
+        descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        return descriptor
+
+    def locked(self) -> bool:
+        """Whether a supervisor of this home lives."""
+        if not self.lock_file.exists():
+            return False
+        descriptor = self.lock()
+        if descriptor is None:
+            return True
+        os.close(descriptor)
+        return False
+
+
+def write_once(path: Path, text: str) -> None:
+    """Create ``path`` with mode 0600 unless it exists; a reader never sees half of it."""
+    if path.exists():
+        return
+    draft = _draft(path, text)
+    try:
+        # link() refuses to replace: of two first starts one wins and both read the same secret.
+        path.hardlink_to(draft)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace ``path`` (mode 0600) so that a reader sees the old text or the new one."""
+    _draft(path, text).replace(path)
+
+
+def new_secret() -> str:
+    """192 random bits that need no escaping in a URL, a shell or a configuration file."""
+    return secrets.token_hex(24)
+
+
+def _draft(path: Path, text: str) -> Path:
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    return draft
+
+
+def in_ray_job(environment: Mapping[str, str]) -> bool:
+    """Whether this process is the driver of a submitted Ray job, or a worker of one."""
+    return bool(environment.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
+
+
+def refuse_uploaded(path: Path) -> None:
+    """Raise HomeRefused when ``path`` is inside a folder that Ray unpacked for a job and will delete."""
+    if any(part.name == "runtime_resources" and part.parent.name.startswith("session_") for part in path.parents):
+        raise HomeRefused(
+            f"the home {path} is inside a Ray runtime environment, which Ray deletes",
+            "set ENCHANTED_HOME to an absolute folder outside it",
+        )

@@ -1,0 +1,49 @@
+"""The Ray actor around an IngestWorker: runs it, and runs it again when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+
+from enchanted.ingest.worker import IngestWorker
+
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 15.0
+
+log = logging.getLogger("enchanted.ingest")
+
+
+class IngestActor:
+    """One worker of the pool. Ray restarts the process; this restarts the worker inside it."""
+
+    def __init__(self, name: str, nats_url: str, clickhouse_url: str) -> None:
+        self._name = name
+        self._urls = (nats_url, clickhouse_url)
+        self._failures = 0
+        # A thread of its own: Ray does not call a method again when it has restarted the actor, only this.
+        threading.Thread(target=self._run_for_ever, name=name, daemon=True).start()
+
+    def pid(self) -> int:
+        """The process it runs in."""
+        return os.getpid()
+
+    def failures(self) -> int:
+        """How often the worker ended and was started again in this process."""
+        return self._failures
+
+    def _run_for_ever(self) -> None:
+        asyncio.run(self._loop())
+
+    async def _loop(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                async with IngestWorker(*self._urls, name=self._name) as worker:
+                    await worker.run()
+            except Exception:  # the process boundary: bus and store may be away for any length of time
+                log.exception("%s failed; starting again in %.1f s", self._name, pause)
+            self._failures += 1
+            await asyncio.sleep(pause)
+            pause = min(LONGEST_PAUSE, pause * 2)

@@ -1,0 +1,89 @@
+"""Ports: fixed by a setting, or a free one that the home remembers."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import asdict, dataclass
+
+from enchanted.cluster.errors import PortTaken
+from enchanted.cluster.home import Home, write_atomic
+from enchanted.cluster.settings import Settings
+
+LOOPBACK = "127.0.0.1"
+SERVICE_OF = {
+    "nats_port": "nats",
+    "clickhouse_port": "store",
+    "ray_port": "ray",
+    "ray_dashboard_port": "the Ray dashboard",
+    "api_port": "the API",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ports:
+    """Where each service of a home listens; 0 for one that is not ours to start."""
+
+    nats_port: int
+    clickhouse_port: int
+    ray_port: int
+    ray_dashboard_port: int
+    api_port: int
+
+
+def choose(settings: Settings, home: Home) -> Ports:
+    """The ports of this start: the setting, or where it is 0 the port of the last start if free, or a new one.
+
+    Raises:
+        PortTaken: a fixed port is in use.
+    """
+    external = {
+        "nats_port": settings.nats_url is not None,
+        "clickhouse_port": settings.clickhouse_url is not None,
+        "ray_port": settings.ray_address is not None,
+        "ray_dashboard_port": settings.ray_address is not None,
+    }
+    before = _remembered(home)
+    chosen: dict[str, int] = {}
+    for name, service in SERVICE_OF.items():
+        if external.get(name):
+            chosen[name] = 0
+        elif fixed := getattr(settings, name):
+            if not is_free(fixed):
+                raise PortTaken(service, fixed, name)
+            chosen[name] = fixed
+        else:
+            chosen[name] = _free(before.get(name, 0), taken=set(chosen.values()))
+    ports = Ports(**chosen)
+    write_atomic(home.ports, json.dumps(asdict(ports)))
+    return ports
+
+
+def _remembered(home: Home) -> dict[str, int]:
+    try:
+        table = json.loads(home.ports.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return {name: port for name, port in table.items() if isinstance(port, int)}
+
+
+def _free(wish: int, taken: set[int]) -> int:
+    if wish and wish not in taken and is_free(wish):
+        return wish
+    while True:
+        with socket.socket() as probe:
+            probe.bind((LOOPBACK, 0))
+            port: int = probe.getsockname()[1]
+        if port not in taken:
+            return port
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on ``port`` of the loopback address now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True

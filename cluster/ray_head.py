@@ -1,0 +1,140 @@
+"""A Ray head of our own: loopback only, token authentication, its own folder and ports.
+
+Two homes run side by side on one machine because nothing is shared: not the session folder, not a port, and
+above all not ``ray stop``, which ends every Ray it finds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from enchanted.cluster import probes
+from enchanted.cluster.errors import HomeRefused
+from enchanted.cluster.home import PRIVATE_FOLDER, Home
+from enchanted.cluster.ports import LOOPBACK
+from enchanted.cluster.probes import NotReady
+from enchanted.cluster.service import Command, python
+from enchanted.cluster.settings import Settings
+
+
+class RayHead:
+    """`ray start --head --block` as a supervised process."""
+
+    name = "ray"
+    start_seconds = 90.0
+    grace_seconds = 15.0
+
+    def __init__(self, home: Home, port: int, dashboard_port: int, settings: Settings) -> None:
+        self.port = port
+        self._dashboard_port = dashboard_port
+        self._home = home
+        self._settings = settings
+
+    @property
+    def address(self) -> str:
+        """What ``ray.init(address=…)`` takes."""
+        return f"{LOOPBACK}:{self.port}"
+
+    @property
+    def dashboard_url(self) -> str:
+        """Dashboard and Jobs API."""
+        return f"http://{LOOPBACK}:{self._dashboard_port}"
+
+    def command(self) -> Command:
+        """Starts a new session; what an earlier one left behind is removed."""
+        folder = session_folder(self._home)
+        for name in folder.iterdir():
+            shutil.rmtree(name, ignore_errors=True) if name.is_dir() and not name.is_symlink() else name.unlink()
+        options: dict[str, object] = {
+            "--port": self.port,
+            "--dashboard-host": LOOPBACK,
+            "--dashboard-port": self._dashboard_port,
+            "--dashboard-agent-listen-port": 0,
+            "--node-ip-address": LOOPBACK,
+            "--temp-dir": folder,
+            "--object-store-memory": self._settings.ray_object_store_mb * 1024 * 1024,
+            # 0: any port; Ray's default range would collide with the fixed ports of other homes.
+            "--min-worker-port": 0,
+            "--max-worker-port": 0,
+            "--include-log-monitor": "false",
+        }
+        if self._settings.ray_num_cpus is not None:
+            options["--num-cpus"] = self._settings.ray_num_cpus
+        flags = [str(part) for pair in options.items() for part in pair]
+        return Command(
+            argv=[*python("enchanted.cluster.ray_head"), "start", "--head", "--block", *flags],
+            environment=environment(self._home.ray_token),
+        )
+
+    async def probe(self) -> None:
+        """Ask the dashboard for the nodes: it answers when the control store does, and knows the raylet."""
+        await ask(self.dashboard_url, self._home.ray_token)
+
+
+async def ask(dashboard_url: str, token_file: Path | None, *, timeout: float = 2.0) -> None:
+    """Return when Ray says that at least one node is alive; raise NotReady otherwise."""
+    url = f"{dashboard_url}/nodes?view=summary"
+    answer = await probes.http_json(url, headers=authorization(token_file), timeout=timeout)
+    nodes = answer.get("data", {}).get("summary", [])
+    if not any(node.get("raylet", {}).get("state") == "ALIVE" for node in nodes):
+        raise NotReady("Ray has no living node yet")
+
+
+def authorization(token_file: Path | None) -> dict[str, str]:
+    """The header that Ray's HTTP servers ask for."""
+    return {"Authorization": f"Bearer {token_file.read_text().strip()}"} if token_file else {}
+
+
+def environment(token_file: Path | None) -> Mapping[str, str]:
+    """Variables that every process of our Ray has, drivers included. Ray reads them when it is imported."""
+    variables = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # `uv run` would make Ray build a new virtual environment for each worker.
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    }
+    if token_file is not None:
+        variables |= {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token_file),
+            # The name is about other systems. False makes Ray use 127.0.0.1 where it would look for the address of
+            # a network interface and listen there.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        }
+    return variables
+
+
+def session_folder(home: Home) -> Path:
+    """Ray's folder for this home, private. Not inside the home: a socket's path may have 107 bytes at most.
+
+    Raises:
+        HomeRefused: somebody else made it.
+    """
+    digest = hashlib.sha256(str(home.path).encode()).hexdigest()[:10]
+    folder = Path(tempfile.gettempdir()) / f"enchanted-{os.getuid()}-{digest}"
+    folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise HomeRefused(f"{folder} belongs to another user", "remove it, or set TMPDIR")
+    folder.chmod(PRIVATE_FOLDER)
+    link = home.logs / "ray"
+    if not link.is_symlink():
+        link.symlink_to(folder / "session_latest" / "logs")
+    return folder
+
+
+def main() -> None:
+    """`ray`, without the Ray Client server: one more open port and one more process that nothing of ours uses."""
+    from ray.scripts import scripts  # the heavy half of this module, wanted only in the process that is Ray
+
+    scripts.get_ray_client_dependency_error = lambda: "not wanted"
+    sys.argv[0] = "ray"
+    scripts.main()
+
+
+if __name__ == "__main__":
+    main()

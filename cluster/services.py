@@ -1,0 +1,303 @@
+"""Start, find and stop the services of a home."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from enchanted.cluster import probes, ray_head, state
+from enchanted.cluster.errors import ClusterError, CommandFailed, NotRunning, ServiceFailed, StartTimedOut, StillRunning
+from enchanted.cluster.home import Home, in_ray_job, refuse_uploaded, write_atomic
+from enchanted.cluster.probes import NotReady
+from enchanted.cluster.processes import ProcessId, end, with_variable
+from enchanted.cluster.service import MARKER, last_lines, python
+from enchanted.cluster.settings import DEFAULT_HOME, Settings
+from enchanted.cluster.state import Endpoints as Endpoints
+from enchanted.cluster.state import ServiceState, State
+from enchanted.cluster.supervisor import ANOTHER_RUNS
+
+Progress = Callable[[str], None]
+
+DOWN_SECONDS = 60.0
+LEFTOVER_GRACE = 3.0
+POLL_SECONDS = 0.05
+JOB_HOME = Path("~/.enchanted")
+JOB_VARIABLES = ("RAY_JOB_ID", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_ADDRESS")
+"""What Ray tells a job's driver about the job; the services outlive it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """A home's services as they answer now."""
+
+    home: Path
+    state: State
+    services: tuple[ServiceState, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Everything that should run answers."""
+        return self.state.phase == "healthy" and all(s.state in ("healthy", "external") for s in self.services)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The document of `status --json`."""
+        endpoints = self.state.endpoints.as_dict() if self.state.endpoints else {}
+        phase = self.state.phase
+        document: dict[str, Any] = {"schema_version": state.SCHEMA_VERSION, "state": phase, "healthy": self.healthy}
+        if phase == "healthy" and not self.healthy:
+            document["state"] = "degraded"
+        document |= {
+            **endpoints,
+            "home": str(self.home),
+            "supervisor_pid": self.state.pid if phase != "stopped" else None,
+        }
+        document["services"] = [asdict(service) for service in self.services]
+        document["notes"] = list(self.state.notes)
+        document["failure"] = asdict(self.state.failure) if self.state.failure else None
+        return document
+
+
+def home_of(settings: Settings, environment: Mapping[str, str] | None = None) -> Home:
+    """The home of these settings; inside a Ray job the default is ``~/.enchanted``.
+
+    Raises:
+        HomeRefused: it is inside the folder that Ray unpacked for a job.
+    """
+    environment = os.environ if environment is None else environment
+    path = settings.home
+    if in_ray_job(environment) and path == DEFAULT_HOME.absolute() and "ENCHANTED_HOME" not in environment:
+        path = JOB_HOME.expanduser()
+    refuse_uploaded(path)
+    return Home(path)
+
+
+def read_endpoints(home: Path) -> Endpoints:
+    """The endpoints of the services that run for ``home``.
+
+    Raises:
+        NotRunning: none do.
+    """
+    current = state.read(Home(home))
+    if current.phase != "healthy" or current.endpoints is None:
+        raise NotRunning(home)
+    return current.endpoints
+
+
+def endpoints_in_cluster() -> Endpoints | None:
+    """The endpoints registered in the Ray cluster this process is a job of; None outside a job, or without any."""
+    if not in_ray_job(os.environ):
+        return None
+    import ray  # heavy, and only a job has a cluster to ask
+
+    from enchanted.cluster import registry
+
+    if not ray.is_initialized():
+        ray.init(address="auto", namespace="enchanted", log_to_driver=False)
+    return registry.registered()
+
+
+async def up(settings: Settings, progress: Progress = lambda _: None) -> Endpoints:
+    """Start what does not run, wait until everything is healthy; running services are left alone.
+
+    Cancelled while it waits, it stops what it started.
+
+    Raises:
+        ClusterError: a service did not become healthy; the cause and its last log lines go to ``progress`` too.
+    """
+    if found := await _registered():
+        return found
+    home = home_of(settings)
+    current = state.read(home)
+    if current.phase == "healthy" and current.endpoints and not await _unhealthy(current):
+        return current.endpoints
+    home.prepare()
+    started = None
+    if current.supervisor() is None:
+        _end_leftovers(home)
+        write_atomic(home.settings, settings.model_copy(update={"home": home.path}).model_dump_json())
+        started = _spawn(home)
+    try:
+        return await _wait_healthy(home, settings.start_seconds, progress, started, before=current)
+    except (asyncio.CancelledError, StartTimedOut):
+        if started is not None:
+            progress("stopping what was started")
+            await asyncio.shield(_stop(home, ProcessId.of(started.pid)))
+        raise
+
+
+async def _registered() -> Endpoints | None:
+    """The cluster's own services, if this is a job and they answer."""
+    endpoints = await asyncio.to_thread(endpoints_in_cluster) if in_ray_job(os.environ) else None
+    if endpoints is None:
+        return None
+    with suppress(NotReady):
+        await probes.nats(endpoints.nats_url)
+        await probes.http(f"{endpoints.api_url}/healthz")
+        return endpoints
+    return None
+
+
+def _spawn(home: Home) -> subprocess.Popen[bytes]:
+    """Start the supervisor in a session of its own, so that neither Ctrl-C nor the end of a Ray job reaches it."""
+    environment = dict(os.environ)
+    if in_ray_job(environment):
+        environment = {name: value for name, value in environment.items() if name not in JOB_VARIABLES}
+    if paths := environment.get("PYTHONPATH"):
+        environment["PYTHONPATH"] = os.pathsep.join(
+            str(Path(path).absolute()) for path in paths.split(os.pathsep) if path
+        )
+    with (home.logs / "supervisor.log").open("ab") as log:
+        return subprocess.Popen(
+            [*python("enchanted.cluster.supervisor"), "--home", str(home.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=environment,
+        )
+
+
+async def _wait_healthy(
+    home: Home, seconds: float, progress: Progress, started: subprocess.Popen[bytes] | None, *, before: State
+) -> Endpoints:
+    deadline = time.monotonic() + seconds
+    shown: dict[str, str] = {}
+    while True:
+        current = state.read(home)
+        fresh = started is None or (current.pid, current.started) != (before.pid, before.started)
+        if fresh:
+            _show(current, shown, progress)
+            if current.phase == "failed":
+                raise _failed(current, progress)
+            if current.phase == "healthy" and current.endpoints and not await _unhealthy(current):
+                return current.endpoints
+        code = started.poll() if started else None
+        if code == ANOTHER_RUNS:
+            started = None
+        elif code is not None and not (fresh and current.phase == "failed"):
+            current = state.read(home)
+            if current.phase != "failed":
+                lines = last_lines(home.logs / "supervisor.log")
+                raise ServiceFailed("supervisor", lines[-1] if lines else "ended", f"read {home.logs}/supervisor.log")
+        if time.monotonic() > deadline:
+            waiting = [s.name for s in current.services if s.state not in ("healthy", "external")] if fresh else []
+            raise StartTimedOut(", ".join(waiting) or "the supervisor", seconds, home.logs)
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _show(current: State, shown: dict[str, str], progress: Progress) -> None:
+    for service in current.services:
+        if shown.get(service.name) != service.state:
+            shown[service.name] = service.state
+            where = f" on port {service.port}" if service.port and service.state == "healthy" else ""
+            progress(f"{service.name}: {service.state}{where}")
+
+
+def _failed(current: State, progress: Progress) -> ClusterError:
+    failure = current.failure
+    if failure is None:
+        return ServiceFailed("supervisor", "failed without saying why")
+    for line in failure.log:
+        progress(f"  | {line}")
+    return CommandFailed(failure.cause, failure.remedy, failure.exit_code)
+
+
+async def _unhealthy(current: State, *, timeout: float = 2.0) -> dict[str, str]:
+    """The services that do not answer as healthy ones do, and what they answer instead."""
+    endpoints = current.endpoints
+    assert endpoints is not None
+    store = endpoints.clickhouse_url.rpartition("/")[0]
+    questions = {
+        "nats": probes.nats(endpoints.nats_url, timeout=timeout),
+        "store": probes.http(f"{store}/ping", timeout=timeout),
+        "api": probes.http(f"{endpoints.api_url}/healthz", timeout=timeout),
+    }
+    if endpoints.ray_dashboard_url:
+        dashboard = (endpoints.ray_dashboard_url, endpoints.ray_token_file)
+        questions["ray"] = ray_head.ask(*dashboard, timeout=timeout)
+    answers = await asyncio.gather(*questions.values(), return_exceptions=True)
+    wrong: dict[str, str] = {}
+    for name, answer in zip(questions, answers, strict=True):
+        if isinstance(answer, NotReady):
+            wrong[name] = str(answer)
+        elif isinstance(answer, BaseException):
+            raise answer
+    return wrong
+
+
+async def status(settings: Settings) -> Status:
+    """What runs, asked one by one."""
+    home = home_of(settings)
+    current = state.read(home)
+    services = current.services
+    if current.phase == "healthy" and current.endpoints:
+        wrong = await _unhealthy(current)
+        services = tuple(_judged(service, wrong.get(service.name)) for service in services)
+        services += await _actors(current.endpoints)
+    return Status(home=home.path, state=current, services=services)
+
+
+def _judged(service: ServiceState, wrong: str | None) -> ServiceState:
+    if wrong is None or service.state == "restarting":
+        return service
+    return ServiceState(**{**asdict(service), "state": "unhealthy", "detail": wrong})
+
+
+async def _actors(endpoints: Endpoints) -> tuple[ServiceState, ...]:
+    """Our named actors in Ray, as its dashboard lists them; none when it cannot be asked."""
+    if not endpoints.ray_dashboard_url:
+        return ()
+    url = f"{endpoints.ray_dashboard_url}/api/v0/actors?detail=true&limit=1000"
+    headers = ray_head.authorization(endpoints.ray_token_file)
+    try:
+        answer = await probes.http_json(url, headers=headers, timeout=5)
+    except NotReady:
+        return ()
+    rows = answer["data"]["result"]["result"]
+    ingest = [row for row in rows if str(row.get("name", "")).startswith("ingest-") and row["state"] != "DEAD"]
+    return tuple(
+        ServiceState(
+            name=row["name"],
+            state="healthy" if row["state"] == "ALIVE" else "restarting",
+            pid=row.get("pid") or None,
+            restarts=int(row.get("num_restarts") or 0),
+        )
+        for row in sorted(ingest, key=lambda row: str(row["name"]))
+    )
+
+
+async def down(settings: Settings, progress: Progress = lambda _: None) -> bool:
+    """Stop everything of this home; returns whether anything ran.
+
+    Raises:
+        StillRunning: a process does not end.
+    """
+    home = home_of(settings)
+    supervisor = state.read(home).supervisor()
+    if supervisor is not None:
+        progress("stopping")
+    return await _stop(home, supervisor)
+
+
+async def _stop(home: Home, supervisor: ProcessId | None) -> bool:
+    if supervisor is not None:
+        supervisor.send(signal.SIGTERM)
+        await asyncio.to_thread(supervisor.wait, DOWN_SECONDS)
+    return await asyncio.to_thread(_end_leftovers, home) or supervisor is not None
+
+
+def _end_leftovers(home: Home) -> bool:
+    """End what a supervisor of this home left behind when it was killed; returns whether there was anything."""
+    marked = (MARKER, str(home.path))
+    found = bool(with_variable(*marked))
+    if remaining := end(lambda: with_variable(*marked), grace=LEFTOVER_GRACE):
+        raise StillRunning([process.pid for process in remaining])
+    return found

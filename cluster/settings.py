@@ -1,0 +1,322 @@
+"""Settings: flags > environment ``ENCHANTED_*`` > enchanted.toml or [tool.enchanted] > defaults."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from enchanted.cluster.errors import SettingsInvalid
+
+PREFIX = "ENCHANTED_"
+FILE = "enchanted.toml"
+DEFAULT_HOME = Path(".enchanted")
+STANDARD_VARIABLES = {"RAY_ADDRESS": "ray_address"}
+"""Variables of other tools that we honour under their own name."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+
+class ModelSettings(_Section):
+    """One role's model and where its engine is placed. Written as a bare URL when only that matters."""
+
+    url: str = "bundled"
+    """``bundled``, ``vllm:<hub id or folder>`` or ``openai:<base url>#<model>``."""
+    num_gpus: float = Field(default=0, ge=0)
+    """GPUs of the engine; 0 runs it on the CPU."""
+    num_cpus: float = Field(default=1, ge=0)
+    """CPUs Ray reserves for the engine."""
+    label_selector: dict[str, str] = Field(default_factory=dict)
+    """Ray node labels the engine needs."""
+    dedicated: bool = False
+    """An engine of its own beside the role's actor instead of one shared by all roles that name this model."""
+    max_model_len: int | None = Field(default=None, gt=0)
+    """Longest context in tokens; None takes the model's own."""
+    key_file: Path | None = None
+    """File holding the API key of an ``openai:`` server."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_url(cls, value: object) -> object:
+        return {"url": value} if isinstance(value, str) else value
+
+
+class RoleModels(_Section):
+    """A model per role; a role without one uses ``model``."""
+
+    architect: ModelSettings | None = None
+    coder: ModelSettings | None = None
+    reviewer: ModelSettings | None = None
+
+
+class BudgetSettings(_Section):
+    """What a run may spend before it is ended."""
+
+    model_calls_per_task: int = Field(default=40, gt=0)
+    """Model calls one task may make."""
+    tokens_per_run: int = Field(default=2_000_000, gt=0)
+    """Input and output tokens of one run together."""
+    seconds_per_run: float = Field(default=3600, gt=0)
+    """Wall time of one run."""
+
+
+class SandboxSettings(_Section):
+    """Limits of one tool call."""
+
+    seconds: float = Field(default=60, gt=0)
+    memory_mb: int = Field(default=2048, gt=0)
+    processes: int = Field(default=256, gt=0)
+    output_kb: int = Field(default=256, gt=0)
+    """Output kept; the rest is cut and said to be."""
+    file_mb: int = Field(default=256, gt=0)
+    """Largest file a tool may write."""
+
+
+class IngestSettings(_Section):
+    """How events travel from the bus into the store."""
+
+    workers: int = Field(default=1, ge=1, le=64)
+    """Ingest actors; the embedded store wants one."""
+    batch_rows: int = Field(default=10_000, gt=0)
+    batch_seconds: float = Field(default=1.0, gt=0)
+    retention_days: int = Field(default=0, ge=0)
+    """Days rows are kept; 0 keeps them for ever."""
+
+
+class StreamSettings(_Section):
+    """The event stream and the embedded server's way of writing it."""
+
+    max_bytes: int = Field(default=8 * 1024**3, gt=0)
+    """Size at which publishing is refused."""
+    sync: Literal["always", "default"] = "always"
+    """``always`` acknowledges after fsync; ``default`` does not, and a power cut loses what was acknowledged."""
+
+
+class Settings(_Section):
+    """Everything that can be set."""
+
+    home: Path = DEFAULT_HOME
+    """All state of the embedded services."""
+    nats_url: str | None = None
+    """A NATS server or cluster to use instead of the embedded one."""
+    clickhouse_url: str | None = None
+    """``http(s)://user:password@host:port/database`` to use instead of the embedded store."""
+    ray_address: str | None = None
+    """A Ray cluster to join instead of a local one."""
+    api_port: int = Field(default=8000, ge=0, le=65535)
+    nats_port: int = Field(default=4222, ge=0, le=65535)
+    clickhouse_port: int = Field(default=8123, ge=0, le=65535)
+    ray_port: int = Field(default=0, ge=0, le=65535)
+    ray_dashboard_port: int = Field(default=8265, ge=0, le=65535)
+    token_file: Path | None = None
+    """Bearer token of the API; default ``<home>/token``."""
+    model: ModelSettings = ModelSettings()
+    """The model of every role that names none."""
+    models: RoleModels = RoleModels()
+    coders: int = Field(default=2, ge=1, le=256)
+    """Coder actors of a run."""
+    budget: BudgetSettings = BudgetSettings()
+    sandbox: SandboxSettings = SandboxSettings()
+    unsafe_no_sandbox: bool = False
+    """Run tools without a sandbox where none works; each run records it."""
+    ingest: IngestSettings = IngestSettings()
+    stream: StreamSettings = StreamSettings()
+    ray_object_store_mb: int = Field(default=200, ge=80)
+    ray_num_cpus: int | None = Field(default=None, ge=1)
+    """CPUs the local Ray offers; None counts the machine's."""
+    start_seconds: float = Field(default=120, gt=0)
+    """How long `up` waits for healthy services."""
+
+    @field_validator("home", "token_file")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return value.expanduser().absolute() if value is not None else None
+
+    def role_model(self, role: Literal["architect", "coder", "reviewer"]) -> ModelSettings:
+        """The model ``role`` uses."""
+        own: ModelSettings | None = getattr(self.models, role)
+        return own or self.model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """Settings and where each value came from."""
+
+    settings: Settings
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Dotted name to origin; a name not in it has its default."""
+
+    def items(self) -> Iterator[tuple[str, Any, str]]:
+        """(dotted name, value, origin) of every setting, in the order they are declared."""
+        for name, value in _leaves(self.settings.model_dump(mode="json")):
+            yield name, value, _origin(name, self.origins)
+
+
+def load(
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Loaded:
+    """Settings from every source.
+
+    ``overrides`` are flags by dotted name (None = not given); ``folder`` holds enchanted.toml or pyproject.toml.
+
+    Raises:
+        SettingsInvalid: a name is unknown or a value cannot be used; says where it was set.
+    """
+    environment = os.environ if environment is None else environment
+    folder = Path.cwd() if folder is None else folder
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    sources = (*_from_file(folder), *_from_environment(environment), *_from_flags(overrides or {}))
+    for path, value, origin in sources:
+        _known(path, origin)
+        _put(merged, origins, path, value, origin)
+    try:
+        return Loaded(settings=Settings.model_validate(merged), origins=origins)
+    except ValidationError as error:
+        raise _invalid(error, origins) from error
+
+
+Assignment = tuple[tuple[str, ...], Any, str]
+
+
+def _from_file(folder: Path) -> Iterator[Assignment]:
+    for name in (FILE, "pyproject.toml"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            table = tomllib.loads(path.read_text())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsInvalid(f"{path} is not TOML: {error}", "correct the file") from error
+        if name != FILE:
+            table = table.get("tool", {}).get("enchanted")
+            if table is None:
+                continue
+        for dotted, value in _leaves(table):
+            yield tuple(dotted.split(".")), value, str(path)
+        return
+
+
+def _from_environment(environment: Mapping[str, str]) -> Iterator[Assignment]:
+    for variable, setting in STANDARD_VARIABLES.items():
+        if value := environment.get(variable):
+            yield (setting,), value, f"environment {variable}"
+    for variable in sorted(environment):
+        if variable.startswith(PREFIX) and environment[variable] != "":
+            path = tuple(variable.removeprefix(PREFIX).lower().split("__"))
+            yield path, _from_text(path, environment[variable]), f"environment {variable}"
+
+
+def _from_flags(overrides: Mapping[str, Any]) -> Iterator[Assignment]:
+    for name, value in overrides.items():
+        if value is not None:
+            yield tuple(name.split(".")), value, f"flag --{name.replace('_', '-').replace('.', '-')}"
+
+
+def _from_text(path: tuple[str, ...], text: str) -> Any:
+    """A variable's text, read as JSON where the setting is a table."""
+    if text.startswith("{") and isinstance(_annotation(path), type):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            return text
+    return text
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and _annotation(tuple(name.split("."))) is not dict:
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _put(merged: dict[str, Any], origins: dict[str, str], path: tuple[str, ...], value: Any, origin: str) -> None:
+    table = merged
+    for key in path[:-1]:
+        inner = table.get(key)
+        # `model = "vllm:…"` in a file and ENCHANTED_MODEL__NUM_GPUS beside it mean one table.
+        table[key] = dict(inner) if isinstance(inner, Mapping) else {} if inner is None else {"url": inner}
+        table = table[key]
+    present = table.get(path[-1])
+    if isinstance(present, dict) and isinstance(value, str) and _is_model(path):
+        present["url"] = value
+    else:
+        table[path[-1]] = value
+    origins[".".join(path)] = origin
+
+
+def _is_model(path: tuple[str, ...]) -> bool:
+    return _annotation(path) is ModelSettings
+
+
+def _annotation(path: tuple[str, ...]) -> Any:
+    """The model or type a dotted name stands for; None where there is no such setting."""
+    current: Any = Settings
+    for key in path:
+        if not (isinstance(current, type) and issubclass(current, BaseModel)) or key not in current.model_fields:
+            return None
+        current = _plain(current.model_fields[key].annotation)
+    return current
+
+
+def _plain(annotation: Any) -> Any:
+    """``X | None`` as X and ``dict[…]`` as dict."""
+    if isinstance(annotation, types.UnionType):
+        annotation = next(part for part in typing.get_args(annotation) if part is not type(None))
+    origin = typing.get_origin(annotation)
+    return dict if origin is dict else annotation
+
+
+def _known(path: tuple[str, ...], origin: str) -> None:
+    if any(_annotation(path[:length]) is dict for length in range(1, len(path))):
+        return
+    if _annotation(path) is not None:
+        return
+    names = [name for name, _ in _every_name(Settings)]
+    wrong = ".".join(path)
+    near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
+    shown = f"{PREFIX}{'__'.join(path).upper()}" if origin.startswith("environment") else wrong
+    nearest = f"{PREFIX}{near[0].replace('.', '__').upper()}" if near and origin.startswith("environment") else near[:1]
+    hint = nearest if isinstance(nearest, str) else "".join(nearest)
+    remedy = f"did you mean {hint}?" if hint else "`enchanted config show` lists every setting"
+    raise SettingsInvalid(f"there is no setting {shown} ({origin})", remedy)
+
+
+def _every_name(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, info in section.model_fields.items():
+        inner = _plain(info.annotation)
+        yield f"{prefix}{key}", inner
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _every_name(inner, f"{prefix}{key}.")
+
+
+def _origin(name: str, origins: Mapping[str, str]) -> str:
+    while name:
+        if name in origins:
+            return origins[name]
+        name = name.rpartition(".")[0]
+    return "default"
+
+
+def _invalid(error: ValidationError, origins: Mapping[str, str]) -> SettingsInvalid:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    origin = _origin(name, origins)
+    value = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+    return SettingsInvalid(f"{name}{value} ({origin}): {first['msg'].lower()}", f"correct {name} in {origin}")
