@@ -1,0 +1,320 @@
+"""Commands that read what happened: runs, events, traces, the live tail, the proof. All through the HTTP API."""
+
+from __future__ import annotations
+
+import sys
+from base64 import b64decode
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from enchanted.cluster import console
+from enchanted.cluster.commands.reading_access import TokenOption, UrlOption, api
+from enchanted.cluster.commands.reading_text import (
+    Document,
+    emit_content,
+    emit_lines,
+    event_row,
+    json_line,
+    one_line,
+    plain,
+    run_row,
+)
+from enchanted.cluster.errors import CHECK_FAILED
+
+if TYPE_CHECKING:
+    from enchanted.serve.client import ApiClient
+
+EVENT_COLUMNS = ("seq", "time", "agent", "kind", "what")
+RUN_COLUMNS = ("run", "state", "started", "events", "decisions", "changes", "tokens")
+SHOWN = 100
+"""Rows of a list unless more are asked for."""
+LAST_SEQ = 2**63 - 1
+
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document.")]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="Run id, or the trace id of a producer without runs.", show_default=False)
+]
+SomeRunArgument = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Only this run.", show_default=False)]
+AtOption = Annotated[int | None, typer.Option(min=0, help="Stream sequence; by default the latest.")]
+WorkspaceOption = Annotated[str | None, typer.Option(help="Workspace; by default `main`.")]
+
+
+class Output(StrEnum):
+    """How events are written."""
+
+    NDJSON = "ndjson"
+    TABLE = "table"
+    JSON = "json"
+
+
+class Role(StrEnum):
+    """Roles, as the subject spells them."""
+
+    ARCHITECT = "architect"
+    CODER = "coder"
+    REVIEWER = "reviewer"
+    OPERATOR = "operator"
+    UNSPECIFIED = "unspecified"
+
+
+class Kind(StrEnum):
+    """Kinds of events."""
+
+    DECISION = "decision"
+    STATE_CHANGE = "state_change"
+    SYSTEM_SIGNAL = "system_signal"
+    MODEL_CALL = "model_call"
+    TOOL_CALL = "tool_call"
+    RUN_TRANSITION = "run_transition"
+
+
+OutputOption = Annotated[
+    Output | None, typer.Option("--output", "-o", help="By default a table on a terminal, else ndjson.")
+]
+RoleOption = Annotated[Role | None, typer.Option(help="Only this role.")]
+KindOption = Annotated[Kind | None, typer.Option(help="Only this kind.")]
+AgentOption = Annotated[str | None, typer.Option(help="Only this agent, by id or name.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for name, command in (
+        ("runs", list_runs),
+        ("run-info", run_info),
+        ("events", list_events),
+        ("trace", show_trace),
+        ("tail", tail),
+        ("state", show_state),
+        ("diff", show_diff),
+        ("verify", verify),
+    ):
+        app.command(name)(command)
+
+
+def list_runs(
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many, the newest first.")] = SHOWN,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    token_file: TokenOption = None,
+) -> None:
+    """List the runs, the newest first."""
+    with api(url, token_file) as client:
+        page = client.runs(limit=limit)
+    if as_json:
+        console.emit_json(page)
+        return
+    console.emit_table(RUN_COLUMNS, map(run_row, page["data"]))
+    if page["meta"]["cursor"]:
+        console.say(f"older runs are not shown: --limit {min(1_000, limit * 2)}")
+
+
+def run_info(
+    run: RunArgument, as_json: JsonOption = False, url: UrlOption = None, token_file: TokenOption = None
+) -> None:
+    """Show where a run stands."""
+    with api(url, token_file) as client:
+        document = client.run(run)
+    if as_json:
+        console.emit_json(document)
+        return
+    shown = ((name, _text(value)) for name, value in document.items() if value not in (None, ""))
+    console.emit_table(("", ""), shown)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict | list):
+        return one_line(json_line({"": value})[4:-1], 2_000)
+    return plain(str(value))
+
+
+def list_events(
+    run: SomeRunArgument = None,
+    trace: Annotated[str | None, typer.Option(help="Only this trace.")] = None,
+    agent: AgentOption = None,
+    role: RoleOption = None,
+    kind: KindOption = None,
+    since: Annotated[str | None, typer.Option(help="Stored at or after this time (RFC 3339).")] = None,
+    until: Annotated[str | None, typer.Option(help="Stored before this time (RFC 3339).")] = None,
+    after: Annotated[int | None, typer.Option(min=0, help="Only above this sequence.")] = None,
+    before: Annotated[int | None, typer.Option(min=0, help="Only below this sequence.")] = None,
+    text: Annotated[str | None, typer.Option("-q", "--query", help="Only events with this text.")] = None,
+    fields: Annotated[str | None, typer.Option(help="Only these fields, comma-separated, dotted inside.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help=f"How many; {SHOWN}, but all for ndjson.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All of them, whatever the output.")] = False,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    token_file: TokenOption = None,
+) -> None:
+    """List events in stream order."""
+    output = _output(output, as_json)
+    if limit is None and not every and output is not Output.NDJSON:
+        limit = SHOWN
+    filters = {
+        "run": run, "trace": trace, "agent": agent, "role": role, "kind": kind, "since": since, "until": until,
+        "after": after, "before": before, "q": text, "fields": fields if output is not Output.TABLE else None,
+    }  # fmt: skip
+    with api(url, token_file) as client:
+        found = client.all_events(**filters)
+        # One more than is shown tells whether there are more.
+        _show(found if limit is None else islice(found, limit + 1), output, limit)
+
+
+def _output(output: Output | None, as_json: bool) -> Output:
+    if as_json:
+        return Output.JSON
+    return output or (Output.TABLE if sys.stdout.isatty() else Output.NDJSON)
+
+
+def _show(events: Iterator[Document], output: Output, limit: int | None) -> None:
+    if output is Output.NDJSON:
+        emit_lines(map(json_line, islice(events, limit)))
+        return
+    found = list(events)
+    shown = found[:limit]
+    if output is Output.JSON:
+        console.emit_json({"data": shown})
+    else:
+        console.emit_table(EVENT_COLUMNS, map(event_row, shown))
+    if len(found) > len(shown):
+        console.say("more events are not shown: --all, or --limit N")
+
+
+def show_trace(
+    trace_id: Annotated[str, typer.Argument(metavar="TRACE_ID", show_default=False)],
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    token_file: TokenOption = None,
+) -> None:
+    """Show the events of a trace, grouped by span."""
+    with api(url, token_file) as client:
+        document = client.trace(trace_id)
+    if as_json:
+        console.emit_json(document)
+        return
+    rows = ((span["span_id"], *event_row(event)) for span in document["spans"] for event in span["events"])
+    console.emit_table(("span", *EVENT_COLUMNS), rows)
+    if document["meta"]["truncated"]:
+        console.say(
+            f"only the first {document['meta']['events']} events are shown: `enchanted events --trace` lists all"
+        )
+
+
+def tail(
+    run: SomeRunArgument = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, max=1_000, help="Past events to begin with.")] = 20,
+    agent: AgentOption = None,
+    role: RoleOption = None,
+    kind: KindOption = None,
+    output: OutputOption = None,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    token_file: TokenOption = None,
+) -> None:
+    """Show the last events, and with --follow those to come."""
+    output = _output(output, as_json)
+    filters = {"run": run, "agent": agent, "role": role, "kind": kind}
+    with api(url, token_file) as client:
+        past = client.events(**filters, before=LAST_SEQ, limit=max(1, lines))["data"] if lines or follow else []
+        if output is Output.JSON and not follow:
+            console.emit_json({"data": past[len(past) - min(lines, len(past)) :]})
+            return
+        shown = past[len(past) - min(lines, len(past)) :]
+        line = _event_line if output is Output.TABLE else json_line
+        emit_lines(map(line, _going_on(client, past, shown, filters) if follow else shown))
+
+
+def _going_on(
+    client: ApiClient, past: list[Document], shown: Iterable[Document], filters: dict[str, Any]
+) -> Iterator[Document]:
+    yield from shown
+    # From the last event the table had, so that none falls between table and stream.
+    yield from client.follow(after=past[-1]["seq"] if past else None, **filters)
+
+
+def _event_line(event: Document) -> str:
+    seq, when, agent, kind, what = event_row(event)
+    return f"{seq:>8}  {when}  {agent:<12}  {kind:<14}  {what}"
+
+
+def show_state(
+    run: RunArgument,
+    at: AtOption = None,
+    path: Annotated[str | None, typer.Option(help="Print this file's content.")] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    token_file: TokenOption = None,
+) -> None:
+    """Show a run's files at a sequence, or one file's content."""
+    with api(url, token_file) as client:
+        document = client.state(run, at=at, path=path, workspace=workspace)
+    if as_json:
+        console.emit_json(document)
+    elif path is not None:
+        text = document["content"]
+        emit_content(b64decode(text) if document["encoding"] == "base64" else text.encode())
+    else:
+        console.say(f"{run} at {document['at']}: {document['state'] or 'no state'} {one_line(document['reason'])}")
+        for task in document["tasks"]:
+            console.say(f"task {plain(task['task_id'])}: {task['state']} {one_line(task['reason'])}")
+        console.emit_table(("path", "mode", "size", "seq"), _files(document, workspace or "main"))
+
+
+def _files(document: Document, workspace: str) -> Iterator[tuple[str, ...]]:
+    for file in document["workspaces"].get(workspace, {"files": []})["files"]:
+        yield one_line(file["path"], 400), file["mode"], str(file["size"]), str(file["seq"])
+
+
+def show_diff(
+    run: RunArgument,
+    start: Annotated[int, typer.Option("--from", min=0, help="The earlier sequence.", show_default=False)],
+    end: Annotated[int, typer.Option("--to", min=0, help="The later sequence.", show_default=False)],
+    workspace: WorkspaceOption = None,
+    url: UrlOption = None,
+    token_file: TokenOption = None,
+) -> None:
+    """Print what changed between two sequences, as a unified diff."""
+    with api(url, token_file) as client:
+        emit_content(client.diff(run, start, end, workspace=workspace).encode())
+
+
+def verify(
+    run: RunArgument, as_json: JsonOption = False, url: UrlOption = None, token_file: TokenOption = None
+) -> None:
+    """Check that no event of a run is altered (intact) or missing (complete); exit 1 when one is."""
+    with api(url, token_file) as client:
+        document = client.verify(run)
+    if as_json:
+        console.emit_json(document)
+    else:
+        console.emit(_verdict(document))
+    _explain(document)
+    if not (document["intact"] and document["complete"]):
+        raise typer.Exit(CHECK_FAILED)
+
+
+def _verdict(document: Document) -> str:
+    intact = "intact" if document["intact"] else "NOT INTACT"
+    complete = "complete" if document["complete"] else "NOT COMPLETE"
+    return f"{document['run_id']}: {intact}, {complete}, {document['checked']} events checked"
+
+
+def _explain(document: Document) -> None:
+    if bad := document["first_bad"]:
+        console.say(f"first bad: sequence {bad['seq']}, agent {plain(bad['agent_id'])}: {plain(bad['why'])}")
+    for fault in document["missing"]:
+        console.say(f"agent {plain(fault['agent_id'])}: {plain(fault['why'])}")
+    stream = document["stream"]
+    for name in ("only_in_stream", "only_in_table", "differing"):
+        if stream[name]:
+            console.say(f"{name.replace('_', ' ')}: {', '.join(map(str, stream[name]))}")
+    if not stream["checked"]:
+        console.say(f"not compared with the stream: {stream['why']}")
+    if not document["closed"]:
+        console.say("the run is open: its tail is not anchored yet")

@@ -1,0 +1,60 @@
+"""Where the API is and which token opens it: flags first, else what the home's services say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from enchanted.cluster import console
+from enchanted.cluster.errors import USAGE, CommandFailed, NotRunning
+
+if TYPE_CHECKING:
+    from enchanted.serve.client import ApiClient
+
+UrlOption = Annotated[str | None, typer.Option("--url", help="API of another machine.", show_default=False)]
+TokenOption = Annotated[
+    Path | None, typer.Option("--token-file", help="File with the API's bearer token.", show_default=False)
+]
+
+
+@contextmanager
+def api(url: str | None, token_file: Path | None) -> Iterator[ApiClient]:
+    """A client for the API the flags name, or the home's own.
+
+    Raises:
+        NotRunning: no services run for the home.
+        CommandFailed: the token cannot be read, or an URL came without one.
+    """
+    from enchanted.serve.client import ApiClient  # httpx costs a tenth of a second of every `--help`
+
+    if url is None:
+        url, known = _own()
+        token_file = token_file or known
+    elif token_file is None:
+        raise CommandFailed("--url names another API", "give its token with --token-file", USAGE)
+    with ApiClient(url, _token(token_file)) as client:
+        yield client
+
+
+def _own() -> tuple[str, Path]:
+    from enchanted.cluster.services import read_endpoints  # pydantic costs a tenth of a second of every `--help`
+
+    home = console.settings().home
+    endpoints = read_endpoints(home)
+    if endpoints is None:
+        raise NotRunning(home)
+    return endpoints.api_url, endpoints.token_file
+
+
+def _token(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not a token"
+        raise CommandFailed(
+            f"the token file {path} cannot be read: {why}", "`enchanted status --json` names it", USAGE
+        ) from error

@@ -1,0 +1,87 @@
+"""The ASGI app: routers put together behind the guard."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from starlette.responses import Response
+
+from enchanted.serve import events, history, live, pages, runs
+from enchanted.serve.auth import Guard
+from enchanted.serve.contents import Contents
+from enchanted.serve.dependencies import Dependencies, Deps
+from enchanted.serve.documents import Health, Problem, Readiness, described
+from enchanted.serve.errors import ServeError
+from enchanted.serve.events import JsonResponse
+from enchanted.serve.problem import install, problem
+
+API_VERSION = "1.0.0"
+READY_DEADLINE = 4.0
+
+health = APIRouter(tags=["health"])
+
+
+@health.get("/healthz", response_model=None, responses=described(Health))
+async def healthz() -> JsonResponse:
+    """The process answers."""
+    return JsonResponse({"status": "ok"})
+
+
+@health.get("/readyz", response_model=None, responses=described(Readiness))
+async def readyz(deps: Deps) -> Response:
+    """Whether everything the API leans on answers; 503 when something does not."""
+    store, bus = await asyncio.gather(_asked(deps.store.ping()), _asked(deps.bus.stream_info()))
+    states = {"store": store, "bus": bus, "runs": {"ok": deps.starter is not None, "detail": "", "milliseconds": 0.0}}
+    if store["ok"] and bus["ok"]:
+        return JsonResponse({"ready": True, "dependencies": states})
+    failing = ", ".join(name for name in ("store", "bus") if not states[name]["ok"])
+    detail = f"not answering: {failing}; `enchanted status` shows the services, `enchanted up` starts them"
+    headers = {"Retry-After": "2"}
+    return problem(503, "not-ready", "Not ready", detail, headers=headers, ready=False, dependencies=states)
+
+
+async def _asked(question: Awaitable[object]) -> dict[str, Any]:
+    begun = time.perf_counter()
+    detail = ""
+    try:
+        async with asyncio.timeout(READY_DEADLINE):
+            await question
+    except TimeoutError:
+        detail = f"no answer within {READY_DEADLINE:g} s"
+    except ServeError as error:
+        detail = str(error)
+    return {"ok": not detail, "detail": detail, "milliseconds": round((time.perf_counter() - begun) * 1000, 1)}
+
+
+def create_app(dependencies: Dependencies) -> FastAPI:
+    """The API over ``dependencies``, which it closes when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with dependencies.store, dependencies.bus:
+            yield
+
+    app = FastAPI(
+        title="Enchanted",
+        summary="What a swarm of software-engineering agents thought and changed",
+        version=API_VERSION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        responses={"default": {"model": Problem, "description": "RFC 9457 problem, `application/problem+json`"}},
+    )
+    app.state.dependencies = dependencies
+    app.state.starts = runs.Starts(dependencies)
+    app.state.contents = Contents(dependencies)
+    app.state.streams = live.Streams(dependencies)
+    install(app)
+    for router in (health, runs.router, events.router, history.router, live.router, pages.router):
+        app.include_router(router)
+    app.add_middleware(Guard, access=dependencies.access)
+    return app

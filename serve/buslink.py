@@ -1,0 +1,93 @@
+"""The API's connection to the bus: made when first needed, so the API starts and answers while NATS is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Self
+
+from enchanted.bus.connection import Bus
+from enchanted.bus.errors import BusError
+from enchanted.bus.streams import StreamInfo
+from enchanted.schemas.events import StoredEvent, SwarmEvent
+from enchanted.serve.errors import BusUnavailable
+
+BUS_DEADLINE = 5.0
+"""Seconds a single question to the bus may take."""
+RUN_DEADLINE = 30.0
+"""Seconds to read a whole run from the stream."""
+
+
+class BusLink:
+    """One shared connection; every use has a deadline and fails as BusUnavailable."""
+
+    def __init__(self, url: str, *, name: str = "enchanted-api", deadline: float = BUS_DEADLINE) -> None:
+        self._url = url
+        self._name = name
+        self._deadline = deadline
+        self._bus: Bus | None = None
+        self._stack = AsyncExitStack()
+        self._connecting = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Leave the bus."""
+        self._bus = None
+        await self._stack.aclose()
+
+    async def connected(self) -> Bus:
+        """The connection itself, for what has its own deadlines."""
+        async with self.use() as bus:
+            return bus
+
+    @asynccontextmanager
+    async def use(self, deadline: float | None = None) -> AsyncIterator[Bus]:
+        """The connection, for questions that must be answered within ``deadline`` seconds.
+
+        Raises:
+            BusUnavailable: no connection, no answer in time, or a refusal.
+        """
+        seconds = self._deadline if deadline is None else deadline
+        try:
+            async with asyncio.timeout(seconds):
+                yield await self._connect()
+        except TimeoutError as error:
+            raise BusUnavailable(f"no answer within {seconds:g} s") from error
+        except (BusError, OSError) as error:
+            raise BusUnavailable(str(error)) from error
+
+    async def stream_info(self) -> StreamInfo:
+        """What the stream holds."""
+        async with self.use() as bus:
+            return await bus.stream_info()
+
+    async def read_run(self, run: str) -> list[StoredEvent]:
+        """Every event of a run that the stream still holds."""
+        await self.stream_info()  # a bus that is away is told apart from a long run within the short deadline
+        async with self.use(RUN_DEADLINE) as bus:
+            return await bus.read_run(run)
+
+    async def inflate(self, event: SwarmEvent) -> SwarmEvent:
+        """The event with its moved-out fields."""
+        async with self.use() as bus:
+            return await bus.inflate(event)
+
+    async def blob(self, sha256: str) -> bytes:
+        """One object of the store, checked."""
+        async with self.use(RUN_DEADLINE) as bus:
+            return await bus.blobs.get(sha256)
+
+    async def _connect(self) -> Bus:
+        async with self._connecting:
+            if self._bus is None:
+                self._bus = await self._stack.enter_async_context(Bus.connect(self._url, name=self._name))
+            return self._bus

@@ -1,0 +1,231 @@
+"""The HTTP API as a small typed client, for the command line and for scripts. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, ClassVar, Self
+from urllib.parse import quote
+
+import httpx
+
+Json = dict[str, Any]
+TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+SILENCE = 40.0
+"""Seconds without a heartbeat after which a live connection is given up and resumed."""
+RESUME_PAUSE = 1.0
+GONE = 60.0
+"""Seconds a server may be away before following it ends."""
+
+
+class ClientError(Exception):
+    """Base of what asking the API can end in; the message is "cause; remedy"."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ApiUnreachable(ClientError):
+    """Nothing answers, or a backend of the API does not."""
+
+    exit_code = 4
+
+
+class NothingFound(ClientError):
+    """The API knows no such thing."""
+
+    exit_code = 3
+
+
+class RequestRefused(ClientError):
+    """The API does not take the request, or the token."""
+
+    exit_code = 2
+
+
+class ApiFailed(ClientError):
+    """The API answered with an error of its own."""
+
+
+_BY_STATUS: dict[int, type[ClientError]] = {
+    404: NothingFound,
+    502: ApiUnreachable,
+    503: ApiUnreachable,
+    504: ApiUnreachable,
+}
+
+
+class ApiClient:
+    """One API by URL and token."""
+
+    def __init__(self, url: str, token: str, *, transport: httpx.BaseTransport | None = None) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(
+            base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT, transport=transport
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._http.close()
+
+    def runs(self, *, limit: int = 100, cursor: str | None = None) -> Json:
+        """A page of runs."""
+        return self._json("runs", limit=limit, cursor=cursor)
+
+    def run(self, run: str) -> Json:
+        """One run."""
+        return self._json(f"runs/{_part(run)}")
+
+    def start(self, body: Mapping[str, Any], *, key: str | None = None) -> Json:
+        """Start a run; a key makes a repeated call start it once."""
+        headers = {} if key is None else {"Idempotency-Key": key}
+        with self._errors():
+            return _document(self._http.post("/api/v1/runs", json=dict(body), headers=headers))
+
+    def cancel(self, run: str) -> Json:
+        """Ask a run to end."""
+        with self._errors():
+            return _document(self._http.post(f"/api/v1/runs/{_part(run)}/cancel"))
+
+    def events(self, **filters: object) -> Json:
+        """A page of events."""
+        return self._json("events", **filters)
+
+    def all_events(self, **filters: object) -> Iterator[Json]:
+        """Every event the filters let through, page after page, in stream order."""
+        if filters.get("before") is not None and filters.get("after") is None:
+            filters = {**filters, "after": 0}
+        cursor = None
+        while True:
+            page = self._json("events", **{**filters, "limit": 1_000}, cursor=cursor)
+            yield from page["data"]
+            cursor = page["meta"]["cursor"]
+            if cursor is None:
+                return
+
+    def event(self, event_id: str) -> Json:
+        """One event."""
+        return self._json(f"events/{_part(event_id)}")
+
+    def raw(self, event_id: str) -> bytes:
+        """Its published bytes."""
+        with self._errors():
+            return _checked(self._http.get(f"/api/v1/events/{_part(event_id)}/raw")).content
+
+    def trace(self, trace_id: str) -> Json:
+        """A trace's events by span."""
+        return self._json(f"traces/{_part(trace_id)}")
+
+    def state(self, run: str, *, at: int | None = None, path: str | None = None, workspace: str | None = None) -> Json:
+        """A run at a sequence, or one file of it."""
+        return self._json(f"runs/{_part(run)}/state", at=at, path=path, workspace=workspace)
+
+    def diff(self, run: str, start: int, end: int, *, workspace: str | None = None) -> str:
+        """The unified diff between two sequences."""
+        with self._errors():
+            parameters = _given({"from": start, "to": end, "workspace": workspace})
+            return _checked(self._http.get(f"/api/v1/runs/{_part(run)}/diff", params=parameters)).text
+
+    def verify(self, run: str) -> Json:
+        """Both verdicts."""
+        return self._json(f"runs/{_part(run)}/verify")
+
+    def ready(self) -> Json:
+        """Each dependency's state; an unready API answers with the same members."""
+        with self._errors():
+            return dict(self._http.get("/readyz").json())
+
+    def follow(self, *, after: int | None = None, **filters: object) -> Iterator[Json]:
+        """Events as they are stored, for ever: a broken connection is resumed after the last one seen.
+
+        Raises:
+            ApiUnreachable: the API was away for longer than a minute.
+        """
+        lost_at: float | None = None
+        while True:
+            try:
+                for seq, document in self._listen(after, filters):
+                    after, lost_at = seq, None
+                    if document is not None:
+                        yield document
+            except ApiUnreachable:
+                now = time.monotonic()
+                lost_at = lost_at or now
+                if now - lost_at > GONE:
+                    raise
+            time.sleep(RESUME_PAUSE)
+
+    def _listen(self, after: int | None, filters: Mapping[str, object]) -> Iterator[tuple[int, Json | None]]:
+        headers = {} if after is None else {"Last-Event-ID": str(after)}
+        timeout = httpx.Timeout(SILENCE, connect=5.0)
+        with (
+            self._errors(),
+            self._http.stream(
+                "GET", "/api/v1/stream", params=_given(filters), headers=headers, timeout=timeout
+            ) as response,
+        ):
+            if response.is_error:
+                response.read()
+            yield from parse_frames(_checked(response).iter_lines())
+
+    def _json(self, resource: str, /, **parameters: object) -> Json:
+        with self._errors():
+            return _document(self._http.get(f"/api/v1/{resource}", params=_given(parameters)))
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TransportError as error:
+            why = str(error) or type(error).__name__
+            raise ApiUnreachable(
+                f"the API at {self.url} does not answer ({why}); `enchanted up` starts it, `enchanted status` shows it"
+            ) from error
+
+
+def parse_frames(lines: Iterator[str]) -> Iterator[tuple[int, Json | None]]:
+    """(sequence, document) of each frame; a frame without data only moves the position."""
+    seq, data = None, ""
+    for line in lines:
+        if line.startswith("id: "):
+            seq = int(line[4:])
+        elif line.startswith("data: "):
+            data += line[6:]
+        elif not line:
+            if seq is not None:
+                yield seq, json.loads(data) if data else None
+            seq, data = None, ""
+
+
+def _part(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _given(parameters: Mapping[str, object]) -> dict[str, str]:
+    return {name: str(value) for name, value in parameters.items() if value is not None}
+
+
+def _document(response: httpx.Response) -> Json:
+    return dict(_checked(response).json())
+
+
+def _checked(response: httpx.Response) -> httpx.Response:
+    if not response.is_error:
+        return response
+    try:
+        problem = response.json()
+        message = f"{problem['title']}; {problem['detail']}"
+    except (ValueError, KeyError, TypeError):
+        message = f"the API answered {response.status_code}; is this address Enchanted's?"
+    kind = _BY_STATUS.get(response.status_code, RequestRefused if response.is_client_error else ApiFailed)
+    raise kind(message)

@@ -1,0 +1,56 @@
+"""What the handlers lean on, handed to the app once and to each handler as an argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Protocol
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from enchanted.actors.work import RunRequest
+from enchanted.serve.auth import Access
+from enchanted.serve.buslink import BusLink
+from enchanted.serve.store import Store
+
+HEARTBEAT = 15.0
+SLOW_CLIENT = 30.0
+MAX_STREAMS = 256
+
+
+class RunStarter(Protocol):
+    """Whoever can start and stop runs; the cluster's composition hands one in."""
+
+    async def start(self, request: RunRequest) -> str:
+        """Begin the run and return its id, without waiting for its end."""
+        ...
+
+    async def cancel(self, run_id: str) -> None:
+        """Ask the run to end; harmless when it has."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dependencies:
+    """Everything `create_app` needs."""
+
+    store: Store
+    bus: BusLink
+    access: Access
+    cache: Path
+    """Folder for rebuilt repositories; may be deleted at any time."""
+    starter: RunStarter | None = None
+    heartbeat: float = HEARTBEAT
+    """Seconds between signs of life on a live stream."""
+    slow_client: float = SLOW_CLIENT
+    """Seconds a live client may take for one piece before it is cut off; it resumes by Last-Event-ID."""
+    max_streams: int = MAX_STREAMS
+
+
+def _dependencies(connection: HTTPConnection) -> Dependencies:
+    dependencies: Dependencies = connection.app.state.dependencies
+    return dependencies
+
+
+Deps = Annotated[Dependencies, Depends(_dependencies)]

@@ -1,0 +1,80 @@
+"""The API as a Ray Serve application: a few lines around `create_app`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayError
+
+from enchanted.actors.config import SwarmConfig
+from enchanted.actors.swarm import Swarm
+from enchanted.actors.work import RunRequest
+from enchanted.serve.app import create_app
+from enchanted.serve.auth import access_from
+from enchanted.serve.buslink import BusLink
+from enchanted.serve.dependencies import Dependencies
+from enchanted.serve.errors import RunsUnavailable
+from enchanted.serve.store import Store
+
+# A live stream holds its place for as long as it is open.
+MAX_ONGOING_REQUESTS = 1_024
+
+
+class RayRuns:
+    """The swarm on this Ray cluster as the API starts runs on it."""
+
+    def __init__(self, config: SwarmConfig) -> None:
+        self._swarm = Swarm(config)
+
+    async def start(self, request: RunRequest) -> str:
+        """Begin a run."""
+        try:
+            return await self._swarm.start(request)
+        except RayError as error:
+            raise RunsUnavailable(str(error).splitlines()[0]) from error
+
+    async def cancel(self, run_id: str) -> None:
+        """Ask a run to end."""
+        try:
+            await self._swarm.cancel(run_id)
+        except RayError as error:
+            raise RunsUnavailable(str(error).splitlines()[0]) from error
+
+
+def dependencies_from(config: Mapping[str, Any]) -> Dependencies:
+    """Dependencies for the keys nats_url, clickhouse_url, token_file and home.
+
+    ``swarm`` (a SwarmConfig) lets the API start runs; ``api_host`` and ``origins`` widen who may ask.
+    """
+    swarm: SwarmConfig | None = config.get("swarm")
+    return Dependencies(
+        store=Store(config["clickhouse_url"]),
+        bus=BusLink(config["nats_url"]),
+        access=access_from(
+            Path(config["token_file"]), host=config.get("api_host", "127.0.0.1"), origins=config.get("origins", ())
+        ),
+        cache=Path(config["home"], "cache", "serve"),
+        starter=None if swarm is None else RayRuns(swarm),
+    )
+
+
+@serve.deployment(name="api", num_replicas=1, max_ongoing_requests=MAX_ONGOING_REQUESTS)
+@serve.ingress()
+class Api:
+    """One replica; the app is built where it runs."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """What Serve mounts."""
+        return create_app(dependencies_from(self._config))
+
+
+def build_app(config: Mapping[str, Any]) -> serve.Application:
+    """The application for `serve.run(build_app(config), name="enchanted", route_prefix="/")`."""
+    return cast("serve.Application", cast("Any", Api).bind(dict(config)))

@@ -1,0 +1,251 @@
+"""The shapes of the API's answers, as OpenAPI describes them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from enchanted.schemas.events import Role
+
+
+class Problem(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+
+
+class EventDocument(BaseModel):
+    """Every field of SwarmEvent by its name in the .proto (unset ones are left out), and these."""
+
+    model_config = ConfigDict(extra="allow")
+
+    seq: int
+    """JetStream stream sequence."""
+    stream_time: str
+    """When the stream stored it."""
+    kind: str
+    subject: str
+    sha256: str
+    """Of the published bytes."""
+    event_id: str = ""
+    corrupted: bool = False
+    """The stored bytes are not the published ones."""
+
+
+class PageMeta(BaseModel):
+    """Where the next page is."""
+
+    cursor: str | None
+    """Absent at the end."""
+
+
+class EventPage(BaseModel):
+    """Events in stream order."""
+
+    data: list[EventDocument]
+    meta: PageMeta
+
+
+class SpanDocument(BaseModel):
+    """The events of one span."""
+
+    span_id: str
+    agent_id: str
+    agent_name: str
+    role: str
+    started_at: str
+    ended_at: str
+    events: list[EventDocument]
+
+
+class TraceMeta(BaseModel):
+    """How much of the trace is shown."""
+
+    events: int
+    truncated: bool
+
+
+class TraceDocument(BaseModel):
+    """A trace, grouped by span in order of first event."""
+
+    trace_id: str
+    spans: list[SpanDocument]
+    meta: TraceMeta
+
+
+class RunDocument(BaseModel):
+    """Where a run stands."""
+
+    run_id: str
+    trace_id: str
+    state: str
+    """Empty for producers that send no transitions."""
+    closed: bool
+    reason: str
+    details: Any = None
+    """Of the transition into the current state."""
+    request: Any = None
+    """Of the run's first transition."""
+    started_at: str
+    updated_at: str
+    first_seq: int
+    last_seq: int
+    events: int
+    agents: int
+    decisions: int
+    changes: int
+    model_calls: int
+    tool_calls: int
+    input_tokens: int
+    output_tokens: int
+
+
+class RunPage(BaseModel):
+    """Runs, the newest first."""
+
+    data: list[RunDocument]
+    meta: PageMeta
+
+
+class StartedRun(BaseModel):
+    """A run that was accepted."""
+
+    run_id: str
+    url: str
+
+
+class FileDocument(BaseModel):
+    """A file of a workspace."""
+
+    path: str
+    mode: str
+    size: int
+    blob: str
+    """Git blob id (SHA-256 object format)."""
+    seq: int
+    """The change that last touched it."""
+
+
+class WorkspaceDocument(BaseModel):
+    """The files of one workspace."""
+
+    tree: str
+    files: list[FileDocument]
+
+
+class TaskDocument(BaseModel):
+    """Where a task stands."""
+
+    task_id: str
+    state: str
+    reason: str
+    details: Any = None
+    seq: int
+
+
+class AgentDocument(BaseModel):
+    """What an agent had done."""
+
+    agent_id: str
+    name: str
+    role: Role
+    status: str
+    events: int
+    decisions: int
+    changes: int
+    output_tokens: int
+    last_seq: int
+    last_decision: str
+
+
+class StateDocument(BaseModel):
+    """A run folded to a sequence."""
+
+    run_id: str
+    at: int
+    """The last event that is in it; 0 before the first."""
+    time: str | None
+    state: str
+    reason: str
+    details: Any = None
+    checkpoint: int
+    """The sequence folding began after; 0 is the run's beginning."""
+    workspaces: dict[str, WorkspaceDocument]
+    tasks: list[TaskDocument]
+    agents: list[AgentDocument]
+
+
+class ContentDocument(FileDocument):
+    """A file with its content."""
+
+    run_id: str
+    workspace: str
+    at: int
+    encoding: Literal["utf-8", "base64"]
+    content: str
+
+
+class FaultDocument(BaseModel):
+    """What is wrong, and where."""
+
+    seq: int
+    """0 where the event itself is missing."""
+    agent_id: str
+    agent_seq: int
+    why: str
+
+
+class StreamCheck(BaseModel):
+    """The comparison of the table with the stream."""
+
+    checked: bool
+    why: str = ""
+    """Why it was not checked."""
+    events: int = 0
+    only_in_stream: list[int] = []
+    only_in_table: list[int] = []
+    differing: list[int] = []
+
+
+class VerifyDocument(BaseModel):
+    """Both verdicts over a run."""
+
+    run_id: str
+    intact: bool
+    complete: bool
+    checked: int
+    closed: bool
+    first_bad: FaultDocument | None
+    missing: list[FaultDocument]
+    stream: StreamCheck
+
+
+class Health(BaseModel):
+    """Alive."""
+
+    status: Literal["ok"]
+
+
+class DependencyState(BaseModel):
+    """One service the API leans on."""
+
+    ok: bool
+    detail: str = ""
+    milliseconds: float
+
+
+class Readiness(BaseModel):
+    """Every dependency's state."""
+
+    ready: bool
+    dependencies: dict[str, DependencyState]
+
+
+def described(model: type[BaseModel], status: int = 200) -> dict[int | str, dict[str, Any]]:
+    """What a route that renders its own JSON tells OpenAPI."""
+    return {status: {"model": model, "description": model.__doc__ or ""}}

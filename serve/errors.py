@@ -1,0 +1,188 @@
+"""One class per condition; each knows the HTTP answer it becomes, and its message names the remedy."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ServeError(Exception):
+    """Base of everything the API answers with a problem document."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Internal error"
+    retry_after: ClassVar[int | None] = None
+    """Seconds after which the same request may succeed."""
+
+
+class Unauthorized(ServeError):
+    """No bearer token, or a wrong one."""
+
+    status, code, title = 401, "unauthorized", "A valid bearer token is needed"
+
+    def __init__(self) -> None:
+        super().__init__("send 'Authorization: Bearer <token>'; `enchanted status --json` names the token file")
+
+
+class OriginRefused(ServeError):
+    """A browser page of another origin asks."""
+
+    status, code, title = 403, "origin-refused", "This origin may not use the API"
+
+    def __init__(self) -> None:
+        super().__init__("open the page from the API's own address, or add its origin to the allowed ones")
+
+
+class HostRefused(ServeError):
+    """The Host header names somebody else: a proxy's mistake or DNS rebinding."""
+
+    status, code, title = 421, "host-refused", "This host name is not served here"
+
+    def __init__(self) -> None:
+        super().__init__("use the address that `enchanted status` prints, or add the name to the allowed hosts")
+
+
+class NotFound(ServeError):
+    """Base of the 404 answers."""
+
+    status = 404
+
+
+class RunNotFound(NotFound):
+    """No event belongs to this run or trace id."""
+
+    code, title = "run-not-found", "No such run"
+
+    def __init__(self, run: str) -> None:
+        super().__init__(f"no event of run {run!r} is stored; `enchanted runs` lists the runs")
+
+
+class EventNotFound(NotFound):
+    """No event has this id."""
+
+    code, title = "event-not-found", "No such event"
+
+    def __init__(self, event_id: str) -> None:
+        super().__init__(
+            f"no event {event_id!r} is stored; an event is queryable about a second after it was published"
+        )
+
+
+class TraceNotFound(NotFound):
+    """No event carries this trace id."""
+
+    code, title = "trace-not-found", "No such trace"
+
+    def __init__(self, trace_id: str) -> None:
+        super().__init__(f"no event of trace {trace_id!r} is stored; `enchanted runs` lists runs with their trace ids")
+
+
+class PathNotFound(NotFound):
+    """The file does not exist at that sequence."""
+
+    code, title = "path-not-found", "No such file at this sequence"
+
+    def __init__(self, path: str, seq: int) -> None:
+        super().__init__(
+            f"{path!r} is not in the workspace at sequence {seq}; the state without `path` lists its files"
+        )
+
+
+class WorkspaceNotFound(NotFound):
+    """The run has no such workspace at that sequence."""
+
+    code, title = "workspace-not-found", "No such workspace at this sequence"
+
+    def __init__(self, workspace: str, seq: int) -> None:
+        super().__init__(f"workspace {workspace!r} has no state at sequence {seq}; the state lists the workspaces")
+
+
+class BadRequest(ServeError):
+    """A parameter that is well formed but cannot be used."""
+
+    status, code, title = 400, "bad-request", "The request cannot be answered"
+
+
+class BadCursor(BadRequest):
+    """A cursor that was not given out for these filters."""
+
+    code, title = "bad-cursor", "Unknown cursor"
+
+    def __init__(self) -> None:
+        super().__init__("pass meta.cursor of the last page unchanged, with the same filters, or leave it out")
+
+
+class SequenceAhead(ServeError):
+    """A resume position the stream has not reached."""
+
+    status, code, title = 409, "sequence-ahead", "The stream has not reached this sequence"
+
+    def __init__(self, seq: int, last: int) -> None:
+        super().__init__(f"asked to resume after {seq}, the stream ends at {last}; it is another stream: resume from 0")
+
+
+class KeyReused(ServeError):
+    """An Idempotency-Key came again with another body."""
+
+    status, code, title = 422, "idempotency-key-reused", "This Idempotency-Key belongs to another request"
+
+    def __init__(self) -> None:
+        super().__init__("send the same body as the first time, or a new Idempotency-Key")
+
+
+class TooManyStreams(ServeError):
+    """The cap on open live streams is reached."""
+
+    status, code, title, retry_after = 429, "too-many-streams", "Too many live streams are open", 5
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} streams are open; close one and try again")
+
+
+class EventCorrupted(ServeError):
+    """The stored bytes of an event are not the published ones."""
+
+    code, title = "event-corrupted", "The stored bytes do not match their recorded hash"
+
+    def __init__(self, event_id: str, seq: int, expected: str, found: str) -> None:
+        super().__init__(
+            f"event {event_id} (sequence {seq}) was stored with SHA-256 {expected} and reads back as {found}; "
+            f"`enchanted verify RUN` names what is damaged, the stream still holds the original for 30 days"
+        )
+
+
+class ContentUnavailable(ServeError):
+    """The files of a run cannot be rebuilt."""
+
+    status, code, title = 503, "content-unavailable", "The run's files cannot be rebuilt now"
+    retry_after = 5
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}; file contents need the run's base bundle on the bus and every patch since")
+
+
+class StoreUnavailable(ServeError):
+    """ClickHouse did not answer in time."""
+
+    status, code, title, retry_after = 503, "store-unavailable", "The table store cannot be reached", 2
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}; `enchanted status` shows the services, `enchanted up` starts them")
+
+
+class BusUnavailable(ServeError):
+    """NATS did not answer in time."""
+
+    status, code, title, retry_after = 503, "bus-unavailable", "The message bus cannot be reached", 2
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}; `enchanted status` shows the services, `enchanted up` starts them")
+
+
+class RunsUnavailable(ServeError):
+    """This process cannot start or stop runs."""
+
+    status, code, title, retry_after = 503, "runs-unavailable", "Runs cannot be started here", 5
+
+    def __init__(self, why: str = "no run starter is connected") -> None:
+        super().__init__(f"{why}; start runs with `enchanted run`, or serve the API through `enchanted up`")

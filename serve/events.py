@@ -1,0 +1,256 @@
+"""Events as JSON: pages of them by filter, one by id with its original bytes, a trace by span."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import Response
+
+from enchanted.schemas.canonical import sha256_hex
+from enchanted.schemas.errors import NotAnEvent
+from enchanted.schemas.events import Kind, Role, StoredEvent, event_to_dict, kind_of
+from enchanted.serve.cursor import Cursor, digest_of
+from enchanted.serve.dependencies import Deps
+from enchanted.serve.documents import EventDocument, EventPage, TraceDocument, described
+from enchanted.serve.errors import EventCorrupted, EventNotFound, ServeError, TraceNotFound
+from enchanted.serve.parameters import (
+    MAX_SEQ,
+    META_FIELDS,
+    EventId,
+    Fields,
+    Identifier,
+    Sequence,
+    TraceId,
+    microseconds,
+)
+from enchanted.serve.store import EventRow, Store
+
+router = APIRouter(prefix="/api/v1", tags=["events"])
+TRACE_LIMIT = 10_000
+"""Events of one trace that are grouped at most."""
+
+
+class JsonResponse(Response):
+    """A document of plain values."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """UTF-8 JSON."""
+        return orjson.dumps(content)
+
+
+class EventQuery(BaseModel):
+    """The filters of `GET /events`; they are joined by "and"."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run: Identifier = ""
+    """A run id, or the trace id of a producer without runs."""
+    trace: Identifier = ""
+    agent: Identifier = ""
+    """Agent id or agent name."""
+    role: Role | None = None
+    kind: Kind | None = None
+    since: datetime | None = None
+    """Stored by the stream at or after this time."""
+    until: datetime | None = None
+    """Stored by the stream before this time."""
+    after: Sequence | None = None
+    """Only sequences above this one."""
+    before: Sequence | None = None
+    """Only sequences below this one; without ``after`` the last ones before it."""
+    cursor: Annotated[str, Query(max_length=200)] | None = None
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100
+    fields: Fields | None = None
+    """Comma-separated names, dotted for inner ones; all fields by default."""
+    q: Annotated[Identifier, Query()] = ""
+    """Text to look for in what was thought, asked, said and run."""
+
+    def filters(self) -> dict[str, str | int]:
+        """What the query binds, page position aside."""
+        return {
+            "run": self.run,
+            "trace": self.trace,
+            "agent": self.agent,
+            "role": self.role or "",
+            "kind": self.kind or "",
+            "since": microseconds(self.since),
+            "until": microseconds(self.until),
+            "q": self.q,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Window:
+    order: str
+    after: int
+    before: int
+
+
+def event_document(stored: StoredEvent, sha256: str) -> dict[str, Any]:
+    """An event as the API shows it: every field of the .proto, and where the stream has it."""
+    return {
+        "seq": stored.seq,
+        "stream_time": rfc3339(stored.time),
+        "kind": kind_of(stored.event),
+        "subject": stored.subject,
+        "sha256": sha256,
+        **event_to_dict(stored.event),
+    }
+
+
+def row_document(row: EventRow) -> dict[str, Any]:
+    """The same from a table row; a damaged one is marked ``corrupted`` and shows what is left."""
+    try:
+        document = event_document(row.stored(), row.sha256)
+    except NotAnEvent:
+        document = {
+            "seq": row.seq,
+            "stream_time": rfc3339(row.time),
+            "kind": "unknown",
+            "subject": row.subject,
+            "sha256": row.sha256,
+            "event_id": row.event_id,
+        }
+    return document if row.sound else {**document, "corrupted": True}
+
+
+def rfc3339(moment: datetime) -> str:
+    """UTC with microseconds and a Z."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def select(document: dict[str, Any], fields: str | None) -> dict[str, Any]:
+    """Only the named fields (and always seq, event_id and kind); everything for None."""
+    if fields is None:
+        return document
+    kept: dict[str, Any] = {}
+    for path in ("seq", "event_id", "kind", "corrupted", *fields.split(",")):
+        _copy(document, kept, path.split("."))
+    return kept
+
+
+def _copy(source: dict[str, Any], target: dict[str, Any], parts: list[str]) -> None:
+    name, rest = parts[0], parts[1:]
+    if name not in source:
+        return
+    inner = source[name]
+    if rest and isinstance(inner, dict):
+        _copy(inner, target.setdefault(name, {}), rest)
+    elif rest and isinstance(inner, list):
+        items = target.setdefault(name, [{} for _ in inner])
+        for item, kept in zip(inner, items, strict=True):
+            _copy(item, kept, rest)
+    else:
+        target[name] = inner
+
+
+async def read_page(store: Store, query: EventQuery) -> dict[str, Any]:
+    """One page of events in stream order, and the cursor of the next one."""
+    filters = query.filters()
+    digest = digest_of(filters)
+    window = _window(query, digest)
+    name = "events_ascending" if window.order == "a" else "events_descending"
+    rows = await store.events(name, **filters, after=window.after, before=window.before, limit=query.limit + 1)
+    more, rows = len(rows) > query.limit, rows[: query.limit]
+    cursor = None
+    if more:
+        cursor = Cursor(order="a" if window.order == "a" else "d", seq=rows[-1].seq, digest=digest).encode()
+    if window.order == "d":
+        rows.reverse()
+    return {"data": [select(row_document(row), query.fields) for row in rows], "meta": {"cursor": cursor}}
+
+
+def _window(query: EventQuery, digest: str) -> _Window:
+    """The range to read: a cursor goes on in its direction, within the bounds that were asked for."""
+    backwards = query.before is not None and query.after is None
+    after = query.after or 0
+    before = MAX_SEQ if query.before is None else query.before
+    if query.cursor is None:
+        return _Window(order="d" if backwards else "a", after=after, before=before)
+    cursor = Cursor.decode(query.cursor, digest)
+    if cursor.order == "d":
+        return _Window(order="d", after=after, before=min(before, cursor.seq))
+    return _Window(order="a", after=max(after, cursor.seq), before=before)
+
+
+async def find_event(store: Store, event_id: str) -> EventRow:
+    """The row of an event.
+
+    Raises:
+        EventNotFound: there is none.
+    """
+    rows = await store.events("event_by_id", event_id=event_id)
+    if not rows:
+        raise EventNotFound(event_id)
+    return rows[0]
+
+
+@router.get("/events", response_model=None, responses=described(EventPage))
+async def list_events(query: Annotated[EventQuery, Query()], deps: Deps) -> JsonResponse:
+    """Events in stream order."""
+    return JsonResponse(await read_page(deps.store, query))
+
+
+@router.get("/events/{event_id}", response_model=None, responses=described(EventDocument))
+async def read_event(event_id: EventId, deps: Deps) -> JsonResponse:
+    """One event; fields that were moved to the object store are put back when the bus is reachable."""
+    row = await find_event(deps.store, event_id)
+    document = row_document(row)
+    if not document.get("blobs"):
+        return JsonResponse(document)
+    try:
+        whole = await deps.bus.inflate(row.stored().event)
+    except ServeError:
+        return JsonResponse({**document, "inflated": False})
+    blobs = {"blobs": document["blobs"], "inflated": True}
+    meta = {name: document[name] for name in META_FIELDS}
+    return JsonResponse({**meta, **event_to_dict(whole), **blobs})
+
+
+@router.get(
+    "/events/{event_id}/raw",
+    response_model=None,
+    responses={200: {"content": {"application/octet-stream": {}}, "description": "The published bytes"}},
+)
+async def read_raw(event_id: EventId, deps: Deps) -> Response:
+    """The bytes as they were published, checked against their recorded hash."""
+    row = await find_event(deps.store, event_id)
+    if not row.sound:
+        raise EventCorrupted(row.event_id, row.seq, row.sha256, sha256_hex(row.raw))
+    headers = {"ETag": f'"{row.sha256}"', "X-Enchanted-Seq": str(row.seq)}
+    return Response(row.raw, media_type="application/octet-stream", headers=headers)
+
+
+@router.get("/traces/{trace_id}", response_model=None, responses=described(TraceDocument))
+async def read_trace(trace_id: TraceId, deps: Deps) -> JsonResponse:
+    """The events of a trace, grouped by the span they were published in."""
+    rows = await deps.store.events("trace_events", trace=trace_id, limit=TRACE_LIMIT + 1)
+    if not rows:
+        raise TraceNotFound(trace_id)
+    spans: dict[str, dict[str, Any]] = {}
+    for row in rows[:TRACE_LIMIT]:
+        document = row_document(row)
+        span = spans.setdefault(document.get("span_id", ""), _new_span(document))
+        span["ended_at"] = document["stream_time"]
+        span["events"].append(document)
+    meta = {"events": min(len(rows), TRACE_LIMIT), "truncated": len(rows) > TRACE_LIMIT}
+    return JsonResponse({"trace_id": trace_id, "spans": list(spans.values()), "meta": meta})
+
+
+def _new_span(first: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "span_id": first.get("span_id", ""),
+        "agent_id": first.get("agent_id", ""),
+        "agent_name": first.get("agent_name", ""),
+        "role": first.get("agent_role", "ROLE_UNSPECIFIED"),
+        "started_at": first["stream_time"],
+        "ended_at": first["stream_time"],
+        "events": [],
+    }

@@ -1,0 +1,233 @@
+"""The live stream (SSE): resume after a sequence, catch up, go on live, without gap or repeat."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
+from typing import Annotated, Any
+
+import anyio
+import orjson
+from fastapi import APIRouter, Header, Query, Request
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from enchanted.bus.errors import BusError
+from enchanted.bus.streams import StreamInfo
+from enchanted.schemas.canonical import sha256_hex
+from enchanted.schemas.events import Kind, Role, StoredEvent, kind_of, role_of, run_of
+from enchanted.serve.dependencies import Dependencies, Deps
+from enchanted.serve.errors import BadRequest, SequenceAhead, ServeError, TooManyStreams
+from enchanted.serve.events import event_document, row_document
+from enchanted.serve.parameters import MAX_SEQ, Identifier, Sequence
+from enchanted.serve.store import PAGE
+
+log = logging.getLogger(__name__)
+router = APIRouter(prefix="/api/v1", tags=["live"])
+
+BUFFER = 512
+"""Events read ahead of a client."""
+PIECE = 64 * 1024
+"""Bytes after which a piece is sent even if more is waiting."""
+RECONNECT_MILLISECONDS = 1_000
+
+
+class LiveQuery(BaseModel):
+    """What to see; the filters are joined by "and"."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run: Identifier = ""
+    trace: Identifier = ""
+    agent: Identifier = ""
+    role: Role | None = None
+    kind: Kind | None = None
+    after: Sequence | None = None
+    """Begin after this sequence; from now on by default. A Last-Event-ID goes before it."""
+
+    def wants(self, stored: StoredEvent) -> bool:
+        """The event passes every filter."""
+        event = stored.event
+        return (
+            self.run in ("", run_of(event))
+            and self.trace in ("", event.trace_id)
+            and self.agent in ("", event.agent_id, event.agent_name)
+            and self.role in (None, role_of(event))
+            and self.kind in (None, kind_of(event))
+        )
+
+    def bound(self) -> dict[str, Any]:
+        """The same for the table."""
+        words = {"run": self.run, "trace": self.trace, "agent": self.agent}
+        return {**words, "role": self.role or "", "kind": self.kind or "", "since": 0, "until": 0, "q": ""}
+
+
+class Streams:
+    """The open live streams of this process."""
+
+    def __init__(self, deps: Dependencies) -> None:
+        self._deps = deps
+        self.open = 0
+
+    async def begin(self, query: LiveQuery, after: int | None) -> LiveResponse:
+        """A stream that starts after ``after``, or now.
+
+        Raises:
+            SequenceAhead: the stream never had that sequence.
+            TooManyStreams: the cap is reached.
+        """
+        if self.open >= self._deps.max_streams:
+            raise TooManyStreams(self._deps.max_streams)
+        info = await self._deps.bus.stream_info()
+        start = info.last_seq if after is None else after
+        if start > info.last_seq:
+            raise SequenceAhead(start, info.last_seq)
+        return LiveResponse(self._pieces(query, start, info), slow=self._deps.slow_client, count=self._count)
+
+    def _count(self, change: int) -> None:
+        self.open += change
+
+    async def _pieces(self, query: LiveQuery, start: int, info: StreamInfo) -> AsyncGenerator[bytes, None]:
+        yield f"retry: {RECONNECT_MILLISECONDS}\n\n".encode()
+        if start + 1 < info.first_seq:
+            async with aclosing(self._from_table(query, start, info.first_seq)) as old:
+                async for piece in old:
+                    yield piece
+            start = info.first_seq - 1
+        async with aclosing(self._from_stream(query, start)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _from_table(self, query: LiveQuery, after: int, before: int) -> AsyncGenerator[bytes, None]:
+        """What the stream no longer holds."""
+        while True:
+            rows = await self._deps.store.events(
+                "events_ascending", **query.bound(), after=after, before=before, limit=PAGE
+            )
+            if rows:
+                yield b"".join(_frame(row.seq, row_document(row)) for row in rows)
+                after = rows[-1].seq
+            if len(rows) < PAGE:
+                return
+
+    async def _from_stream(self, query: LiveQuery, after: int) -> AsyncGenerator[bytes, None]:
+        queue: asyncio.Queue[StoredEvent] = asyncio.Queue(BUFFER)
+        bus = await self._deps.bus.connected()
+
+        async def pump() -> None:
+            async for stored in bus.tail(after=after):
+                await queue.put(stored)
+
+        reader = asyncio.create_task(pump())
+        try:
+            while True:
+                taken = await _next_events(queue, reader, self._deps.heartbeat)
+                frames = [_live_frame(stored) for stored in taken if query.wants(stored)]
+                if frames:
+                    yield b"".join(frames)
+                elif taken:
+                    # Nothing for this client, but it need not look at these again.
+                    yield f"id: {taken[-1].seq}\n\n".encode()
+                else:
+                    yield b": alive\n\n"
+        finally:
+            reader.cancel()
+            with suppress(asyncio.CancelledError, BusError):
+                await reader
+
+
+async def _next_events(
+    queue: asyncio.Queue[StoredEvent], reader: asyncio.Task[None], heartbeat: float
+) -> list[StoredEvent]:
+    """What has arrived, after waiting up to ``heartbeat`` seconds for the first; empty when nothing did."""
+    getter = asyncio.create_task(queue.get())
+    try:
+        await asyncio.wait({getter, reader}, timeout=heartbeat, return_when=asyncio.FIRST_COMPLETED)
+        if not getter.done():
+            if reader.done():
+                reader.result()
+            return []
+        taken, size = [getter.result()], 0
+    finally:
+        getter.cancel()
+    while not queue.empty() and size < PIECE:
+        taken.append(queue.get_nowait())
+        size += len(taken[-1].raw)
+    return taken
+
+
+def _live_frame(stored: StoredEvent) -> bytes:
+    return _frame(stored.seq, event_document(stored, sha256_hex(stored.raw)))
+
+
+def _frame(seq: int, document: dict[str, Any]) -> bytes:
+    return b"id: %d\ndata: %b\n\n" % (seq, orjson.dumps(document))
+
+
+class LiveResponse(Response):
+    """Sends pieces until the client goes or is too slow."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, pieces: AsyncGenerator[bytes, None], *, slow: float, count: Callable[[int], None]) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._pieces = pieces
+        self._slow = slow
+        self._count = count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection, from its head to its end."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        self._count(1)
+        try:
+            async with anyio.create_task_group() as group:
+
+                async def watch() -> None:
+                    while (await receive())["type"] != "http.disconnect":
+                        pass
+                    group.cancel_scope.cancel()
+
+                group.start_soon(watch)
+                await self._send_all(send)
+                group.cancel_scope.cancel()
+        finally:
+            self._count(-1)
+
+    async def _send_all(self, send: Send) -> None:
+        try:
+            async with aclosing(self._pieces) as pieces:
+                async for piece in pieces:
+                    async with asyncio.timeout(self._slow):
+                        await send({"type": "http.response.body", "body": piece, "more_body": True})
+        except TimeoutError:
+            log.warning("a live client took nothing for %g s and was cut off; it can resume", self._slow)
+        except (BusError, ServeError) as error:
+            # The head is out, so all that can be said is the end; the client resumes.
+            log.warning("a live stream ended: %s", error)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+@router.get(
+    "/stream",
+    response_model=None,
+    responses={200: {"content": {"text/event-stream": {}}, "description": "Events; each frame's id is its SEQ"}},
+)
+async def stream(
+    query: Annotated[LiveQuery, Query()],
+    request: Request,
+    deps: Deps,
+    last_event_id: Annotated[str | None, Header(max_length=40)] = None,
+) -> Response:
+    """Events as they are stored, from a sequence on when one is named."""
+    streams: Streams = request.app.state.streams
+    return await streams.begin(query, query.after if last_event_id is None else _sequence(last_event_id))
+
+
+def _sequence(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or int(text) > MAX_SEQ:
+        raise BadRequest("Last-Event-ID must be the sequence of the last event seen, as the stream gave it")
+    return int(text)

@@ -1,0 +1,162 @@
+"""Reads from ClickHouse: named queries of ``sql/``, bound parameters, a deadline on each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+from clickhouse_connect.driver import create_async_client
+from clickhouse_connect.driver.asyncclient import AsyncClient
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from enchanted.schemas.canonical import sha256_hex
+from enchanted.schemas.events import StoredEvent, parse_event
+from enchanted.serve.errors import StoreUnavailable
+
+QUERY_DEADLINE = 15.0
+"""Seconds a read may take before it is answered with 503."""
+CONNECT_DEADLINE = 3.0
+PAGE = 2_000
+"""Rows fetched at a time when a whole run is read."""
+LAST_SEQ = 2**64 - 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EventRow:
+    """An event as the table holds it."""
+
+    seq: int
+    time: datetime
+    subject: str
+    event_id: str
+    sha256: str
+    """Recorded when the event was ingested."""
+    raw: bytes
+
+    @property
+    def sound(self) -> bool:
+        """The bytes are the ones that were ingested."""
+        return sha256_hex(self.raw) == self.sha256
+
+    def stored(self) -> StoredEvent:
+        """The row as the stream held it.
+
+        Raises:
+            NotAnEvent: the bytes were damaged so far that protobuf rejects them.
+        """
+        return StoredEvent(
+            seq=self.seq, time=self.time, subject=self.subject, raw=self.raw, event=parse_event(self.raw)
+        )
+
+
+@cache
+def query_text(name: str) -> str:
+    """The SQL of ``sql/<name>.sql``."""
+    return resources.files("enchanted.serve").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
+
+
+class Store:
+    """One ClickHouse, connected at the first read and again after a failure."""
+
+    def __init__(self, url: str, *, deadline: float = QUERY_DEADLINE) -> None:
+        self._url = url
+        self._deadline = deadline
+        self._client: AsyncClient | None = None
+        self._connecting = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def ping(self) -> None:
+        """Raise StoreUnavailable unless a query is answered."""
+        await self.rows("ping")
+
+    async def rows(self, name: str, **parameters: object) -> list[dict[str, Any]]:
+        """The answer of a named query, one dict a row.
+
+        Raises:
+            StoreUnavailable: the store refused, broke off, or took longer than the deadline.
+        """
+        try:
+            async with asyncio.timeout(self._deadline):
+                client = await self._connected()
+                result = await client.query(
+                    query_text(name), parameters=dict(parameters), column_formats=_RAW_AS_BYTES.get(name)
+                )
+        except (ClickHouseError, aiohttp.ClientError, OSError) as error:
+            raise StoreUnavailable(_reason(error, self._deadline)) from error
+        return list(result.named_results())
+
+    async def events(self, name: str, **parameters: object) -> list[EventRow]:
+        """The answer of a named query that selects event rows."""
+        return [_event_row(row) for row in await self.rows(name, **parameters)]
+
+    async def run_events(self, run: str, *, after: int = 0, until: int = LAST_SEQ) -> AsyncIterator[EventRow]:
+        """Every event of a run in stream order, read in pages."""
+        while True:
+            page = await self.events("run_events", run=run, after=after, until=until, limit=PAGE)
+            for row in page:
+                yield row
+            if len(page) < PAGE:
+                return
+            after = page[-1].seq
+
+    async def _connected(self) -> AsyncClient:
+        async with self._connecting:
+            if self._client is None:
+                self._client = await create_async_client(
+                    dsn=self._url,
+                    connect_timeout=CONNECT_DEADLINE,
+                    send_receive_timeout=self._deadline,
+                    query_retries=1,
+                    settings={"max_execution_time": max(1, int(self._deadline))},
+                )
+            return self._client
+
+
+_RAW_AS_BYTES: dict[str, dict[str, str | dict[str, str]]] = {
+    name: {"raw": "bytes"}
+    for name in (
+        "events_ascending",
+        "events_descending",
+        "run_events",
+        "event_by_id",
+        "trace_events",
+        "run_transitions",
+    )
+}
+
+
+def _event_row(row: dict[str, Any]) -> EventRow:
+    return EventRow(
+        seq=row["stream_seq"],
+        time=row["stream_time"].replace(tzinfo=UTC),
+        subject=row["subject"],
+        event_id=row["event_id"],
+        sha256=row["payload_sha256"],
+        raw=bytes(row["raw"]),
+    )
+
+
+def _reason(error: BaseException, deadline: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {deadline:g} s"
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else 'no detail'}"
