@@ -35,11 +35,17 @@ def prepare_bundled_model(
         EngineUnusable: another process has held the conversion longer than `timeout_s`, or it failed.
     """
     folder = bundled_folder(models_folder)
-    if folder.is_dir():
-        return folder
-    source = find_weights()
-    models_folder.mkdir(parents=True, exist_ok=True)
-    with _lock(models_folder / f".{folder.name}.lock", timeout_s):
+    return folder if folder.is_dir() else convert_once(find_weights(), folder, progress, timeout_s=timeout_s)
+
+
+def convert_once(source: Path, folder: Path, progress: Progress, *, timeout_s: float = 300.0) -> Path:
+    """Convert the GGUF file `source` into `folder`, which appears complete or not at all; returns it.
+
+    Raises:
+        EngineUnusable: as `prepare_bundled_model`.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(folder.with_name(f".{folder.name}.lock"), timeout_s):
         if not folder.is_dir():
             _convert(source, folder, progress)
     return folder

@@ -79,6 +79,9 @@ def _config(metadata: dict[str, Any], *, tied: bool) -> dict[str, Any]:
         "num_hidden_layers": value("block_count"),
         "num_attention_heads": value("attention.head_count"),
         "num_key_value_heads": value("attention.head_count_kv"),
+        "head_dim": metadata.get(
+            "llama.attention.key_length", value("embedding_length") // value("attention.head_count")
+        ),
         "max_position_embeddings": value("context_length"),
         "rms_norm_eps": value("attention.layer_norm_rms_epsilon"),
         "rope_theta": metadata.get("llama.rope.freq_base", 10000.0),
@@ -121,7 +124,7 @@ def _write_tokenizer(metadata: dict[str, Any], folder: Path) -> None:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     tokens: list[str] = metadata["tokenizer.ggml.tokens"]
-    merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
+    merges = [tuple(merge.split(" ", 1)) for merge in metadata.get("tokenizer.ggml.merges", [])]
     tokenizer = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(tokens)}, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
