@@ -30,6 +30,7 @@ _CONFIG = {
     "core.quotePath": "true",
     "core.precomposeUnicode": "false",
     "index.version": "4",
+    "core.compression": "1",
     "core.untrackedCache": "false",
     "merge.directoryRenames": "false",
     "receive.denyCurrentBranch": "refuse",

@@ -20,7 +20,7 @@ MAX_FILE_BYTES = 64 << 20
 class Workspace:
     """A checked-out tree; made by `checkout`, its folder is removed by `close`.
 
-    One caller at a time: `snapshot` and `reset` wait for each other.
+    `snapshot` and `reset` wait for each other.
     """
 
     def __init__(self, repository: ShadowRepository, folder: Path, *, max_file_bytes: int) -> None:
@@ -29,6 +29,9 @@ class Workspace:
         self.tree = ""
         """The tree of the last checkout, snapshot or reset."""
         self._max_file_bytes = max_file_bytes
+        self._tracked = False
+        self._marked: set[bytes] | None = None
+        """What may have changed since the last snapshot; None when that could be anything."""
         self._index = repository.folder / "indexes" / sha256_hex(str(folder.absolute()))[:32]
         self._git = Git(cwd=folder, git_dir=repository.folder, work_tree=folder, index=self._index)
         self._turn = asyncio.Lock()
@@ -41,6 +44,19 @@ class Workspace:
         workspace = cls(repository, folder.absolute(), max_file_bytes=max_file_bytes)
         await asyncio.to_thread(workspace._checkout, tree)
         return workspace
+
+    def track(self) -> None:
+        """From now on whoever writes here says so by `mark` or `mark_unknown`, so snapshots need not look at every file."""
+        self._tracked, self._marked = True, set()
+
+    def mark(self, path: str) -> None:
+        """This file may have changed."""
+        if self._marked is not None:
+            self._marked.add(os.fsencode(path))
+
+    def mark_unknown(self) -> None:
+        """Any file may have changed."""
+        self._marked = None
 
     async def snapshot(self) -> str:
         """The tree of the files as they are now. Ignored files, junk of tools and empty folders are no state.
@@ -58,6 +74,11 @@ class Workspace:
         """Put the files of ``tree`` back and remove what else is there, except ignored files."""
         async with self._turn:
             await asyncio.to_thread(self._reset, tree)
+
+    async def ignores(self, path: str) -> bool:
+        """Whether a new file of this name would be no state."""
+        command = ("check-ignore", "-q", "--no-index", "--", path)
+        return await asyncio.to_thread(lambda: self._git.result(*command, ok=(0, 1))[0] == 0)
 
     async def remove_nested_git(self) -> list[str]:
         """Remove every `.git` in the folder; gives their paths."""
@@ -89,21 +110,27 @@ class Workspace:
             leftover.unlink(missing_ok=True)
 
     def _snapshot(self) -> str:
-        if os.path.lexists(self.path / ".git"):
-            _remove_any(self.path / ".git")
-        paths = self._changed()
-        if any(path.endswith(b"/") for path in paths):
-            self._remove_nested_git()
-            paths = self._changed()
+        paths = sorted(self._changed() if self._marked is None else self._marked)
         if paths:
             for path in paths:
                 self._require_storable(path)
             self._git.run("update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=b"\0".join(paths))
             self.tree = self._git.run("write-tree").decode().strip()
+        self._marked = set() if self._tracked else None
         return self.tree
 
-    def _changed(self) -> list[bytes]:
-        return sorted(set(self._git.run("ls-files", "-mo", "--exclude-standard", "-z").split(b"\0")) - {b""})
+    def _changed(self) -> set[bytes]:
+        if os.path.lexists(self.path / ".git"):
+            _remove_any(self.path / ".git")
+        paths = self._list_changed()
+        # A folder in this list is a repository within the repository.
+        if any(path.endswith(b"/") for path in paths):
+            self._remove_nested_git()
+            paths = self._list_changed()
+        return paths
+
+    def _list_changed(self) -> set[bytes]:
+        return set(self._git.run("ls-files", "-mo", "--exclude-standard", "-z").split(b"\0")) - {b""}
 
     def _require_storable(self, path: bytes) -> None:
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -120,6 +147,7 @@ class Workspace:
         self._git.run("read-tree", "--reset", "-u", tree)
         self._git.run("clean", "-ffdq")
         self.tree = tree
+        self._marked = set() if self._tracked else None
 
     def _remove_nested_git(self) -> list[str]:
         found = []
