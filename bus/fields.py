@@ -20,21 +20,22 @@ FIELD_LIMIT = 256 * 1024
 EVENT_LIMIT = 960 * 1024
 """Bytes of an event; leaves room for the subject and headers below the stream's 1 MiB."""
 
+_WORTH_MOVING = 4 * 1024
 _FILES = "state_change.files"
 
 
 async def deflate(event: SwarmEvent, blobs: BlobPort) -> None:
-    """Move large fields of ``event`` out, in place, until it fits."""
+    """Move large fields of ``event`` out, in place; what then is still too large loses its next larger ones."""
     for size, path in sorted(_strings(event), reverse=True):
-        if size <= FIELD_LIMIT and event.ByteSize() <= EVENT_LIMIT:
-            break
-        parent, name = _locate(event, path)
-        await _move(event, path, getattr(parent, name).encode(), blobs)
-        parent.ClearField(name)
+        if size > FIELD_LIMIT:
+            await _move_string(event, path, blobs)
     if event.ByteSize() > EVENT_LIMIT and event.state_change.files:
         files = StateChange(files=event.state_change.files)
         await _move(event, _FILES, files.SerializeToString(deterministic=True), blobs)
         event.state_change.ClearField("files")
+    for size, path in sorted(_strings(event), reverse=True):
+        if event.ByteSize() > EVENT_LIMIT and size > _WORTH_MOVING:
+            await _move_string(event, path, blobs)
 
 
 async def inflate(event: SwarmEvent, blobs: BlobPort) -> SwarmEvent:
@@ -56,19 +57,24 @@ async def inflate(event: SwarmEvent, blobs: BlobPort) -> SwarmEvent:
     return copy
 
 
+async def _move_string(event: SwarmEvent, path: str, blobs: BlobPort) -> None:
+    parent, name = _locate(event, path)
+    await _move(event, path, getattr(parent, name).encode(), blobs)
+    parent.ClearField(name)
+
+
 async def _move(event: SwarmEvent, path: str, data: bytes, blobs: BlobPort) -> None:
     event.blobs.append(FieldBlob(field=path, sha256=await blobs.put(data), size=len(data)))
 
 
-def _strings(message: Message, prefix: str = "") -> Iterator[tuple[int, str]]:
-    """Size and path of every string field that is set, in nested messages too; lists stay where they are."""
-    for field, value in message.ListFields():
-        if field.is_repeated:
-            continue
-        if field.type == FieldDescriptor.TYPE_STRING:
-            yield len(value.encode()), prefix + field.name
-        elif field.type == FieldDescriptor.TYPE_MESSAGE:
-            yield from _strings(value, f"{prefix}{field.name}.")
+def _strings(event: SwarmEvent) -> Iterator[tuple[int, str]]:
+    """Size and path of every string field of the payload that is set; lists stay where they are."""
+    kind = event.WhichOneof("payload")
+    if kind is None:
+        return
+    for field, value in getattr(event, kind).ListFields():
+        if field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated:
+            yield len(value.encode()), f"{kind}.{field.name}"
 
 
 def _locate(event: SwarmEvent, path: str) -> tuple[Message, str]:

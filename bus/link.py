@@ -26,6 +26,8 @@ from enchanted.bus.errors import ApiRefused, BusAccessDenied, BusClosed, BusUnav
 API = "$JS.API"
 _RECONNECT_WAIT = 0.1
 _PING_INTERVAL = 5
+# Above this nats-py's publish waits for the socket and swallows the cancellation of our deadlines.
+_PENDING_BYTES = 64 * 1024 * 1024
 _AUTHORIZATION = "authorization"
 _NO_RESPONDERS = "503"
 
@@ -271,6 +273,7 @@ class Link:
             reconnect_time_wait=_RECONNECT_WAIT,  # type: ignore[arg-type]  # annotated int, used as seconds
             ping_interval=_PING_INTERVAL,
             connect_timeout=2,
+            pending_size=_PENDING_BYTES,
         )
         prefix = connection.client.new_inbox()
 

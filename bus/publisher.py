@@ -48,9 +48,10 @@ from enchanted.bus.subjects import MAX_SUBJECT
 
 _DUPLICATE_IN_BATCH = 10201
 _WRONG_LAST_SEQUENCE = 10071
-_RETRY_CODES = frozenset({10008, 10118, 10176, 10210})
-"""JetStream not ready, stream offline, batch incomplete (its head was lost), too many open batches."""
-_FULL_CODES = frozenset({10002, 10023, 10028, 10047, 10077, 10122})
+_RETRY_CODES = frozenset({10008, 10009, 10118, 10158, 10176, 10210})
+"""JetStream not ready, no leader, stream offline, id in process, batch incomplete (its head was lost), too many open
+batches."""
+_FULL_CODES = frozenset({10002, 10023, 10028, 10047, 10077})
 _TOO_LARGE_CODES = frozenset({10054, 10097})
 
 _NO_SUBJECT = re.compile(r"[\s*>\x00-\x1f]|\.\.|\.$")
@@ -223,8 +224,15 @@ class Publisher:
         deadline = min(group.deadline for group in groups)
         try:
             acks = await self._commit(messages, deadline)
-        except _DuplicateInBatch:
-            await self._settle_duplicates(groups, deadline)
+        except (_DuplicateInBatch, PublishRefused) as error:
+            # Which group the refusal is about is not said, so each is asked about by itself.
+            if len(groups) > 1:
+                for group in groups:
+                    await self._settle([group])
+            elif isinstance(error, _DuplicateInBatch):
+                await self._settle_duplicates(first, deadline)
+            else:
+                first.fail(error)
         except BusError as error:
             for group in groups:
                 group.fail(error)
@@ -232,14 +240,9 @@ class Publisher:
             for group, where in zip(groups, positions, strict=True):
                 self._succeed(group, [ack_at(acks, position) for position in where])
 
-    async def _settle_duplicates(self, groups: list[Group], deadline: float) -> None:
-        """A batch with an id the stream knows is refused whole, and which id is not said."""
-        if len(groups) > 1:
-            for group in groups:
-                await self._settle([group])
-            return
-        group = groups[0]
-        messages, (where,) = without_repeats(groups)
+    async def _settle_duplicates(self, group: Group, deadline: float) -> None:
+        """One of the group's ids is in the stream: either all of it is, or what is missing goes singly, in order."""
+        messages, (where,) = without_repeats([group])
         acks: list[Ack] = []
         try:
             for message in messages:
