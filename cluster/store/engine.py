@@ -78,13 +78,20 @@ class Handle:
         """The current database was changed by a statement: the next `configure` sets it again."""
         self._database = ""
 
+    def make_read_only(self) -> None:
+        """The engine itself refuses writes and table functions after this.
+
+        2 and not 1: with 1 the engine reports every setting as fixed, and clients then refuse to send any.
+        """
+        self._run("SET readonly = 2")
+
     def classify(self, sql: str) -> Kind:
         """Parse without running; text that does not parse counts no statement."""
         try:
             found = self._connection.classify_query(sql)
         except RuntimeError as error:
             raise EngineRefused(str(error)) from error
-        reads_only = found["query_class"] is _chdb.query_class.READ_ONLY
+        reads_only = found["query_class"] == _chdb.query_class.READ_ONLY
         return Kind(reads_only=reads_only, statements=found["statement_count"])
 
     def query(self, sql: str, output: str, params: Mapping[str, str]) -> tuple[bytes, Summary]:

@@ -56,7 +56,7 @@ _LINE = re.compile(r"(?P<indent> *)(?P<kind>\S+) ?(?P<rest>.*)\Z")
 
 
 def reader_settings(given: Mapping[str, str]) -> dict[str, str]:
-    """The reader's settings with our limits put in.
+    """The reader's settings with our limits put in; `check_reader` makes the handle read-only.
 
     Raises:
         AccessDenied: a setting is not one a reader may choose.
@@ -68,11 +68,11 @@ def reader_settings(given: Mapping[str, str]) -> dict[str, str]:
     for name, limit in LIMITS.items():
         asked = chosen.get(name, "")
         chosen[name] = asked if asked.isdigit() and 0 < int(asked) < limit else str(limit)
-    return {**chosen, "readonly": "1"}
+    return chosen
 
 
 def check_reader(handle: Handle, sql: str, output: str, params: Mapping[str, str]) -> None:
-    """Let one statement pass that only reads our own tables.
+    """Let one statement pass that only reads our own tables, and let the handle only read from now on.
 
     Raises:
         AccessDenied: it is something else.
@@ -92,6 +92,7 @@ def check_reader(handle: Handle, sql: str, output: str, params: Mapping[str, str
     except EngineRefused as error:
         raise EngineRefused(error.message.replace("EXPLAIN AST ", "")) from error
     check_tree(tree.decode())
+    handle.make_read_only()
 
 
 def check_tree(tree: str) -> None:

@@ -1,0 +1,37 @@
+"""One class per condition; every message names the remedy."""
+
+from __future__ import annotations
+
+
+class IngestError(Exception):
+    """Base of everything ingest can object to."""
+
+
+class TableUnavailable(IngestError):
+    """ClickHouse did not answer, or refused for a reason that may pass."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"ClickHouse cannot be used now: {why}; `enchanted status` shows whether it runs")
+
+
+class RowRefused(IngestError):
+    """ClickHouse refuses rows for what is in them."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"ClickHouse refuses the row: {why}; its bytes are in the dead letters")
+
+
+class SchemaChanged(IngestError):
+    """A numbered SQL file is not the one that was applied."""
+
+    def __init__(self, number: int, name: str) -> None:
+        super().__init__(
+            f"schemas/sql/{number:03d}_{name}.sql was applied in another form; put changes into a new file"
+        )
+
+
+class BadUrl(IngestError):
+    """The ClickHouse URL cannot be read."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(f"{url!r} is no ClickHouse URL; it looks like http://user:password@host:8123/database")

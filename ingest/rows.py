@@ -1,0 +1,182 @@
+"""A stored event as the values of one row of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from enchanted.schemas.canonical import sha256_hex
+from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of, role_of, run_of, timestamp_of
+
+EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
+LATEST = datetime(2299, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
+"""The range of DateTime64(6). A producer's time outside it is moved to the edge; ``raw`` keeps what it said."""
+SEARCHABLE = 32 * 1024
+"""Characters of an event that can be searched; ``raw`` has them all."""
+
+COLUMNS: dict[str, str] = {
+    "stream_created": "DateTime64(6, 'UTC')",
+    "stream_seq": "UInt64",
+    "stream_time": "DateTime64(6, 'UTC')",
+    "subject": "LowCardinality(String)",
+    "run": "String",
+    "event_id": "String",
+    "event_time": "DateTime64(6, 'UTC')",
+    "trace_id": "String",
+    "span_id": "String",
+    "role": "LowCardinality(String)",
+    "kind": "LowCardinality(String)",
+    "agent_id": "String",
+    "agent_name": "LowCardinality(String)",
+    "agent_seq": "UInt64",
+    "previous_event_hash": "String",
+    "task_id": "String",
+    "workspace_id": "String",
+    "parent_event_id": "String",
+    "duplicate_of": "UInt64",
+    "payload_sha256": "String",
+    "raw": "String",
+    "rationale": "String",
+    "confidence": "Float32",
+    "input_trigger": "String",
+    "target_resource": "String",
+    "new_state_hash": "String",
+    "change_reason": "LowCardinality(String)",
+    "status": "LowCardinality(String)",
+    "model": "LowCardinality(String)",
+    "input_tokens": "UInt32",
+    "output_tokens": "UInt32",
+    "duration_ms": "Float64",
+    "tool": "LowCardinality(String)",
+    "outcome": "LowCardinality(String)",
+    "to_state": "LowCardinality(String)",
+    "text": "String",
+}
+"""The table's columns in the order `values` gives them, with their types."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """An event on its way into the table."""
+
+    stored: StoredEvent
+    sha256: str
+    redelivered: bool
+    """It may be in the table already."""
+    duplicate_of: int = 0
+    """Sequence of the first copy of this event id; 0 for the first itself."""
+
+    @property
+    def seq(self) -> int:
+        """Stream sequence."""
+        return self.stored.seq
+
+    @property
+    def event_id(self) -> str:
+        """Empty for producers that give none."""
+        return self.stored.event.event_id
+
+
+def row_of(stored: StoredEvent, *, redelivered: bool) -> Row:
+    """Hash the published bytes."""
+    return Row(stored=stored, sha256=sha256_hex(stored.raw), redelivered=redelivered)
+
+
+def columns_of(rows: Iterable[Row], stream_created: datetime) -> list[Sequence[object]]:
+    """The rows turned on their side: one sequence for each of COLUMNS."""
+    return [list(column) for column in zip(*(values(row, stream_created) for row in rows), strict=True)]
+
+
+def values(row: Row, stream_created: datetime) -> tuple[object, ...]:
+    """One row in the order of COLUMNS."""
+    stored, event = row.stored, row.stored.event
+    return (
+        stream_created,
+        stored.seq,
+        stored.time,
+        stored.subject,
+        run_of(event),
+        event.event_id,
+        event_time(event, stored.time),
+        event.trace_id,
+        event.span_id,
+        role_of(event),
+        kind_of(event),
+        event.agent_id,
+        event.agent_name,
+        event.agent_seq,
+        event.previous_event_hash,
+        event.task_id,
+        event.workspace_id,
+        event.parent_event_id,
+        row.duplicate_of,
+        row.sha256,
+        stored.raw,
+        *_search_values(event),
+    )
+
+
+def event_time(event: SwarmEvent, stream_time: datetime) -> datetime:
+    """The producer's time within the column's range; the stream's where it gave none."""
+    if not event.HasField("timestamp"):
+        return stream_time
+    told = timestamp_of(event)
+    if told is None:
+        told = LATEST if event.timestamp.seconds > 0 else EARLIEST
+    return min(LATEST, max(EARLIEST, told))
+
+
+def _search_values(event: SwarmEvent) -> tuple[object, ...]:
+    # Unset payloads read as empty messages, so every column has a value for every kind.
+    decision, change, model, tool = event.decision, event.state_change, event.model_call, event.tool_call
+    return (
+        decision.rationale,
+        decision.confidence_score,
+        decision.input_trigger,
+        change.target_resource,
+        change.new_state_hash,
+        change.reason,
+        event.system_signal.status,
+        model.model,
+        model.input_tokens,
+        model.output_tokens,
+        model.duration_ms or tool.duration_ms,
+        tool.tool,
+        _outcome(event),
+        event.run_transition.to_state,
+        searchable(event)[:SEARCHABLE],
+    )
+
+
+def _outcome(event: SwarmEvent) -> str:
+    if kind_of(event) == "model_call":
+        return "FAILED" if event.model_call.error else "OK"
+    return event.tool_call.outcome
+
+
+def searchable(event: SwarmEvent) -> str:
+    """What a person would search for in an event."""
+    match kind_of(event):
+        case "decision":
+            one = event.decision
+            return _lines(one.rationale, one.input_trigger, one.action, *one.rejected_alternatives)
+        case "state_change":
+            change = event.state_change
+            return _lines(change.target_resource, change.reason, *(file.path for file in change.files))
+        case "system_signal":
+            return _lines(event.system_signal.status, event.system_signal.detail)
+        case "model_call":
+            call = event.model_call
+            return _lines(call.completion, call.error, call.model)
+        case "tool_call":
+            tool = event.tool_call
+            return _lines(tool.tool, tool.arguments, tool.output, tool.reason)
+        case "run_transition":
+            step = event.run_transition
+            return _lines(step.reason, step.from_state, step.to_state, step.details)
+    return ""
+
+
+def _lines(*parts: str) -> str:
+    return "\n".join(part for part in parts if part)
