@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import orjson
+from opentelemetry.trace import Span
 
 from enchanted.actors import spans
 from enchanted.actors.errors import ActorError
 from enchanted.actors.model_errors import ModelError
 from enchanted.actors.models import Message, Model, ModelReply, ModelRequest
 from enchanted.actors.tool_results import ToolResult
+from enchanted.actors.work import Carrier
 from enchanted.bus.agent_log import AgentLog
 from enchanted.schemas import events
-from enchanted.schemas.canonical import Json, sha256_hex
+from enchanted.schemas.canonical import Json, canonical_json, sha256_hex
 from enchanted.schemas.events import StoredEvent, SwarmEvent
 
 TRIES = 3
@@ -80,12 +83,20 @@ class Decision:
 class Agent:
     """The part of a role that thinks and acts; a role composes it."""
 
-    def __init__(self, *, log: AgentLog, model: Model, seed: int = 0, temperature: float = 0.0) -> None:
+    def __init__(
+        self, *, name: str, run_id: str, log: AgentLog, model: Model, seed: int = 0, temperature: float = 0.0
+    ) -> None:
+        self.name = name
+        self.run_id = run_id
         self.log = log
         self.model = model
         self._seed = seed
         self._temperature = temperature
         self._calls = 0
+
+    def turn(self, carrier: Carrier) -> AbstractContextManager[Span]:
+        """The span of one turn of this role, continuing its caller's trace."""
+        return spans.agent_span(agent_id=self.log.agent_id, agent_name=self.name, run_id=self.run_id, headers=carrier)
 
     async def decide(self, question: Question, place: Place) -> Decision:
         """Ask the model and record the call and the decision as one batch.
@@ -201,7 +212,7 @@ class Agent:
     @staticmethod
     def _decision(question: Question, request: ModelRequest, answer: dict[str, Any], place: Place) -> SwarmEvent:
         return events.decision(
-            context_hash=sha256_hex(events.canonical_json([asdict(message) for message in request.messages])),
+            context_hash=sha256_hex(canonical_json([asdict(message) for message in request.messages])),
             trigger=question.trigger,
             rationale=str(answer.get("rationale", "")),
             action=answer,

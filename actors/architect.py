@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from enchanted.actors import prompts, spans
+from enchanted.actors import prompts
 from enchanted.actors.agent import Agent, Place, Question
 from enchanted.actors.repair import files_of_failure
 from enchanted.actors.work import CheckReport, Plan, PlanRequest, TaskSpec
@@ -24,10 +24,9 @@ class WorkItem:
 class Architect:
     """Plans; writes nothing."""
 
-    def __init__(self, agent: Agent, *, guided: bool, run_id: str) -> None:
+    def __init__(self, agent: Agent, *, guided: bool) -> None:
         self._agent = agent
         self._guided = guided
-        self._run_id = run_id
 
     async def plan(self, request: PlanRequest) -> Plan:
         """Turn the task and what the tools report into tasks; none when there is nothing to do.
@@ -36,10 +35,7 @@ class Architect:
             AnswerUnusable: the model's replies cannot be parsed.
             ModelError: the model does not answer.
         """
-        log = self._agent.log
-        with spans.agent_span(
-            agent_id=log.agent_id, agent_name=log.agent_name, run_id=self._run_id, headers=request.carrier
-        ):
+        with self._agent.turn(request.carrier):
             items = work_items(request.report, request.files)
             if not self._guided:
                 return await self._free(request, items)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from enchanted.actors import prompts, spans
+from enchanted.actors import prompts
 from enchanted.actors.agent import Agent, BudgetSpent, Decision, Place, Question, of_task
 from enchanted.actors.desk import Desk, Site
 from enchanted.actors.lint import Finding
@@ -39,12 +39,11 @@ class View:
 class Coder:
     """Implements one task in a workspace of its own."""
 
-    def __init__(self, agent: Agent, site: Site, *, guided: bool, budget: Budget, run_id: str) -> None:
+    def __init__(self, agent: Agent, site: Site, *, guided: bool, budget: Budget) -> None:
         self._agent = agent
         self._site = site
         self._guided = guided
         self._budget = budget
-        self._run_id = run_id
 
     async def code(self, job: Assignment) -> Submission:
         """Work on a task until it is handed in.
@@ -53,11 +52,8 @@ class Coder:
             AnswerUnusable: the model's replies cannot be parsed.
             ModelError: the model does not answer.
         """
-        log = self._agent.log
         place = Place(task_id=job.task.task_id, workspace_id=job.workspace_id, parent=job.parent)
-        with spans.agent_span(
-            agent_id=log.agent_id, agent_name=log.agent_name, run_id=self._run_id, headers=job.carrier
-        ):
+        with self._agent.turn(job.carrier):
             async with await self._site.desk(self._agent, place, job.tree) as desk:
                 decision_id, summary = await self._work(job, desk)
                 return Submission(

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from enchanted.actors.agent import Agent, Place, of_task
+from enchanted.actors.errors import FileTooLarge, UnsupportedFile
 from enchanted.actors.gitstore import ShadowRepository
 from enchanted.actors.sandbox import Sandbox
 from enchanted.actors.tool_results import ToolResult
 from enchanted.actors.tools import ToolBox, ToolLimits
 from enchanted.actors.workspace import Workspace
 from enchanted.schemas import events
+
+WRITING_TOOLS = frozenset({"edit", "write_file", "replace_lines", "apply_fix"})
 
 
 class Site:
@@ -71,10 +74,19 @@ class Desk:
         return result
 
     async def _settle(self, tool: str, place: Place, event_id: str) -> None:
-        tree = await self._workspace.snapshot()
+        try:
+            tree = await self._workspace.snapshot()
+        except (FileTooLarge, UnsupportedFile) as error:
+            await self._workspace.reset(self.tree)
+            refusal = {"reason": str(error), "tool": tool}
+            await self._agent.record(
+                trigger=tool, rationale=f"undone: {error}", action=refusal, place=of_task(place, event_id)
+            )
+            return
         if tree == self.tree:
             return
-        if not self._records:
+        # What a check leaves behind is no work of the agent's.
+        if not self._records or tool not in WRITING_TOOLS:
             await self._workspace.reset(self.tree)
             return
         patch = await self._repository.diff(self.tree, tree)

@@ -8,9 +8,10 @@ from typing import Any, Literal, Protocol
 
 from enchanted.actors.model_errors import BadModelUrl
 
-ModelKind = Literal["vllm", "openai", "bundled"]
+ModelKind = Literal["vllm", "openai", "bundled", "minimal"]
 
-BUNDLED = "bundled"
+BUNDLED: Literal["bundled"] = "bundled"
+MINIMAL: Literal["minimal"] = "minimal"
 BUNDLED_NAME = "SmolLM2-135M-Instruct"
 
 
@@ -82,18 +83,20 @@ class ModelSource:
         """What people and spans call it: a hub id as it is, a folder by its last part."""
         if self.kind == BUNDLED:
             return BUNDLED_NAME
+        if self.kind == MINIMAL:
+            return MINIMAL
         return Path(self.model).name if self.model.startswith(("/", "~", ".")) else self.model
 
     @property
     def url(self) -> str:
         """The text this was read from, normalised."""
-        if self.kind == BUNDLED:
-            return BUNDLED
+        if self.kind in (BUNDLED, MINIMAL):
+            return self.kind
         return f"openai:{self.base_url}#{self.model}" if self.kind == "openai" else f"vllm:{self.model}"
 
 
 def parse_model_url(url: str) -> ModelSource:
-    """Read ``vllm:<hub id or folder>``, ``openai:<base url>#<model>`` or ``bundled``.
+    """Read ``vllm:<hub id or folder>``, ``openai:<base url>#<model>``, ``bundled`` or ``minimal``.
 
     Raises:
         BadModelUrl: it is none of these, or a part is missing.
@@ -101,6 +104,8 @@ def parse_model_url(url: str) -> ModelSource:
     text = url.strip()
     if text == BUNDLED:
         return ModelSource(kind="bundled", model="")
+    if text == MINIMAL:
+        return ModelSource(kind="minimal", model="")
     scheme, colon, rest = text.partition(":")
     if not colon or scheme not in ("vllm", "openai"):
         raise BadModelUrl(url, "it starts with neither vllm: nor openai:")

@@ -6,8 +6,8 @@ It keeps nothing that the log does not: kill it at any point, and the next one f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
 
 from enchanted.actors import spans
 from enchanted.actors.errors import ActorError
@@ -36,12 +36,14 @@ from enchanted.actors.work import (
     Submission,
 )
 from enchanted.bus.agent_log import AgentLog
-from enchanted.bus.connection import Bus
+from enchanted.bus.ports import BusPort
 from enchanted.schemas import events
 from enchanted.schemas.canonical import Json
 from enchanted.schemas.chain import heads_of
 from enchanted.schemas.events import SwarmEvent
 from enchanted.schemas.fold import MAIN_WORKSPACE
+
+T = TypeVar("T")
 
 MAX_INTERRUPTIONS = 5
 """A task whose Coder died this often is given up."""
@@ -90,7 +92,7 @@ class Orchestrator:
     def __init__(
         self,
         *,
-        bus: Bus,
+        bus: BusPort,
         log: AgentLog,
         ledger: Ledger,
         team: Team,
@@ -161,10 +163,15 @@ class Orchestrator:
                 parent=self._ledger.last_event_id,
             )
             await self._change_main(change)
-        details = {"base_commit": self._repository.base_commit, "base_tree": tree}
-        await self._step(
-            RunSignal.BASE_STORED, f"the repository at {self._repository.base_commit[:12]} is stored", details
-        )
+        commit = self._repository.base_commit
+        details = {"base_commit": commit, "base_tree": tree, **self._left_out()}
+        await self._step(RunSignal.BASE_STORED, f"the repository at {commit[:12]} is stored", details)
+
+    def _left_out(self) -> dict[str, Json]:
+        source = self._repository.source
+        if source is None:
+            return {}
+        return {"uncommitted": list(source.changed[:100]), "submodules": list(source.submodules)}
 
     async def _baseline(self) -> None:
         report = await self._checked(self._ledger.main_tree)
@@ -175,16 +182,8 @@ class Orchestrator:
     async def _plan(self) -> None:
         assert self._ledger.report is not None
         files = tuple(entry.path for entry in await self._repository.list(self._ledger.main_tree))
-        plan = await self._retried(
-            lambda: self._team.plan(
-                PlanRequest(
-                    task=self._request.task,
-                    report=self._ledger.report,
-                    files=files,
-                    carrier=spans.carrier(),  # type: ignore[arg-type]
-                )
-            )
-        )
+        request = PlanRequest(task=self._request.task, report=self._ledger.report, files=files, carrier=spans.carrier())
+        plan = await self._retried(lambda: self._team.plan(request))
         drafts = [
             events.run_transition(
                 subject="task",
@@ -206,9 +205,12 @@ class Orchestrator:
         idle: asyncio.Queue[int] = asyncio.Queue()
         for coder in range(self._team.coders):
             idle.put_nowait(coder)
-        async with asyncio.TaskGroup() as group:
-            for task in self._ledger.open_tasks:
-                group.create_task(self._finish(task, idle))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for task in self._ledger.open_tasks:
+                    group.create_task(self._finish(task, idle))
+        except* (ActorError, ModelError) as errors:
+            raise errors.exceptions[0] from errors
         accepted = sum(task.state == TaskState.ACCEPTED for task in self._ledger.tasks.values())
         await self._step(RunSignal.TASKS_DONE, f"{accepted} of {len(self._ledger.tasks)} tasks accepted")
 
@@ -342,7 +344,8 @@ class Orchestrator:
             return report
         return await self._retried(lambda: self._team.check(CheckRequest(tree=tree, carrier=spans.carrier())))
 
-    async def _retried(self, call: Callable[[], Any]) -> Any:
+    @staticmethod
+    async def _retried(call: Callable[[], Awaitable[T]]) -> T:
         for _ in range(MAX_INTERRUPTIONS):
             try:
                 return await call()

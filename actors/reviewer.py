@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enchanted.actors import prompts, spans
+from enchanted.actors import prompts
 from enchanted.actors.agent import Agent, Place, Question
 from enchanted.actors.desk import Desk, Site
 from enchanted.actors.work import CheckReport, CheckRequest, CheckResult, Review, ReviewRequest
@@ -17,19 +17,15 @@ OUTPUT_CHARS = 2_000
 class Reviewer:
     """Judges trees. Facts it saw itself bind it: what makes a check worse can only be rejected."""
 
-    def __init__(self, agent: Agent, site: Site, *, checks: tuple[str, ...], run_id: str) -> None:
+    def __init__(self, agent: Agent, site: Site, *, checks: tuple[str, ...]) -> None:
         self._agent = agent
         self._site = site
         self._checks = checks
-        self._run_id = run_id
         self._reports: dict[str, CheckReport] = {}
 
     async def check(self, request: CheckRequest) -> CheckReport:
         """Run every check and the linter on a tree; nothing they write is kept."""
-        log = self._agent.log
-        with spans.agent_span(
-            agent_id=log.agent_id, agent_name=log.agent_name, run_id=self._run_id, headers=request.carrier
-        ):
+        with self._agent.turn(request.carrier):
             return await self._report(request.tree, Place(workspace_id=WORKSPACE))
 
     async def review(self, request: ReviewRequest) -> Review:
@@ -39,10 +35,7 @@ class Reviewer:
             AnswerUnusable: the model's replies cannot be parsed.
             ModelError: the model does not answer.
         """
-        log = self._agent.log
-        with spans.agent_span(
-            agent_id=log.agent_id, agent_name=log.agent_name, run_id=self._run_id, headers=request.carrier
-        ):
+        with self._agent.turn(request.carrier):
             place = Place(task_id=request.task.task_id, workspace_id=WORKSPACE, parent=request.parent)
             report = await self._report(request.tree, place)
             objections = _objections(request, report)

@@ -1,0 +1,246 @@
+"""What runs inside the actors' processes: a role, or the orchestrator, with the bus and the disk it needs.
+
+Plain classes: `swarm.py` is the place that turns them into Ray actors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from opentelemetry import context, trace
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+
+from enchanted.actors import spans
+from enchanted.actors.agent import Agent
+from enchanted.actors.architect import Architect
+from enchanted.actors.coder import Coder
+from enchanted.actors.config import RoleModel, SwarmConfig
+from enchanted.actors.desk import Site
+from enchanted.actors.engine import EngineSpec
+from enchanted.actors.engine_pool import VllmModel
+from enchanted.actors.errors import ActorError
+from enchanted.actors.gitstore import ShadowRepository
+from enchanted.actors.ledger import Ledger, read_ledger
+from enchanted.actors.lifecycle import CLOSED_RUN, RunSignal, RunState, next_run_state
+from enchanted.actors.minimal_model import MinimalModel
+from enchanted.actors.models import Model
+from enchanted.actors.openai_model import OpenAIModel
+from enchanted.actors.orchestrator import Orchestrator, Team
+from enchanted.actors.reviewer import Reviewer
+from enchanted.actors.sandbox import Sandbox
+from enchanted.actors.tools import ToolLimits
+from enchanted.actors.vitals import vital
+from enchanted.actors.work import RoleName, RunRequest
+from enchanted.bus.agent_log import AgentLog
+from enchanted.bus.connection import Bus
+from enchanted.schemas import events
+from enchanted.schemas.chain import heads_of
+
+ORCHESTRATOR = "orchestrator"
+REPOSITORY = "repo.git"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoleSpec:
+    """Which role of which run, and whom it continues."""
+
+    role: RoleName
+    name: str
+    request: RunRequest
+    config: SwarmConfig
+    number: int = 0
+    """Which of the Coders; makes their seeds differ."""
+    predecessor: str = ""
+
+
+class RoleHost:
+    """One role of one run with its own bus connection, log and workspaces."""
+
+    def __init__(self, spec: RoleSpec) -> None:
+        self._spec = spec
+        self._stack = AsyncExitStack()
+        self._role: Any = None
+
+    async def start(self) -> str:
+        """Connect and say STARTING; returns the new agent's id."""
+        spec, request = self._spec, self._spec.request
+        bus = await self._stack.enter_async_context(Bus.connect(spec.config.nats_url, name=spec.name))
+        log = AgentLog(bus, run_id=request.run_id, role=spec.role, agent_name=spec.name, predecessor=spec.predecessor)
+        chosen = spec.config.model_for(spec.role, request)
+        agent = Agent(
+            name=spec.name,
+            run_id=request.run_id,
+            log=log,
+            model=open_model(spec.role, chosen, spec.config.home),
+            seed=request.seed * 100 + spec.number,
+            temperature=chosen.temperature,
+        )
+        self._role = await self._build(agent, chosen)
+        await self._stack.enter_async_context(vital(log, spec.config.signal_seconds))
+        return log.agent_id
+
+    async def _build(self, agent: Agent, chosen: RoleModel) -> Architect | Coder | Reviewer:
+        spec, request = self._spec, self._spec.request
+        if spec.role == "architect":
+            return Architect(agent, guided=chosen.is_guided)
+        folder = spec.config.run_folder(request.run_id)
+        site = Site(
+            repository=await asyncio.to_thread(ShadowRepository.open, folder / REPOSITORY),
+            folder=folder,
+            sandbox=sandbox_of(spec.config),
+            limits=ToolLimits(),
+        )
+        if spec.role == "coder":
+            return Coder(agent, site, guided=chosen.is_guided, budget=request.budget)
+        return Reviewer(agent, site, checks=request.checks)
+
+    async def call(self, method: str, request: Any) -> Any:
+        """Have the role do one thing: ``plan``, ``code``, ``check`` or ``review``."""
+        return await getattr(self._role, method)(request)
+
+    async def stop(self) -> None:
+        """Say STOPPING and disconnect; nothing is written afterwards."""
+        await self._stack.aclose()
+
+
+class OrchestratorHost:
+    """Drives one run in the background, and starts over from the log whenever its process is restarted."""
+
+    def __init__(self, run_id: str, config: SwarmConfig, team: Any) -> None:
+        self._run_id = run_id
+        self._config = config
+        self._make_team = team
+        self._driving: asyncio.Task[RunState] | None = None
+        self._cancelled = ""
+
+    async def run(self) -> RunState:
+        """Drive the run to its verdict."""
+        async with Bus.connect(self._config.nats_url, name=ORCHESTRATOR) as bus:
+            ledger = read_ledger([await _inflated(bus, e) for e in await bus.read_run(self._run_id)])
+            if ledger.state in CLOSED_RUN or ledger.request is None:
+                return ledger.state
+            log = AgentLog(
+                bus,
+                run_id=self._run_id,
+                role="operator",
+                agent_name=ORCHESTRATOR,
+                predecessor=ledger.agents.get(ORCHESTRATOR, ""),
+            )
+            context.attach(_context_of(ledger))
+            with spans.workflow_span(self._run_id):
+                return await self._drive(bus, log, ledger, ledger.request)
+
+    async def _drive(self, bus: Bus, log: AgentLog, ledger: Ledger, request: RunRequest) -> RunState:
+        team: Team = self._make_team(request, self._config, ledger)
+        folder = self._config.run_folder(self._run_id)
+        async with vital(log, self._config.signal_seconds):
+            try:
+                repository = await open_repository(folder, request)
+            except ActorError as error:
+                return await _fail(bus, log, ledger, error)
+            orchestrator = Orchestrator(
+                bus=bus, log=log, ledger=ledger, team=team, repository=repository, now=time.time
+            )
+            self._driving = asyncio.create_task(orchestrator.drive())
+            if self._cancelled:
+                self._driving.cancel()
+            try:
+                state = await self._driving
+            except asyncio.CancelledError:
+                if not self._cancelled:
+                    raise
+                await orchestrator.cancel(self._cancelled)
+                state = RunState.CANCELLED
+        await asyncio.to_thread(clear_workspaces, folder)
+        return state
+
+    def cancel(self, reason: str) -> None:
+        """Stop driving and close the run as cancelled."""
+        self._cancelled = reason
+        if self._driving is not None:
+            self._driving.cancel()
+
+
+async def open_repository(folder: Path, request: RunRequest) -> ShadowRepository:
+    """The run's shadow repository: as it was left, or made from the user's repository."""
+    return await ShadowRepository.create(folder / REPOSITORY, Path(request.repo))
+
+
+def clear_workspaces(folder: Path) -> None:
+    """Remove every workspace of a closed run; the shadow repository stays for `state` and `restore`."""
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if entry.name != REPOSITORY:
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def open_model(role: RoleName, chosen: RoleModel, home: str) -> Model:
+    """The model a role asks: an engine of the cluster, or a server by URL.
+
+    Raises:
+        BadModelUrl: the URL is none we know.
+    """
+    source = chosen.source
+    if source.kind == "minimal":
+        return MinimalModel()
+    if source.kind == "openai":
+        return OpenAIModel(
+            base_url=source.base_url, model=source.model, key_file=Path(chosen.key_file) if chosen.key_file else None
+        )
+    spec = EngineSpec(
+        model_source=source,
+        num_gpus=chosen.num_gpus,
+        num_cpus=chosen.num_cpus,
+        label_selector=chosen.label_selector,
+        dedicated_to=role if chosen.dedicated else "",
+        max_model_len=chosen.max_model_len,
+        models_folder=str(Path(home) / "models"),
+    )
+    return VllmModel(spec=spec)
+
+
+def sandbox_of(config: SwarmConfig) -> Sandbox:
+    """The sandbox with this home's limits."""
+    raise NotImplementedError(config)
+
+
+async def _inflated(bus: Bus, stored: events.StoredEvent) -> events.StoredEvent:
+    if not stored.event.blobs:
+        return stored
+    return events.StoredEvent(
+        seq=stored.seq,
+        time=stored.time,
+        subject=stored.subject,
+        raw=stored.raw,
+        event=await bus.inflate(stored.event),
+    )
+
+
+def _context_of(ledger: Ledger) -> Any:
+    parent = SpanContext(
+        trace_id=int(ledger.trace_id or "0", 16),
+        span_id=int(ledger.span_id or "0", 16),
+        is_remote=True,
+        trace_flags=TraceFlags(TraceFlags.SAMPLED),
+    )
+    return trace.set_span_in_context(NonRecordingSpan(parent))
+
+
+async def _fail(bus: Bus, log: AgentLog, ledger: Ledger, error: ActorError) -> RunState:
+    assert ledger.request is not None
+    await log.emit(
+        events.run_transition(
+            subject="run",
+            from_state=ledger.state,
+            to_state=next_run_state(ledger.state, RunSignal.ERROR),
+            reason=str(error),
+            heads=heads_of(await bus.read_run(ledger.request.run_id)),
+            parent=ledger.last_event_id,
+        )
+    )
+    return RunState.FAILED

@@ -1,0 +1,193 @@
+"""The one place where roles and orchestrators meet Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import ray
+from opentelemetry import trace
+from ray.actor import ActorHandle
+from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+
+from enchanted.actors import spans
+from enchanted.actors.config import SwarmConfig
+from enchanted.actors.errors import ActorError
+from enchanted.actors.hosts import OrchestratorHost, RoleHost, RoleSpec
+from enchanted.actors.ledger import Ledger, request_to_json
+from enchanted.actors.lifecycle import RunState
+from enchanted.actors.model_errors import ModelError
+from enchanted.actors.orchestrator import AgentLost
+from enchanted.actors.work import (
+    Assignment,
+    CheckReport,
+    CheckRequest,
+    Plan,
+    PlanRequest,
+    Review,
+    ReviewRequest,
+    RoleName,
+    RunRequest,
+    Submission,
+)
+from enchanted.bus.agent_log import AgentLog
+from enchanted.bus.connection import Bus
+from enchanted.schemas import events
+
+NAMESPACE = "enchanted"
+START_SECONDS = 120.0
+STOP_SECONDS = 15.0
+
+
+class RayTeam:
+    """The roles of one run as named Ray actors, owned by the orchestrator's process: they end with it."""
+
+    def __init__(self, request: RunRequest, config: SwarmConfig, ledger: Ledger) -> None:
+        self._request = request
+        self._config = config
+        self._agents = dict(ledger.agents)
+        self._actors: dict[str, ActorHandle] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    @property
+    def coders(self) -> int:
+        """How many Coders can work at once."""
+        return self._request.coders
+
+    async def plan(self, request: PlanRequest) -> Plan:
+        """Ask the Architect."""
+        plan: Plan = await self._call("architect", "architect", "plan", request)
+        return plan
+
+    async def code(self, coder: int, job: Assignment) -> Submission:
+        """Give a task to a Coder."""
+        done: Submission = await self._call(f"coder-{coder + 1}", "coder", "code", job, number=coder)
+        return done
+
+    async def check(self, request: CheckRequest) -> CheckReport:
+        """Have the Reviewer run the checks."""
+        report: CheckReport = await self._call("reviewer", "reviewer", "check", request)
+        return report
+
+    async def review(self, request: ReviewRequest) -> Review:
+        """Have the Reviewer judge a candidate."""
+        review: Review = await self._call("reviewer", "reviewer", "review", request)
+        return review
+
+    async def disband(self) -> None:
+        """End every role; returns when they write no more."""
+        actors, self._actors = self._actors, {}
+        await asyncio.gather(*(self._end(actor) for actor in actors.values()))
+
+    async def _end(self, actor: ActorHandle) -> None:
+        with contextlib.suppress(RayActorError, RayTaskError, TimeoutError):
+            await asyncio.wait_for(_result(actor.stop.remote()), STOP_SECONDS)
+        await asyncio.to_thread(ray.kill, actor, no_restart=True)
+
+    async def _call(self, name: str, role: RoleName, method: str, request: Any, number: int = 0) -> Any:
+        try:
+            actor = await self._actor(name, role, number)
+            return await _result(actor.call.remote(method, request))
+        except RayTaskError as error:
+            if isinstance(error.cause, (ActorError, ModelError)):
+                raise error.cause from None
+            raise
+        except RayActorError as error:
+            self._actors.pop(name, None)
+            raise AgentLost(name) from error
+
+    async def _actor(self, name: str, role: RoleName, number: int) -> ActorHandle:
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            if name not in self._actors:
+                spec = RoleSpec(
+                    role=role,
+                    name=name,
+                    request=self._request,
+                    config=self._config,
+                    number=number,
+                    predecessor=self._agents.get(name, ""),
+                )
+                actor = ray.remote(num_cpus=0, max_concurrency=8)(RoleHost).options(
+                    name=f"{name}:{self._request.run_id}", namespace=NAMESPACE
+                )
+                handle = await asyncio.to_thread(actor.remote, spec)
+                self._agents[name] = await asyncio.wait_for(_result(handle.start.remote()), START_SECONDS)
+                self._actors[name] = handle
+            return self._actors[name]
+
+
+class OrchestratorActor(OrchestratorHost):
+    """An orchestrator that begins by itself, so that Ray's restart of its process is all a recovery takes."""
+
+    async def __init__(self, run_id: str, config: SwarmConfig) -> None:  # type: ignore[misc]
+        super().__init__(run_id, config, RayTeam)
+        self._running = asyncio.create_task(self._run_and_leave())
+
+    async def _run_and_leave(self) -> None:
+        await self.run()
+        actor = ray.get_runtime_context().current_actor
+        await asyncio.to_thread(ray.kill, actor, no_restart=True)
+
+    async def pid(self) -> int:
+        """Process id, for whoever watches it."""
+        import os
+
+        return os.getpid()
+
+
+class Swarm:
+    """Starts and cancels runs on the connected Ray cluster."""
+
+    def __init__(self, config: SwarmConfig) -> None:
+        self._config = config
+
+    async def start(self, request: RunRequest) -> str:
+        """Record the request and set its orchestrator going; returns the run's id once the request is durable."""
+        async with Bus.connect(self._config.nats_url, name="operator") as bus:
+            log = AgentLog(bus, run_id=request.run_id, role="operator", agent_name="operator")
+            with trace.get_tracer(__name__).start_as_current_span(
+                "create_run", attributes={spans.CONVERSATION_ID: request.run_id}
+            ):
+                await log.emit(
+                    events.run_transition(
+                        subject="run",
+                        from_state=RunState.NEW,
+                        to_state=RunState.CREATED,
+                        reason=request.task,
+                        details=request_to_json(request),
+                    )
+                )
+        await asyncio.to_thread(self._orchestrate, request.run_id)
+        return request.run_id
+
+    async def cancel(self, run_id: str, reason: str = "the operator cancelled it") -> None:
+        """Record the wish and tell the orchestrator; harmless when the run has ended."""
+        async with Bus.connect(self._config.nats_url, name="operator") as bus:
+            ended = False
+            for stored in await bus.read_run(run_id):
+                ended = ended or bool(stored.event.run_transition.heads)
+            if ended:
+                return
+            log = AgentLog(bus, run_id=run_id, role="operator", agent_name="operator")
+            await log.emit(events.run_transition(subject="run", from_state="", to_state="cancelling", reason=reason))
+        actor = await asyncio.to_thread(self._orchestrate, run_id)
+        with contextlib.suppress(ActorDiedError):
+            await _result(actor.cancel.remote(reason))
+
+    def _orchestrate(self, run_id: str) -> ActorHandle:
+        return (
+            ray.remote(num_cpus=0)(OrchestratorActor)
+            .options(
+                name=f"orchestrator:{run_id}",
+                namespace=NAMESPACE,
+                lifetime="detached",
+                get_if_exists=True,
+                max_restarts=-1,
+            )
+            .remote(run_id, self._config)
+        )
+
+
+async def _result(reference: Any) -> Any:
+    return await asyncio.wrap_future(reference.future())

@@ -1,0 +1,51 @@
+"""System signals: every actor says every few seconds how it is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import psutil
+
+from enchanted.bus.agent_log import AgentLog
+from enchanted.bus.errors import BusError
+from enchanted.schemas import events
+from enchanted.schemas.events import Status, SwarmEvent
+
+
+def vital_signs(process: psutil.Process, status: Status) -> SwarmEvent:
+    """CPU (per cent of one core, since the last call) and resident memory of a process."""
+    return events.system_signal(
+        status=status,
+        cpu_load_percent=round(process.cpu_percent()),
+        memory_usage_mb=process.memory_info().rss >> 20,
+        pid=process.pid,
+        node=socket.gethostname(),
+    )
+
+
+@asynccontextmanager
+async def vital(log: AgentLog, every_seconds: float) -> AsyncIterator[None]:
+    """STARTING now, HEALTHY every few seconds inside, STOPPING at the end."""
+    process = psutil.Process(os.getpid())
+    await log.emit(vital_signs(process, "STARTING"))
+    beating = asyncio.create_task(_beat(log, process, every_seconds))
+    try:
+        yield
+    finally:
+        beating.cancel()
+        with suppress(asyncio.CancelledError):
+            await beating
+        with suppress(BusError):
+            await log.emit(vital_signs(process, "STOPPING"))
+
+
+async def _beat(log: AgentLog, process: psutil.Process, every_seconds: float) -> None:
+    while True:
+        await asyncio.sleep(every_seconds)
+        # A bus that is away for longer than the publisher retries costs a signal, not the actor.
+        with suppress(BusError):
+            await log.emit(vital_signs(process, "HEALTHY"))

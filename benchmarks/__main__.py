@@ -1,0 +1,69 @@
+"""``python -m enchanted.benchmarks [NAME…] [--smoke] [--json] [--save]``: each benchmark in a fresh process."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from enchanted.benchmarks.case import Benchmark
+
+NAMES = ("publish", "recording", "demo")
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def benchmark(name: str) -> Benchmark:
+    """The benchmark called ``name``, imported only now: each has heavy imports of its own."""
+    found: Benchmark = importlib.import_module(f"enchanted.benchmarks.{name}").BENCHMARK
+    return found
+
+
+def main() -> int:
+    """Run benchmarks and print what they found."""
+    parser = argparse.ArgumentParser(prog="enchanted bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}; all by default")
+    parser.add_argument("--smoke", action="store_true", help="once, at small scale")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.add_argument("--save", action="store_true", help="keep each result in benchmarks/results")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if unknown := [name for name in options.names if name not in NAMES]:
+        parser.error(f"unknown benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    if options.inside:
+        result = asyncio.run(benchmark(options.names[0]).run(options.smoke))
+        print(json.dumps(result.as_dict()))
+        return 0
+    results = [_in_fresh_process(name, smoke=options.smoke) for name in options.names or NAMES]
+    for result in results:
+        if options.save:
+            (RESULTS / f"{result['benchmark']}.json").write_text(json.dumps(result, indent=2) + "\n")
+        if not options.json:
+            _show(result)
+    if options.json:
+        print(json.dumps(results, indent=2))
+    return 0
+
+
+def _in_fresh_process(name: str, *, smoke: bool) -> dict[str, Any]:
+    command = [sys.executable, "-m", "enchanted.benchmarks", name, "--inside", *(["--smoke"] if smoke else [])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _show(result: dict[str, Any]) -> None:
+    print(f"\n{result['benchmark']}: {result['question']}\n{result['machine']}{' (smoke)' if result['smoke'] else ''}")
+    for row in result["rows"]:
+        ratio = f"  {row['ratio']:.2f} × {row['floor']}" if "ratio" in row else ""
+        print(f"  {row['name']:34} {row['median']:12.2f} {row['unit']}{ratio}")
+    for note in result["notes"]:
+        print(f"  {note}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

