@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from ray import serve
@@ -48,21 +49,28 @@ class RayRuns:
 def dependencies_from(config: Mapping[str, Any]) -> Dependencies:
     """Dependencies for the keys nats_url, clickhouse_url, token_file and home.
 
-    ``swarm`` (a SwarmConfig) lets the API start runs; ``api_host`` and ``origins`` widen who may ask.
+    ``swarm`` (a SwarmConfig) lets the API start runs; ``api_url`` or ``api_host``, and ``origins``, widen who may ask.
     """
     swarm: SwarmConfig | None = config.get("swarm")
     return Dependencies(
         store=Store(config["clickhouse_url"]),
         bus=BusLink(config["nats_url"]),
-        access=access_from(
-            Path(config["token_file"]), host=config.get("api_host", "127.0.0.1"), origins=config.get("origins", ())
-        ),
+        access=access_from(Path(config["token_file"]), host=_host_of(config), origins=config.get("origins", ())),
         cache=Path(config["home"], "cache", "serve"),
         starter=None if swarm is None else RayRuns(swarm),
     )
 
 
-@serve.deployment(name="api", num_replicas=1, max_ongoing_requests=MAX_ONGOING_REQUESTS)
+def _host_of(config: Mapping[str, Any]) -> str:
+    return config.get("api_host") or urlsplit(config.get("api_url", "")).hostname or "127.0.0.1"
+
+
+@serve.deployment(
+    name="api",
+    num_replicas=1,
+    max_ongoing_requests=MAX_ONGOING_REQUESTS,
+    ray_actor_options={"num_cpus": 0},
+)
 @serve.ingress()
 class Api:
     """One replica; the app is built where it runs."""

@@ -20,7 +20,7 @@ from enchanted.bus.streams import StreamInfo
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import Kind, Role, StoredEvent, kind_of, role_of, run_of
 from enchanted.serve.dependencies import Dependencies, Deps
-from enchanted.serve.errors import BadRequest, SequenceAhead, ServeError, TooManyStreams
+from enchanted.serve.errors import BadRequest, SequenceAhead, ServeError, StoreUnavailable, TooManyStreams
 from enchanted.serve.events import event_document, row_document
 from enchanted.serve.parameters import MAX_SEQ, Identifier, Sequence
 from enchanted.serve.store import PAGE
@@ -32,6 +32,8 @@ BUFFER = 512
 """Events read ahead of a client."""
 PIECE = 64 * 1024
 """Bytes after which a piece is sent even if more is waiting."""
+LAG = 5_000
+"""Sequences by which one part of the table may be behind another."""
 RECONNECT_MILLISECONDS = 1_000
 
 
@@ -85,7 +87,21 @@ class Streams:
         start = info.last_seq if after is None else after
         if start > info.last_seq:
             raise SequenceAhead(start, info.last_seq)
+        if query.run and start < info.last_seq:
+            start = max(start, await self._before(query.run))
         return LiveResponse(self._pieces(query, start, info), slow=self._deps.slow_client, count=self._count)
+
+    async def _before(self, run: str) -> int:
+        """A sequence that every event of the run comes after, so that older ones need not be looked at."""
+        try:
+            known = (await self._deps.store.rows("run_bounds", run=run))[0]
+        except StoreUnavailable:
+            return 0
+        first: int = known["first_seq"]
+        if not first and (events := await self._deps.bus.read_run(run)):
+            first = events[0].seq
+        # Several workers fill the table: what one has written may be a little ahead of another.
+        return max(0, (first or known["newest"]) - LAG)
 
     def _count(self, change: int) -> None:
         self.open += change

@@ -58,7 +58,8 @@ def compare(hashes: Mapping[int, str], event_ids: set[str], stream: list[StoredE
     """Where table and stream differ; later copies of an event that is there are none of it."""
     known = {stored.seq: stored for stored in stream}
     first = min(known, default=0)
-    missing = [seq for seq, stored in known.items() if seq not in hashes and stored.event.event_id not in event_ids]
+    copies = event_ids - {""}
+    missing = [seq for seq, stored in known.items() if seq not in hashes and stored.event.event_id not in copies]
     differing = [seq for seq, stored in known.items() if seq in hashes and hashes[seq] != sha256_hex(stored.raw)]
     # Older rows than the stream's first are its long-term memory, not an excess.
     extra = [seq for seq in hashes if seq not in known and seq > first > 0]

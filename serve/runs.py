@@ -8,14 +8,14 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import orjson
 from fastapi import APIRouter, Header, Query, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import Response
 
-from enchanted.actors.work import Budget, RunRequest
+from enchanted.actors.work import Budget, RoleName, RunRequest
 from enchanted.bus.errors import BusError
 from enchanted.schemas.canonical import canonical_json, sha256_hex
 from enchanted.schemas.chain import CLOSED_STATES
@@ -34,7 +34,7 @@ router = APIRouter(prefix="/api/v1", tags=["runs"])
 START_DEADLINE = 60.0
 """Seconds the swarm may take to accept a run."""
 REMEMBERED_KEYS = 10_000
-ROLES = ("architect", "coder", "reviewer")
+ROLES: tuple[RoleName, ...] = get_args(RoleName)
 
 T = TypeVar("T")
 Step = tuple[RunTransition, str]
@@ -85,12 +85,19 @@ class RunBody(BaseModel):
     """Commands that must exit 0 for a merge."""
     model: Annotated[Text, StringConstraints(max_length=1_000)] | None = None
     """Model URL for every role; the settings' models by default."""
+    models: dict[RoleName, Annotated[Text, StringConstraints(max_length=1_000)]] = {}
+    """Role -> model URL, where it differs."""
+    apply: bool = False
+    """Fast-forward the repository's current branch to a merged result."""
     coders: int = Field(default=RunRequest.coders, ge=1, le=64)
     seed: int = Field(default=RunRequest.seed, ge=0, le=2**31 - 1)
     budget: BudgetBody = BudgetBody()
 
     def request(self, run_id: str) -> RunRequest:
         """The same for the swarm."""
+        models: dict[str, str] = {} if self.model is None else dict.fromkeys(ROLES, self.model)
+        for role, url in self.models.items():
+            models[role] = url
         return RunRequest(
             run_id=run_id,
             task=self.task,
@@ -98,7 +105,8 @@ class RunBody(BaseModel):
             checks=tuple(self.checks),
             coders=self.coders,
             seed=self.seed,
-            models={} if self.model is None else dict.fromkeys(ROLES, self.model),
+            models=models,
+            apply=self.apply,
             budget=Budget(**self.budget.model_dump()),
         )
 

@@ -12,17 +12,17 @@ from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
-from clickhouse_connect.driver import create_async_client
 from clickhouse_connect.driver.asyncclient import AsyncClient
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from enchanted.ingest.errors import IngestError
+from enchanted.ingest.tables import connect, reason
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import StoredEvent, parse_event
 from enchanted.serve.errors import StoreUnavailable
 
 QUERY_DEADLINE = 15.0
 """Seconds a read may take before it is answered with 503."""
-CONNECT_DEADLINE = 3.0
 PAGE = 2_000
 """Rows fetched at a time when a whole run is read."""
 LAST_SEQ = 2**64 - 1
@@ -99,10 +99,17 @@ class Store:
             async with asyncio.timeout(self._deadline):
                 client = await self._connected()
                 result = await client.query(
-                    query_text(name), parameters=dict(parameters), column_formats=_RAW_AS_BYTES.get(name)
+                    query_text(name),
+                    parameters=dict(parameters),
+                    column_formats=_RAW_AS_BYTES.get(name),
+                    settings={"max_execution_time": max(1, int(self._deadline))},
                 )
+        except TimeoutError as error:
+            raise StoreUnavailable(f"no answer within {self._deadline:g} s") from error
+        except IngestError as error:
+            raise StoreUnavailable(str(error)) from error
         except (ClickHouseError, aiohttp.ClientError, OSError) as error:
-            raise StoreUnavailable(_reason(error, self._deadline)) from error
+            raise StoreUnavailable(reason(error)) from error
         return list(result.named_results())
 
     async def events(self, name: str, **parameters: object) -> list[EventRow]:
@@ -122,13 +129,7 @@ class Store:
     async def _connected(self) -> AsyncClient:
         async with self._connecting:
             if self._client is None:
-                self._client = await create_async_client(
-                    dsn=self._url,
-                    connect_timeout=CONNECT_DEADLINE,
-                    send_receive_timeout=self._deadline,
-                    query_retries=1,
-                    settings={"max_execution_time": max(1, int(self._deadline))},
-                )
+                self._client = await connect(self._url)
             return self._client
 
 
@@ -154,9 +155,3 @@ def _event_row(row: dict[str, Any]) -> EventRow:
         sha256=row["payload_sha256"],
         raw=bytes(row["raw"]),
     )
-
-
-def _reason(error: BaseException, deadline: float) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer within {deadline:g} s"
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else 'no detail'}"

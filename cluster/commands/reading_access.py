@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from enchanted.cluster import console
-from enchanted.cluster.errors import USAGE, CommandFailed, NotRunning
+from enchanted.cluster.errors import USAGE, CommandFailed
 
 if TYPE_CHECKING:
     from enchanted.serve.client import ApiClient
@@ -41,12 +41,10 @@ def api(url: str | None, token_file: Path | None) -> Iterator[ApiClient]:
 
 
 def _own() -> tuple[str, Path]:
-    from enchanted.cluster.services import read_endpoints  # pydantic costs a tenth of a second of every `--help`
+    from enchanted.cluster import services  # pydantic costs a tenth of a second of every `--help`
 
-    home = console.settings().home
-    endpoints = read_endpoints(home)
-    if endpoints is None:
-        raise NotRunning(home)
+    home = services.home_of(console.settings())
+    endpoints = services.endpoints_in_cluster() or services.read_endpoints(home.path)
     return endpoints.api_url, endpoints.token_file
 
 
