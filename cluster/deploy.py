@@ -19,6 +19,7 @@ from typing import Any
 from enchanted.bus.connection import Bus
 from enchanted.bus.streams import StreamLimits
 from enchanted.cluster import probes, ray_head, registry, state
+from enchanted.cluster.composition import swarm_config
 from enchanted.cluster.errors import ClusterError, DurabilityMissing, RayUnreachable, ServiceFailed
 from enchanted.cluster.home import Home
 from enchanted.cluster.nats import NatsServer
@@ -27,6 +28,7 @@ from enchanted.cluster.ray_head import RayHead
 from enchanted.cluster.settings import Settings
 from enchanted.cluster.state import Endpoints
 from enchanted.cluster.telemetry import WORKER_HOOK, worker_environment
+from enchanted.ingest import tables
 
 NAMESPACE = "enchanted"
 APPLICATION = "enchanted"
@@ -73,7 +75,7 @@ def run(verb: str, home: Home, settings: Settings) -> dict[str, Any]:
         asyncio.run(_ready(partial(ray_head.ask, endpoints.ray_dashboard_url, home.ray_token)))
     connect(endpoints)
     start_ingest(endpoints, settings)
-    api_url = start_api(endpoints)
+    api_url = start_api(endpoints, settings)
     endpoints = Endpoints.from_dict({**endpoints.as_dict(), "api_url": api_url, "ray_dashboard_url": dashboard_url()})
     registry.register(endpoints)
     asyncio.run(_ready(partial(_healthy, api_url), API_SECONDS))
@@ -87,8 +89,6 @@ def import_heavy() -> None:
 
 async def prepare_bus_and_store(endpoints: Endpoints, home: Home, settings: Settings) -> list[str]:
     """Streams and tables exist, and the bus is as durable as we say; returns what a person should know."""
-    from enchanted.ingest.tables import apply_ddl, connect
-
     await _ready(partial(probes.nats, endpoints.nats_url))
     system_url = None
     if settings.nats_url is None:
@@ -97,9 +97,11 @@ async def prepare_bus_and_store(endpoints: Endpoints, home: Home, settings: Sett
         await bus.ensure_streams(StreamLimits(events_max_bytes=settings.stream.max_bytes))
         durability = await bus.durability()
     await _ready(partial(_store_answers, endpoints.clickhouse_url))
-    client = connect(endpoints.clickhouse_url)
-    apply_ddl(client)
-    client.close()
+    client = await tables.connect(endpoints.clickhouse_url)
+    try:
+        await tables.apply_ddl(client)
+    finally:
+        await client.close()
     if durability.sync_always:
         return []
     if system_url is not None and settings.stream.sync == "always":
@@ -156,7 +158,7 @@ def start_ingest(endpoints: Endpoints, settings: Settings) -> None:
         ).remote(name, endpoints.nats_url, endpoints.clickhouse_url)
 
 
-def start_api(endpoints: Endpoints) -> str:
+def start_api(endpoints: Endpoints, settings: Settings) -> str:
     """The Serve application; returns the URL it is served on."""
     from ray import serve
     from ray.serve.context import _get_global_client
@@ -166,7 +168,8 @@ def start_api(endpoints: Endpoints) -> str:
     host, _, port = endpoints.api_url.rpartition("//")[2].partition(":")
     # A joined Ray may serve other applications already: then its own HTTP address holds, not ours.
     serve.start(http_options={"host": host, "port": int(port)}, proxy_location="HeadOnly")
-    serve.run(build_app(endpoints.as_dict()), name=APPLICATION, route_prefix=PROXY_PATH)
+    config = {**endpoints.as_dict(), "swarm": swarm_config(settings, endpoints)}
+    serve.run(build_app(config), name=APPLICATION, route_prefix=PROXY_PATH)
     options = _get_global_client().http_config
     return f"http://{options.host}:{options.port}"
 

@@ -99,6 +99,12 @@ class SubmitFailed(ClusterError):
     """The Ray cluster did not take the job."""
 
 
+class RepositoryRefused(ClusterError):
+    """The folder that was named is not one the agents can work on."""
+
+    exit_code = USAGE
+
+
 class CommandFailed(ClusterError):
     """A command cannot do what was asked; carries its own exit code."""
 

@@ -111,20 +111,19 @@ class Child:
                 return
 
     async def end(self, grace: float) -> None:
-        """End it and everything below it: SIGTERM, then SIGKILL after ``grace`` seconds."""
-        if self.process.returncode is not None:
-            return
-        below = descendants(self.process.pid)
-        with contextlib.suppress(ProcessLookupError):
-            self.process.terminate()
-        try:
-            await asyncio.wait_for(self.process.wait(), grace)
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
-            await self.process.wait()
-        for process in below:
+        """End it and everything below it: SIGTERM to all at once, SIGKILL to what is left after ``grace`` seconds."""
+        pid = self.process.pid
+        tree = descendants(pid)
+        for process in (*([self.identity] if self.identity else []), *tree):
+            process.send(signal.SIGTERM)
+        until = time.monotonic() + grace
+        while time.monotonic() < until and (self.process.returncode is None or any(p.alive() for p in tree)):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)  # nothing tells us when a process ends that is not our child
+        for process in (*tree, *descendants(pid)):
             process.send(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        await self.process.wait()
 
     def last_lines(self, count: int = LOG_LINES) -> tuple[str, ...]:
         """The end of its log."""

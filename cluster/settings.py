@@ -45,6 +45,9 @@ class ModelSettings(_Section):
     """Longest context in tokens; None takes the model's own."""
     key_file: Path | None = None
     """File holding the API key of an ``openai:`` server."""
+    guided: bool | None = None
+    """The model only chooses among what tools found; None: yes for the bundled model, no for others."""
+    temperature: float = Field(default=0.0, ge=0, le=2)
 
     @model_validator(mode="before")
     @classmethod
@@ -63,11 +66,11 @@ class RoleModels(_Section):
 class BudgetSettings(_Section):
     """What a run may spend before it is ended."""
 
-    model_calls_per_task: int = Field(default=40, gt=0)
-    """Model calls one task may make."""
-    tokens_per_run: int = Field(default=2_000_000, gt=0)
-    """Input and output tokens of one run together."""
-    seconds_per_run: float = Field(default=3600, gt=0)
+    model_calls_per_task: int = Field(default=24, ge=0)
+    """Model calls one task may make; 0 is no limit, here and below."""
+    reworks_per_task: int = Field(default=2, ge=0)
+    """How often the Reviewer may send a task back."""
+    seconds: float = Field(default=1800, ge=0)
     """Wall time of one run."""
 
 

@@ -23,7 +23,7 @@ from types import FrameType
 from enchanted.cluster import state
 from enchanted.cluster.home import Home
 from enchanted.cluster.keeper import Keeper
-from enchanted.cluster.processes import ProcessId, become_subreaper, descendants, die_with_parent, end
+from enchanted.cluster.processes import ProcessId, become_subreaper, descendants, die_with_parent, end, reap
 from enchanted.cluster.service import MARKER
 from enchanted.cluster.settings import Settings
 from enchanted.cluster.state import Failure
@@ -76,6 +76,7 @@ def _watch(home: Home, keeper: int) -> int:
     while (ended := os.wait())[0] != keeper:
         pass
     leftovers = end(lambda: descendants(os.getpid()), grace=GRACE_SECONDS)
+    reap()  # in a container nobody else may
     current = state.read(home)
     if current.phase not in ("stopped", "failed"):
         failure = Failure(cause="the supervisor was killed", remedy="start the services again with `enchanted up`")
