@@ -35,8 +35,7 @@ def main() -> int:
     if unknown := [name for name in options.names if name not in NAMES]:
         parser.error(f"unknown benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")
     if options.inside:
-        result = asyncio.run(benchmark(options.names[0]).run(options.smoke))
-        print(json.dumps(result.as_dict()))
+        print(json.dumps(asyncio.run(benchmark(options.names[0]).run(options.smoke)).as_dict()))
         return 0
     results = [_in_fresh_process(name, smoke=options.smoke) for name in options.names or NAMES]
     for result in results:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -75,7 +75,7 @@ class Benchmark:
 
     name: str
     question: str
-    run: Callable[[bool], Awaitable[Result]]
+    run: Callable[[bool], Coroutine[None, None, Result]]
 
 
 def _installed(name: str) -> bool:

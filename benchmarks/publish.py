@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import nats
-from nats.js.client import JetStreamContext
+from nats.aio.client import Client
 
 from enchanted.benchmarks.case import Benchmark, Result, Row
 from enchanted.bus.agent_log import new_id
@@ -86,13 +86,13 @@ async def _by_hand(server: NatsServer, events: int) -> float:
     client = await nats.connect(server.url)
     begun = time.perf_counter()
     for first in range(0, events, HAND_BATCH):
-        await _batch(client.jetstream(), client, min(HAND_BATCH, events - first))
+        await _batch(client, min(HAND_BATCH, events - first))
     seconds = time.perf_counter() - begun
     await client.close()
     return seconds
 
 
-async def _batch(stream: JetStreamContext, client: nats.NATS, size: int) -> None:
+async def _batch(client: Client, size: int) -> None:
     batch = new_id()
     for number in range(1, size):
         headers = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number), "Nats-Msg-Id": new_id()}
