@@ -24,21 +24,46 @@ _SETTINGS = "$SYS.REQ.SERVER.PING.JSZ"
 class Bus:
     """Open it with ``async with Bus.connect(url) as bus``; everything in one process may share one."""
 
-    def __init__(self, url: str, *, name: str, sys_url: str | None = None, retry_for: float = 75.0) -> None:
-        self.link = Link(url, name=name)
-        self.publisher = Publisher(self.link, retry_for=retry_for)
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        sys_url: str | None = None,
+        connect_timeout: float = 10.0,
+        ack_timeout: float = 10.0,
+        retry_for: float = 75.0,
+    ) -> None:
+        self.link = Link(url, name=name, connect_timeout=connect_timeout)
+        self.publisher = Publisher(self.link, ack_timeout=ack_timeout, retry_for=retry_for)
         self.blobs = BlobStore(self.link, self.publisher)
         self._sys_url = sys_url
 
     @classmethod
-    def connect(cls, url: str, *, name: str = "enchanted", sys_url: str | None = None, retry_for: float = 75.0) -> Self:
+    def connect(
+        cls,
+        url: str,
+        *,
+        name: str = "enchanted",
+        sys_url: str | None = None,
+        connect_timeout: float = 10.0,
+        ack_timeout: float = 10.0,
+        retry_for: float = 75.0,
+    ) -> Self:
         """A bus that connects when it is entered.
 
         ``url`` carries the credentials: ``nats://user:password@host:port``. ``sys_url`` is the same server as a user
-        of its system account; without it the server's sync setting cannot be read. ``retry_for``: seconds an
-        unacknowledged publish is repeated.
+        of its system account; without it the server's sync setting cannot be read. Times in seconds: for the first
+        connection, for one acknowledgement, and for repeating a publish that is not acknowledged.
         """
-        return cls(url, name=name, sys_url=sys_url, retry_for=retry_for)
+        return cls(
+            url,
+            name=name,
+            sys_url=sys_url,
+            connect_timeout=connect_timeout,
+            ack_timeout=ack_timeout,
+            retry_for=retry_for,
+        )
 
     async def open(self) -> Self:
         """Connect.

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,13 +64,21 @@ class Inbox:
         self._wake()
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A request that waits for its answer."""
+
+    answer: asyncio.Future[Msg]
+    takes_empty: bool
+
+
 @dataclass(slots=True)
 class _Connection:
     """One nats-py client and what waits on it."""
 
     client: Client = field(default_factory=Client)
     replies: str = ""
-    waiting: dict[str, asyncio.Future[Msg]] = field(default_factory=dict)
+    waiting: dict[str, _Waiting] = field(default_factory=dict)
 
 
 class Link:
@@ -141,9 +150,9 @@ class Link:
         return await self.exchange([Frame(subject, payload, headers)], timeout=timeout)
 
     async def exchange(self, frames: Sequence[Frame], *, timeout: float | None = None) -> Msg:
-        """Send messages back to back; return the first answer to any of them that is not empty.
+        """Send messages back to back; return the first answer to any of them.
 
-        An empty answer says only that a batch's first message was taken.
+        Of several messages an empty answer is passed over: it says only that a batch's first message was taken.
 
         Raises:
             BusUnavailable: no answer, no one there to answer, or the connection broke.
@@ -156,7 +165,7 @@ class Link:
         connection = self._connection
         token = secrets.token_hex(8)
         future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-        connection.waiting[token] = future
+        connection.waiting[token] = _Waiting(future, takes_empty=len(frames) == 1)
         reply = connection.replies + token
         try:
             async with asyncio.timeout(timeout or self._request_timeout):
@@ -173,14 +182,29 @@ class Link:
             connection.waiting.pop(token, None)
         return answer
 
-    async def api(self, subject: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """One request to JetStream's JSON interface, below ``$JS.API.``.
+    async def api(
+        self, subject: str, body: Mapping[str, Any] | None = None, *, patience: float = 30.0
+    ) -> dict[str, Any]:
+        """One request to JetStream's JSON interface, below ``$JS.API.``; repeated for ``patience`` seconds.
+
+        For requests that may be repeated, which all of ours are.
 
         Raises:
             ApiRefused: JetStream answered with an error.
             BusUnavailable: it did not answer.
         """
-        answer = await self.request(f"{API}.{subject}", b"" if body is None else json.dumps(body).encode())
+        payload = b"" if body is None else json.dumps(body).encode()
+        give_up = time.monotonic() + patience
+        while True:
+            try:
+                answer = await self.request(f"{API}.{subject}", payload)
+                break
+            except BusUnavailable:
+                remaining = give_up - time.monotonic()
+                if remaining <= 0:
+                    raise
+                await asyncio.sleep(min(0.05, remaining))
+                await self.wait_connected(remaining)
         response: dict[str, Any] = json.loads(answer.data)
         if "error" in response:
             raise ApiRefused(subject, response["error"])
@@ -192,14 +216,18 @@ class Link:
         Raises:
             BusUnavailable: the connection is down.
         """
+        await self.publish(Frame(subject, payload), reply=reply)
+
+    async def publish(self, frame: Frame, *, reply: str = "") -> None:
+        """Send one message with its headers; otherwise as `send`."""
         if self._closed:
             raise BusClosed
         if not self._connected.is_set():
-            raise BusUnavailable(subject, "not connected")
+            raise BusUnavailable(frame.subject, "not connected")
         try:
-            await self._connection.client.publish(subject, payload, reply=reply)
+            await self._connection.client.publish(frame.subject, frame.payload, reply=reply, headers=frame.headers)
         except (nats.errors.Error, OSError) as error:
-            raise BusUnavailable(subject, str(error)) from error
+            raise BusUnavailable(frame.subject, str(error)) from error
 
     async def open_inbox(self, receive: Callable[[Msg], None], wake: Callable[[], None]) -> Inbox:
         """Subscribe to a new subject: ``receive`` gets each message, ``wake`` is called when the connection broke."""
@@ -279,12 +307,13 @@ class Link:
 
         async def on_reply(message: Msg) -> None:
             waiting = connection.waiting.get(message.subject[len(prefix) + 1 :])
-            if waiting is None or waiting.done():
+            if waiting is None or waiting.answer.done():
                 return
             if message.headers and message.headers.get("Status") == _NO_RESPONDERS:
-                waiting.set_exception(BusUnavailable(message.headers.get("Nats-Subject", "request"), "no responders"))
-            elif message.data or message.headers:
-                waiting.set_result(message)
+                what = message.headers.get("Nats-Subject", "request")
+                waiting.answer.set_exception(BusUnavailable(what, "no responders"))
+            elif message.data or waiting.takes_empty:
+                waiting.answer.set_result(message)
 
         await connection.client.subscribe(f"{prefix}.*", cb=on_reply)
         connection.replies = f"{prefix}."
@@ -315,8 +344,8 @@ class Link:
 
     def _fail_waiting(self, why: str) -> None:
         for waiting in self._connection.waiting.values():
-            if not waiting.done():
-                waiting.set_exception(BusUnavailable("request", why))
+            if not waiting.answer.done():
+                waiting.answer.set_exception(BusUnavailable("request", why))
 
 
 async def _close_client(client: Client) -> None:

@@ -58,7 +58,7 @@ _NO_SUBJECT = re.compile(r"[\s*>\x00-\x1f]|\.\.|\.$")
 
 _FIRST_BACKOFF = 0.02
 _MAX_BACKOFF = 2.0
-_MISSING_AFTER = 5.0
+_MISSING_AFTER = 2.0
 """Seconds of "no responders" before a stream that JetStream does not know counts as missing."""
 
 
@@ -336,7 +336,7 @@ class Publisher:
 
     async def _is_missing(self, subject: str) -> bool:
         try:
-            answer = await self._link.api("STREAM.NAMES", {"subject": subject})
+            answer = await self._link.api("STREAM.NAMES", {"subject": subject}, patience=0.0)
         except (BusUnavailable, ApiRefused):
             return False
         return not answer.get("streams")

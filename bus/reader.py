@@ -244,7 +244,7 @@ class OrderedReader:
             "filter_subjects": self._filters,
         }
         request = {"stream_name": self._stream, "action": "create", "config": config}
-        created = await self._link.api(f"CONSUMER.CREATE.{self._stream}.{name}", request)
+        created = await self._link.api(f"CONSUMER.CREATE.{self._stream}.{name}", request, patience=0.0)
         self._name, self._consumer_seq, self._quota = name, 0, 0
         self._pending = created["num_pending"]
         self._inbox = await self._link.open_inbox(self._on_message, self._arrived.set)
