@@ -132,6 +132,8 @@ def connect(endpoints: Endpoints) -> None:
     import ray
 
     variables = worker_environment(os.environ)
+    if "PYTHONPATH" in os.environ:  # a joined Ray's workers do not have what a job was started with
+        variables["PYTHONPATH"] = os.environ["PYTHONPATH"]
     try:
         ray.init(
             address=endpoints.ray_address,

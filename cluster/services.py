@@ -220,9 +220,8 @@ async def _unhealthy(current: State, *, timeout: float = 2.0) -> dict[str, str]:
         "store": probes.http(f"{store}/ping", timeout=timeout),
         "api": probes.http(f"{endpoints.api_url}/healthz", timeout=timeout),
     }
-    if endpoints.ray_dashboard_url:
-        dashboard = (endpoints.ray_dashboard_url, endpoints.ray_token_file)
-        questions["ray"] = ray_head.ask(*dashboard, timeout=timeout)
+    if endpoints.ray_token_file:  # a Ray that was joined is asked through the API
+        questions["ray"] = ray_head.ask(endpoints.ray_dashboard_url, endpoints.ray_token_file, timeout=timeout)
     answers = await asyncio.gather(*questions.values(), return_exceptions=True)
     wrong: dict[str, str] = {}
     for name, answer in zip(questions, answers, strict=True):

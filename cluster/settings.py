@@ -216,7 +216,8 @@ def _from_file(folder: Path) -> Iterator[Assignment]:
 
 def _from_environment(environment: Mapping[str, str]) -> Iterator[Assignment]:
     for variable, setting in STANDARD_VARIABLES.items():
-        if value := environment.get(variable):
+        # http://… is the Jobs API, which `ray job submit` takes by the same name; a driver cannot connect to it.
+        if (value := environment.get(variable)) and not value.startswith("http"):
             yield (setting,), value, f"environment {variable}"
     for variable in sorted(environment):
         if variable.startswith(PREFIX) and environment[variable] != "":

@@ -1,0 +1,73 @@
+"""The home folder: private, kept, refused where state must not live."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from enchanted.cluster.errors import HomeRefused
+from enchanted.cluster.home import Home, write_atomic, write_once
+from enchanted.cluster.services import home_of
+from enchanted.cluster.settings import load
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_home_and_its_secrets_are_private_and_git_ignores_it(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.prepare()
+    home.secret("nats")
+    assert mode(home.path) == 0o700
+    assert [mode(path) for path in (home.token, home.ray_token, home.secrets / "nats")] == [0o600] * 3
+    assert (home.path / ".gitignore").read_text() == "*\n"
+
+
+def test_a_second_preparation_keeps_the_secrets(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.prepare()
+    before = (home.token.read_text(), home.ray_token.read_text(), home.secret("nats"))
+    home.prepare()
+    assert (home.token.read_text(), home.ray_token.read_text(), home.secret("nats")) == before
+    assert len(set(before)) == 3
+
+
+def test_the_lock_has_one_holder(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    first = home.lock()
+    assert first is not None
+    assert home.lock() is None
+
+
+def test_a_home_in_a_folder_ray_unpacked_is_refused(tmp_path: Path) -> None:
+    uploaded = tmp_path / "session_2026-11-23" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    with pytest.raises(HomeRefused, match="inside a Ray runtime environment"):
+        Home(uploaded / ".enchanted").prepare()
+    assert not uploaded.exists()
+
+
+def test_in_a_ray_job_the_default_home_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load(environment={}, folder=tmp_path).settings
+    assert home_of(settings, {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}).path == Path("~/.enchanted").expanduser()
+    assert home_of(settings, {}).path == tmp_path / ".enchanted"
+
+
+def test_a_home_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HomeRefused, match="cannot be used"):
+        Home(tmp_path / "file" / "home").prepare()
+
+
+def test_a_file_written_once_is_kept_and_one_written_atomically_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_once(path, "one")
+    write_once(path, "two")
+    assert path.read_text() == "one"
+    write_atomic(path, "three")
+    assert path.read_text() == "three"
+    assert mode(path) == 0o600
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,119 @@
+"""Settings: which source wins, where a value came from, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from enchanted.cluster.errors import SettingsInvalid
+from enchanted.cluster.settings import Loaded, load
+
+
+def loaded(folder: Path, **environment: str) -> Loaded:
+    return load(environment=environment, folder=folder)
+
+
+def test_without_sources_every_value_is_a_default(tmp_path: Path) -> None:
+    found = loaded(tmp_path)
+    assert found.settings.coders == 2
+    assert found.settings.api_port == 8000
+    assert found.settings.model.url == "bundled"
+    assert {origin for _, _, origin in found.items()} == {"default"}
+
+
+def test_a_flag_beats_the_environment_and_the_environment_beats_the_file(tmp_path: Path) -> None:
+    (tmp_path / "enchanted.toml").write_text("coders = 3\nnats_port = 1111\napi_port = 2222\n")
+    environment = {"ENCHANTED_CODERS": "4", "ENCHANTED_NATS_PORT": "3333"}
+    found = load({"coders": 5}, environment=environment, folder=tmp_path)
+    settings = found.settings
+    assert (settings.coders, settings.nats_port, settings.api_port) == (5, 3333, 2222)
+    origins = {name: origin for name, _, origin in found.items()}
+    assert origins["coders"] == "flag --coders"
+    assert origins["nats_port"] == "environment ENCHANTED_NATS_PORT"
+    assert origins["api_port"] == str(tmp_path / "enchanted.toml")
+
+
+def test_a_table_in_pyproject_is_read_when_there_is_no_own_file(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.other]\nx = 1\n[tool.enchanted.budget]\nseconds = 60\n")
+    assert loaded(tmp_path).settings.budget.seconds == 60
+
+
+def test_the_own_file_wins_over_pyproject(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.enchanted]\ncoders = 7\n")
+    (tmp_path / "enchanted.toml").write_text("coders = 8\n")
+    assert loaded(tmp_path).settings.coders == 8
+
+
+def test_a_role_without_a_model_uses_the_common_one(tmp_path: Path) -> None:
+    settings = loaded(
+        tmp_path, ENCHANTED_MODEL="vllm:small", ENCHANTED_MODELS__ARCHITECT="openai:http://h/v1#m"
+    ).settings
+    assert settings.role_model("architect").url == "openai:http://h/v1#m"
+    assert settings.role_model("coder").url == "vllm:small"
+
+
+def test_fields_of_a_model_and_its_url_may_come_from_different_sources(tmp_path: Path) -> None:
+    (tmp_path / "enchanted.toml").write_text(
+        '[models.coder]\nurl = "vllm:a"\nlabel_selector = { "ray.io/accelerator-type" = "H100" }\n'
+    )
+    environment = {"ENCHANTED_MODELS__CODER": "vllm:b", "ENCHANTED_MODELS__CODER__NUM_GPUS": "0.5"}
+    coder = load(environment=environment, folder=tmp_path).settings.role_model("coder")
+    assert (coder.url, coder.num_gpus) == ("vllm:b", 0.5)
+    assert coder.label_selector == {"ray.io/accelerator-type": "H100"}
+
+
+def test_a_url_in_the_file_and_a_field_in_the_environment_make_one_model(tmp_path: Path) -> None:
+    (tmp_path / "enchanted.toml").write_text('model = "vllm:a"\n')
+    model = loaded(tmp_path, ENCHANTED_MODEL__DEDICATED="true").settings.model
+    assert (model.url, model.dedicated) == ("vllm:a", True)
+
+
+def test_a_variable_may_hold_a_table_as_json(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, ENCHANTED_MODEL='{"url": "vllm:a", "label_selector": {"zone": "x"}}').settings
+    assert settings.model.label_selector == {"zone": "x"}
+
+
+def test_an_unknown_variable_names_the_nearest_right_one(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid) as raised:
+        loaded(tmp_path, ENCHANTED_NAT_PORT="1")
+    assert "ENCHANTED_NAT_PORT" in raised.value.cause
+    assert raised.value.remedy == "did you mean ENCHANTED_NATS_PORT?"
+    assert raised.value.exit_code == 2
+
+
+def test_an_unknown_key_in_the_file_names_the_nearest_right_one(tmp_path: Path) -> None:
+    (tmp_path / "enchanted.toml").write_text("[budget]\nsecond = 1\n")
+    with pytest.raises(SettingsInvalid, match=r"did you mean budget\.seconds\?") as raised:
+        loaded(tmp_path)
+    assert str(tmp_path / "enchanted.toml") in raised.value.cause
+
+
+@pytest.mark.parametrize("value", ["-1", "65536", "many"])
+def test_a_wrong_value_says_where_it_was_set(tmp_path: Path, value: str) -> None:
+    with pytest.raises(SettingsInvalid) as raised:
+        loaded(tmp_path, ENCHANTED_API_PORT=value)
+    assert "api_port" in raised.value.cause
+    assert "ENCHANTED_API_PORT" in raised.value.cause
+
+
+def test_a_broken_file_is_a_settings_error(tmp_path: Path) -> None:
+    (tmp_path / "enchanted.toml").write_text("coders =\n")
+    with pytest.raises(SettingsInvalid, match="is not TOML"):
+        loaded(tmp_path)
+
+
+def test_the_home_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert loaded(tmp_path).settings.home == tmp_path / ".enchanted"
+    assert loaded(tmp_path, ENCHANTED_HOME="~/x").settings.home == Path("~/x").expanduser()
+
+
+def test_ray_address_is_a_cluster_and_not_a_jobs_api(tmp_path: Path) -> None:
+    assert loaded(tmp_path, RAY_ADDRESS="10.0.0.1:6379").settings.ray_address == "10.0.0.1:6379"
+    assert loaded(tmp_path, RAY_ADDRESS="http://127.0.0.1:8265").settings.ray_address is None
+
+
+def test_settings_survive_the_way_to_the_supervisor(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, ENCHANTED_MODEL="vllm:a", ENCHANTED_TOKEN_FILE="/t").settings
+    assert type(settings).model_validate_json(settings.model_dump_json()) == settings
