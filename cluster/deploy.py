@@ -157,7 +157,7 @@ def start_ingest(endpoints: Endpoints, settings: Settings) -> None:
         name = f"ingest-{number}"
         actor.options(
             name=name, lifetime="detached", get_if_exists=True, max_restarts=-1, max_task_retries=0, num_cpus=0
-        ).remote(name, endpoints.nats_url, endpoints.clickhouse_url)
+        ).remote(name, endpoints.nats_url, endpoints.clickhouse_url, settings.ingest)
 
 
 def start_api(endpoints: Endpoints, settings: Settings) -> str:

@@ -7,6 +7,8 @@ import logging
 import os
 import threading
 
+from enchanted.cluster.settings import IngestSettings
+from enchanted.ingest.batch import BatchLimits
 from enchanted.ingest.worker import IngestWorker
 
 FIRST_PAUSE = 0.5
@@ -18,11 +20,13 @@ log = logging.getLogger("enchanted.ingest")
 class IngestActor:
     """One worker of the pool. Ray restarts the process; this restarts the worker inside it."""
 
-    def __init__(self, name: str, nats_url: str, clickhouse_url: str) -> None:
+    def __init__(self, name: str, nats_url: str, clickhouse_url: str, settings: IngestSettings) -> None:
         self._name = name
-        self._urls = (nats_url, clickhouse_url)
+        self._nats_url = nats_url
+        self._clickhouse_url = clickhouse_url
+        self._limits = BatchLimits(rows=settings.batch_rows, seconds=settings.batch_seconds)
         self._failures = 0
-        # A thread of its own: Ray does not call a method again when it has restarted the actor, only this.
+        # A thread of its own: when Ray has restarted the actor it calls only this constructor again.
         threading.Thread(target=self._run_for_ever, name=name, daemon=True).start()
 
     def pid(self) -> int:
@@ -40,7 +44,10 @@ class IngestActor:
         pause = FIRST_PAUSE
         while True:
             try:
-                async with IngestWorker(*self._urls, name=self._name) as worker:
+                async with IngestWorker(
+                    nats_url=self._nats_url, clickhouse_url=self._clickhouse_url, name=self._name, limits=self._limits
+                ) as worker:
+                    pause = FIRST_PAUSE
                     await worker.run()
             except Exception:  # the process boundary: bus and store may be away for any length of time
                 log.exception("%s failed; starting again in %.1f s", self._name, pause)

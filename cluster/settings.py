@@ -93,8 +93,6 @@ class IngestSettings(_Section):
     """Ingest actors; the embedded store wants one."""
     batch_rows: int = Field(default=10_000, gt=0)
     batch_seconds: float = Field(default=1.0, gt=0)
-    retention_days: int = Field(default=0, ge=0)
-    """Days rows are kept; 0 keeps them for ever."""
 
 
 class StreamSettings(_Section):
