@@ -6,14 +6,14 @@ import base64
 import hashlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from enchanted.bus.batch import Outgoing
 from enchanted.bus.errors import BlobCorrupt, BlobMissing
 from enchanted.bus.link import Link
 from enchanted.bus.publisher import Publisher
-from enchanted.bus.reader import OrderedReader, RawMessage, message_at
+from enchanted.bus.reader import RawMessage, message_at, read_all
 from enchanted.bus.streams import BLOB_BUCKET, BLOB_STREAM
 
 CHUNK = 128 * 1024
@@ -79,7 +79,8 @@ class BlobStore:
         entry = await self._entry(sha256)
         if entry is None:
             raise BlobMissing(sha256)
-        data = b"".join([chunk.payload async for chunk in self._chunks(entry)])
+        chunks = await read_all(self._link, BLOB_STREAM, [_chunk_subject(entry.chunk_id)]) if entry.chunks else []
+        data = b"".join(chunk.payload for chunk in chunks)
         found = hashlib.sha256(data).hexdigest()
         if found != sha256:
             raise BlobCorrupt(sha256, found)
@@ -95,15 +96,6 @@ class BlobStore:
             return True
         last = await message_at(self._link, BLOB_STREAM, {"last_by_subj": _chunk_subject(entry.chunk_id)})
         return last is not None and last.headers.get("Nats-Msg-Id") == f"{entry.chunk_id}-{entry.chunks - 1}"
-
-    async def _chunks(self, entry: _Entry) -> AsyncIterator[RawMessage]:
-        reader = OrderedReader(self._link, BLOB_STREAM, [_chunk_subject(entry.chunk_id)], after=0)
-        try:
-            await reader.open()
-            async for chunk in reader.rest():
-                yield chunk
-        finally:
-            await reader.close()
 
 
 class _Entry:

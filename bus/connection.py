@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -12,10 +13,9 @@ from enchanted.bus.errors import BusAccessDenied, BusUnavailable, BusUnreachable
 from enchanted.bus.fields import inflate
 from enchanted.bus.link import Link
 from enchanted.bus.publisher import Publisher
-from enchanted.bus.reader import RawMessage, as_event, follow, message_at, read_run
+from enchanted.bus.reader import OrderedReader, RawMessage, as_event, message_at, read_all
 from enchanted.bus.streams import EVENTS_STREAM, Durability, StreamInfo, StreamLimits, ensure, parse_info
 from enchanted.bus.subjects import ALL_EVENTS, run_filters
-from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import StoredEvent, SwarmEvent
 
 _SETTINGS = "$SYS.REQ.SERVER.PING.JSZ"
@@ -119,7 +119,8 @@ class Bus:
 
         Events of producers that do not put the run into the subject are found through the table only.
         """
-        return await read_run(self.link, EVENTS_STREAM, run_filters(run_id), after=after)
+        messages = await read_all(self.link, EVENTS_STREAM, run_filters(run_id), after=after)
+        return [event for event in map(as_event, messages) if event is not None]
 
     async def inflate(self, event: SwarmEvent) -> SwarmEvent:
         """A copy with the fields that were moved to the blob store put back.
@@ -130,10 +131,16 @@ class Bus:
         return await inflate(event, self.blobs)
 
     async def tail(self, subject: str = ALL_EVENTS, *, after: int | None = None) -> AsyncIterator[StoredEvent]:
-        """Events in order from sequence ``after`` + 1, or those stored from now on; goes on over reconnects."""
+        """Events in order from sequence ``after`` + 1, or those stored from now on; goes on over reconnects.
+
+        "Now" is when the first event is asked for. Bytes that are no event are left out.
+        """
         start = (await self.stream_info()).last_seq if after is None else after
-        async for event in follow(self.link, EVENTS_STREAM, subject, after=start):
-            yield event
+        async with OrderedReader(self.link, EVENTS_STREAM, [subject], after=start, patience=math.inf) as reader:
+            while (message := await reader.next(wait=True)) is not None:
+                event = as_event(message)
+                if event is not None:
+                    yield event
 
     async def get(self, seq: int) -> StoredEvent | RawMessage:
         """One message of the events stream; raw if its bytes are no event.
@@ -144,10 +151,7 @@ class Bus:
         raw = await message_at(self.link, EVENTS_STREAM, {"seq": seq})
         if raw is None:
             raise MessageMissing(EVENTS_STREAM, seq)
-        try:
-            return as_event(raw)
-        except NotAnEvent:
-            return raw
+        return as_event(raw) or raw
 
 
 def read_durability(answer: Mapping[str, Any]) -> Durability:

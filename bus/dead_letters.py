@@ -92,16 +92,10 @@ class DeadLetters:
 
     async def list(self, *, after: int = 0, limit: int = 1000) -> list[DeadLetter]:
         """Dead letters in the order they were put, from sequence ``after`` + 1."""
-        reader = OrderedReader(self._bus.link, DEAD_LETTERS_STREAM, [f"{DEAD}.>"], after=after)
         letters: list[DeadLetter] = []
-        try:
-            await reader.open()
-            async for raw in reader.rest():
+        async with OrderedReader(self._bus.link, DEAD_LETTERS_STREAM, [f"{DEAD}.>"], after=after) as reader:
+            while len(letters) < limit and (raw := await reader.next(wait=False)) is not None:
                 letters.append(_parse(raw))
-                if len(letters) >= limit:
-                    break
-        finally:
-            await reader.close()
         return letters
 
     async def get(self, seq: int) -> DeadLetter:

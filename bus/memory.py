@@ -15,7 +15,6 @@ from enchanted.bus.fields import inflate
 from enchanted.bus.reader import RawMessage, as_event
 from enchanted.bus.streams import EVENTS_STREAM, MAX_MESSAGE, Durability, StreamInfo, StreamLimits, stream_of
 from enchanted.bus.subjects import ALL_EVENTS, matches, run_filters
-from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import StoredEvent, SwarmEvent
 
 
@@ -112,7 +111,7 @@ class InMemoryBus:
     async def read_run(self, run_id: str, *, after: int = 0) -> list[StoredEvent]:
         filters = run_filters(run_id)
         chosen = [m for m in self._messages[after:] if any(matches(f, m.subject) for f in filters)]
-        return [event for event in map(_event, chosen) if event is not None]
+        return [event for event in map(as_event, chosen) if event is not None]
 
     async def inflate(self, event: SwarmEvent) -> SwarmEvent:
         return await inflate(event, self.blobs)
@@ -125,7 +124,7 @@ class InMemoryBus:
                     await self._changed.wait()
             message = self._messages[position]
             position += 1
-            event = _event(message) if matches(subject, message.subject) else None
+            event = as_event(message) if matches(subject, message.subject) else None
             if event is not None:
                 yield event
 
@@ -133,11 +132,4 @@ class InMemoryBus:
         if not 1 <= seq <= len(self._messages):
             raise MessageMissing(EVENTS_STREAM, seq)
         raw = self._messages[seq - 1]
-        return _event(raw) or raw
-
-
-def _event(raw: RawMessage) -> StoredEvent | None:
-    try:
-        return as_event(raw)
-    except NotAnEvent:
-        return None
+        return as_event(raw) or raw

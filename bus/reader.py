@@ -9,18 +9,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import math
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from nats.aio.msg import Msg
 
-from enchanted.bus.errors import ApiRefused, BusUnavailable
+from enchanted.bus.errors import ApiRefused, BusClosed, BusUnavailable
 from enchanted.bus.link import API, Inbox, Link
 from enchanted.bus.streams import parse_time
 from enchanted.schemas.errors import NotAnEvent
@@ -69,13 +69,12 @@ def parse_position(reply: str) -> Position:
     )
 
 
-def as_event(raw: RawMessage) -> StoredEvent:
-    """Decode a message.
-
-    Raises:
-        NotAnEvent: protobuf rejects the bytes.
-    """
-    event = parse_event(raw.payload)
+def as_event(raw: RawMessage) -> StoredEvent | None:
+    """Decode a message; None where protobuf rejects the bytes."""
+    try:
+        event = parse_event(raw.payload)
+    except NotAnEvent:
+        return None
     return StoredEvent(seq=raw.seq, time=raw.time, subject=raw.subject, raw=raw.payload, event=event)
 
 
@@ -129,6 +128,15 @@ class OrderedReader:
         self._quota = 0
         self._pending = 0
 
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
     async def open(self) -> None:
         """Make the consumer; waits for a server that restarts.
 
@@ -154,28 +162,18 @@ class OrderedReader:
         if name:
             try:
                 await self._link.send(f"{API}.CONSUMER.DELETE.{self._stream}.{name}")
-            except BusUnavailable:
+            except (BusUnavailable, BusClosed):
                 return  # it lives in the server's memory and expires by itself
 
-    async def rest(self) -> AsyncIterator[RawMessage]:
-        """Everything that was stored when the reader opened."""
-        while (message := await self._next(wait=False)) is not None:
-            yield message
-
-    async def follow(self) -> AsyncIterator[RawMessage]:
-        """Everything stored, then everything to come."""
-        while (message := await self._next(wait=True)) is not None:
-            yield message
-
-    async def _next(self, *, wait: bool) -> RawMessage | None:
-        """The next message; None when nothing is left and ``wait`` is false."""
+    async def next(self, *, wait: bool) -> RawMessage | None:
+        """The next message, waiting for one to be stored; without ``wait`` None after all that was there at opening."""
         while wait or self._pending:
             if not self._received:
                 await self._refill()
                 continue
             message = self._received.popleft()
-            if message.headers and "Status" in message.headers and not message.reply:
-                await self._on_status(message.headers["Status"])
+            if not message.reply:
+                await self._on_status((message.headers or {}).get("Status", ""))
                 continue
             position = parse_position(message.reply)
             if position.consumer_seq != self._consumer_seq + 1:
@@ -266,31 +264,10 @@ class OrderedReader:
         self._arrived.set()
 
 
-async def read_run(link: Link, stream: str, filters: Sequence[str], *, after: int) -> list[StoredEvent]:
-    """Every event that matches the filters, in order; bytes that are no event are left out."""
-    reader = OrderedReader(link, stream, filters, after=after)
-    events: list[StoredEvent] = []
-    try:
-        await reader.open()
-        async for raw in reader.rest():
-            try:
-                events.append(as_event(raw))
-            except NotAnEvent:
-                continue
-    finally:
-        await reader.close()
-    return events
-
-
-async def follow(link: Link, stream: str, subject: str, *, after: int) -> AsyncIterator[StoredEvent]:
-    """Events as they are stored, however long the server is away; bytes that are no event are left out."""
-    reader = OrderedReader(link, stream, [subject], after=after, patience=math.inf)
-    try:
-        await reader.open()
-        async for raw in reader.follow():
-            try:
-                yield as_event(raw)
-            except NotAnEvent:
-                continue
-    finally:
-        await reader.close()
+async def read_all(link: Link, stream: str, filters: Sequence[str], *, after: int = 0) -> list[RawMessage]:
+    """Every message that matches the filters now, in order."""
+    messages: list[RawMessage] = []
+    async with OrderedReader(link, stream, filters, after=after) as reader:
+        while (message := await reader.next(wait=False)) is not None:
+            messages.append(message)
+    return messages
