@@ -40,7 +40,7 @@ def split_path(path: object) -> list[str]:
         raise UnsafePath(repr(path)[:80], "not a path")
     if "\0" in path or len(os.fsencode(_encodable(path))) > _MAX_PATH:
         raise UnsafePath(path, "a path has no NUL and at most 4,000 bytes")
-    if path.startswith(("/", "~")) or "\\" in path and path[1:2] == ":":
+    if path.startswith(("/", "~")) or ("\\" in path and path[1:2] == ":"):
         raise UnsafePath(path, "absolute paths are outside of the workspace")
     parts = path.removeprefix("./").split("/")
     for part in parts:

@@ -54,6 +54,10 @@ class FileTooLarge(ActorError):
         super().__init__(f"{_short(path)} has {size} bytes, the limit is {limit}; remove it or add it to .gitignore")
 
 
+class ToolRefused(ActorError):
+    """A tool cannot do what its arguments ask for; the message says what would work."""
+
+
 class UnsupportedFile(ActorError):
     """Something that git cannot hold: a pipe, a socket, a device."""
 

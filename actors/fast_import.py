@@ -19,7 +19,7 @@ class FastImport:
     """A running `git fast-import`; leaving the block without an error finishes it."""
 
     def __init__(self, target: Git, *, marks: Path | None = None) -> None:
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         export = [f"--export-marks={marks}"] if marks else []
         self._process = target.start(
             "fast-import", "--quiet", "--done", "--force", *export,

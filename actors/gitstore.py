@@ -82,7 +82,7 @@ class ShadowRepository:
 
     @property
     def base_commit(self) -> str:
-        """The user's commit that holds that tree, in the user's hash kind; empty when built from a bundle without one."""
+        """The user's commit that holds that tree, in the user's hash kind; empty when it is not known."""
         return self._base.commit
 
     @property

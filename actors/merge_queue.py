@@ -32,7 +32,7 @@ class MergeQueue:
         self._turn = asyncio.Lock()
 
     async def merge(self, *, base: str, ours: str, theirs: str) -> Merged | Conflict:
-        """The tree that holds what ``ours`` and ``theirs`` each changed since ``base``; never one side's over the other's."""
+        """The tree that holds what each side changed since ``base``; neither is ever written over the other."""
         async with self._turn:
             return await asyncio.to_thread(self._merge, base, ours, theirs)
 

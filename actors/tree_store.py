@@ -113,7 +113,15 @@ class TreeStore:
 
     def diff(self, old: str, new: str) -> Patch:
         """The difference between two trees; an empty tree id stands for no files at all."""
-        arguments = ("--raw", "-p", "--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--diff-algorithm=myers")
+        arguments = (
+            "--raw",
+            "-p",
+            "--binary",
+            "--no-ext-diff",
+            "--no-textconv",
+            "--no-color",
+            "--diff-algorithm=myers",
+        )
         changes, text = _parse_raw(self._diff_tree(old, new, *arguments))
         try:
             decoded = text.decode()

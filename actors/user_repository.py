@@ -189,7 +189,9 @@ class UserRepository:
             raise CannotApply("HEAD has moved since the run began", branch)
         # Here the user's own settings count: filters such as git-lfs must run as in any merge of theirs.
         own = {name: os.environ[name] for name in ("HOME", "XDG_CONFIG_HOME") if name in os.environ}
-        git = Git(cwd=self.folder, environment={**own, "GIT_CONFIG_NOSYSTEM": "0", "GIT_CONFIG_GLOBAL": _global_config()})
+        git = Git(
+            cwd=self.folder, environment={**own, "GIT_CONFIG_NOSYSTEM": "0", "GIT_CONFIG_GLOBAL": _global_config()}
+        )
         try:
             git.run("merge", "--ff-only", "-q", f"refs/heads/{branch}")
         except GitFailed as error:

@@ -25,14 +25,14 @@ class Workspace:
 
     def __init__(self, repository: ShadowRepository, folder: Path, *, max_file_bytes: int) -> None:
         self.repository = repository
-        self.path = folder
+        self.path = folder.absolute()
         self.tree = ""
         """The tree of the last checkout, snapshot or reset."""
         self._max_file_bytes = max_file_bytes
         self._tracked = False
         self._marked: set[bytes] | None = None
         """What may have changed since the last snapshot; None when that could be anything."""
-        self._index = repository.folder / "indexes" / sha256_hex(str(folder.absolute()))[:32]
+        self._index = repository.folder / "indexes" / sha256_hex(os.fsencode(self.path))[:32]
         self._git = Git(cwd=folder, git_dir=repository.folder, work_tree=folder, index=self._index)
         self._turn = asyncio.Lock()
 
@@ -41,12 +41,12 @@ class Workspace:
         cls, repository: ShadowRepository, folder: Path, tree: str, *, max_file_bytes: int = MAX_FILE_BYTES
     ) -> Workspace:
         """Fill a folder with the files of ``tree``; what was in it is removed first."""
-        workspace = cls(repository, folder.absolute(), max_file_bytes=max_file_bytes)
+        workspace = cls(repository, folder, max_file_bytes=max_file_bytes)
         await asyncio.to_thread(workspace._checkout, tree)
         return workspace
 
     def track(self) -> None:
-        """From now on whoever writes here says so by `mark` or `mark_unknown`, so snapshots need not look at every file."""
+        """From now on whoever writes here says so, by `mark` or `mark_unknown`; snapshots look at nothing else."""
         self._tracked, self._marked = True, set()
 
     def mark(self, path: str) -> None:
@@ -86,14 +86,19 @@ class Workspace:
 
     async def files(self) -> list[str]:
         """Paths of all files that are or would become state, sorted; those that are not UTF-8 in a readable form."""
-        output = await asyncio.to_thread(self._git.run, "ls-files", "-cod", "--exclude-standard", "-z")
-        names = {name for name in output.split(b"\0") if name and not name.endswith(b"/")}
-        found = [name for name in names if os.path.lexists(os.path.join(os.fsencode(self.path), name))]
-        return sorted(name.decode("utf-8", "backslashreplace") for name in found)
+        return await asyncio.to_thread(self._files)
 
     async def close(self) -> None:
         """Remove the folder."""
         await asyncio.to_thread(self._remove)
+
+    def _files(self) -> list[str]:
+        listed, gone = (
+            set(self._git.run("ls-files", *kinds, "--exclude-standard", "-z").split(b"\0"))
+            for kinds in (["-co"], ["-d"])
+        )
+        names = (name for name in listed - gone if name and not name.endswith(b"/"))
+        return sorted(name.decode("utf-8", "backslashreplace") for name in names)
 
     def _checkout(self, tree: str) -> None:
         self._remove()
@@ -120,8 +125,7 @@ class Workspace:
         return self.tree
 
     def _changed(self) -> set[bytes]:
-        if os.path.lexists(self.path / ".git"):
-            _remove_any(self.path / ".git")
+        _remove_any(self.path / ".git")
         paths = self._list_changed()
         # A folder in this list is a repository within the repository.
         if any(path.endswith(b"/") for path in paths):
@@ -134,7 +138,7 @@ class Workspace:
 
     def _require_storable(self, path: bytes) -> None:
         with suppress(FileNotFoundError, NotADirectoryError):
-            status = os.lstat(os.path.join(os.fsencode(self.path), path))
+            status = (self.path / os.fsdecode(path)).lstat()
             if stat.S_ISREG(status.st_mode):
                 if status.st_size > self._max_file_bytes:
                     raise FileTooLarge(path, status.st_size, self._max_file_bytes)
@@ -151,13 +155,12 @@ class Workspace:
 
     def _remove_nested_git(self) -> list[str]:
         found = []
-        for folder, folders, files in os.walk(os.fsencode(self.path)):
+        for folder, folders, files in os.walk(self.path):
             for name in (*folders, *files):
-                if name.lower() == b".git":
-                    path = os.path.join(folder, name)
-                    _remove_any(Path(os.fsdecode(path)))
-                    found.append(os.path.relpath(path, os.fsencode(self.path)).decode("utf-8", "backslashreplace"))
-            folders[:] = [name for name in folders if name.lower() != b".git"]
+                if name.lower() == ".git":
+                    _remove_any(Path(folder, name))
+                    found.append(ascii(str(Path(folder, name).relative_to(self.path)))[1:-1])
+            folders[:] = [name for name in folders if name.lower() != ".git"]
         return found
 
 
@@ -172,8 +175,7 @@ def _remove_any(path: Path) -> None:
 def _make_removable(folder: Path) -> None:
     """Give folders that a tool made read-only their write permission back."""
     for current, folders, _ in os.walk(folder):
-        for name in (".", *folders):
-            path = os.path.join(current, name)
-            status = os.lstat(path)
+        for path in (Path(current, name) for name in (".", *folders)):
+            status = path.lstat()
             if stat.S_ISDIR(status.st_mode) and status.st_mode & 0o700 != 0o700:
-                os.chmod(path, stat.S_IMODE(status.st_mode) | 0o700, follow_symlinks=True)
+                path.chmod(stat.S_IMODE(status.st_mode) | 0o700)

