@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enchanted.actors.model_errors import ModelNotFound, ModelRefused, ModelUnavailable
+from enchanted.actors.models import Message, ModelRequest
+from enchanted.actors.openai_model import OpenAIModel
+
+Answer = tuple[int, str, dict[str, str]]
+SCHEMA = {"type": "object", "properties": {"choice": {"enum": ["yes", "no"]}}, "required": ["choice"]}
+REQUEST = ModelRequest(messages=(Message(role="user", content="Good?"),), schema=SCHEMA, max_tokens=9, seed=4)
+COMPLETION = {
+    "model": "served-name",
+    "choices": [{"message": {"role": "assistant", "content": '{"choice":"yes"}'}, "finish_reason": "length"}],
+    "usage": {"prompt_tokens": 11, "completion_tokens": 5},
+}
+
+
+class Server:
+    """A chat completions server whose next answers are given; after the last one it answers properly."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.bodies: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+
+    def stop(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join(5)
+
+    def answer(self, path: str, body: dict[str, Any], key: str | None) -> Answer:
+        self.bodies.append(body)
+        self.keys.append(key)
+        if path != "/v1/chat/completions":
+            return 404, "no such page", {}
+        if self.answers:
+            return self.answers.pop(0)
+        if body["model"] != "served-name":
+            return 404, json.dumps({"error": {"message": f"The model `{body['model']}` does not exist."}}), {}
+        return 200, json.dumps(COMPLETION), {}
+
+
+def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            status, text, headers = server.answer(self.path, body, self.headers["authorization"])
+            self.send_response(status)
+            for name, value in (headers | {"content-length": str(len(text.encode()))}).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def closed_port() -> Callable[[], int]:
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    return find
+
+
+async def test_a_reply_carries_text_reason_and_token_counts(server: Server) -> None:
+    async with OpenAIModel(server.url, "served-name") as model:
+        reply = await model.complete(REQUEST)
+    assert (reply.text, reply.finish_reason) == ('{"choice":"yes"}', "length")
+    assert (reply.input_tokens, reply.output_tokens, reply.model) == (11, 5, "served-name")
+    assert reply.duration_ms > 0
+
+
+async def test_schema_seed_and_limits_reach_the_server(server: Server) -> None:
+    async with OpenAIModel(server.url + "/", "served-name") as model:
+        await model.complete(REQUEST)
+    body = server.bodies[0]
+    assert body["response_format"]["json_schema"]["schema"] == SCHEMA
+    assert (body["seed"], body["max_tokens"], body["temperature"]) == (4, 9, 0.0)
+    assert body["messages"] == [{"role": "user", "content": "Good?"}]
+
+
+async def test_the_key_is_read_from_its_file_for_each_attempt(server: Server, tmp_path: Path) -> None:
+    key_file = tmp_path / "key"
+    async with OpenAIModel(server.url, "served-name", key_file=key_file) as model:
+        with pytest.raises(ModelRefused, match="key file cannot be read"):
+            await model.complete(REQUEST)
+        key_file.write_text("first\n")
+        await model.complete(REQUEST)
+        key_file.write_text("second\n")
+        await model.complete(REQUEST)
+    assert server.keys == ["Bearer first", "Bearer second"]
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_a_server_in_trouble_is_asked_again(server: Server, status: int) -> None:
+    server.answers = [(status, "try later", {"retry-after": "0"})]
+    async with OpenAIModel(server.url, "served-name") as model:
+        assert (await model.complete(REQUEST)).text == '{"choice":"yes"}'
+    assert len(server.bodies) == 2
+
+
+async def test_trouble_past_the_deadline_says_what_the_server_said(server: Server) -> None:
+    server.answers = [(500, json.dumps({"error": {"message": "out of memory"}}), {})] * 20
+    async with OpenAIModel(server.url, "served-name", deadline_s=0.8) as model:
+        with pytest.raises(ModelUnavailable, match=r"answered 500: out of memory"):
+            await model.complete(REQUEST)
+
+
+async def test_a_wait_asked_for_beyond_the_deadline_is_not_sat_out(server: Server) -> None:
+    server.answers = [(429, "slow down", {"retry-after": "3600"})]
+    async with OpenAIModel(server.url, "served-name", deadline_s=30) as model:
+        with pytest.raises(ModelUnavailable, match="429"):
+            await model.complete(REQUEST)
+    assert len(server.bodies) == 1
+
+
+async def test_a_server_that_is_down_is_named_with_its_address(closed_port: Callable[[], int]) -> None:
+    port = closed_port()
+    async with OpenAIModel(f"http://127.0.0.1:{port}/v1", "served-name", deadline_s=0.8) as model:
+        with pytest.raises(ModelUnavailable, match=rf"model server down: no connection to http://127.0.0.1:{port}/v1"):
+            await model.complete(REQUEST)
+
+
+async def test_a_server_that_never_answers_does_not_hang_the_agent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        async with OpenAIModel(url, "served-name", deadline_s=0.5) as model:
+            with pytest.raises(ModelUnavailable, match="still working"):
+                await model.complete(REQUEST)
+
+
+async def test_a_model_the_server_lacks_is_named_at_once(server: Server) -> None:
+    async with OpenAIModel(server.url, "other") as model:
+        with pytest.raises(ModelNotFound, match="The model `other` does not exist") as caught:
+            await model.complete(REQUEST)
+    assert f"GET {server.url}/models" in str(caught.value)
+    assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize(("status", "remedy"), [(400, "change the request"), (401, "give a valid key in a file")])
+async def test_a_refused_request_is_not_repeated(server: Server, status: int, remedy: str) -> None:
+    server.answers = [(status, json.dumps({"error": {"message": "no"}}), {})]
+    async with OpenAIModel(server.url, "served-name") as model:
+        with pytest.raises(ModelRefused, match=remedy):
+            await model.complete(REQUEST)
+    assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["<html>hello</html>", "{", "[]", '{"choices": []}', '{"choices": [{"message": null}]}']
+)
+async def test_something_else_than_a_chat_completion_is_reported_after_three_tries(server: Server, text: str) -> None:
+    server.answers = [(200, text, {})] * 3
+    async with OpenAIModel(server.url, "served-name") as model:
+        with pytest.raises(ModelRefused, match="something else than a chat completion"):
+            await model.complete(REQUEST)
+    assert len(server.bodies) == 3
+
+
+async def test_one_garbled_answer_is_asked_again(server: Server) -> None:
+    server.answers = [(200, '{"choices": [{"mess', {})]
+    async with OpenAIModel(server.url, "served-name") as model:
+        assert (await model.complete(REQUEST)).output_tokens == 5
+
+
+async def test_a_base_url_that_is_none_is_refused_at_once() -> None:
+    async with OpenAIModel("nonsense", "served-name") as model:
+        with pytest.raises(ModelRefused, match="correct its base url"):
+            await model.complete(REQUEST)
