@@ -168,8 +168,8 @@ class Confinement:
         with suppress(ProcessLookupError):
             for kind, value in limits.items():
                 resource.prlimit(pid, kind, (value, value))
-            # A fork bomb must not starve the watcher.
-            os.setpriority(os.PRIO_PROCESS, pid, 10)
+            # The thread that watches runs before others where that is allowed; its child must not.
+            os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, os.getpid()))
 
     def _watch(self, process: subprocess.Popen[bytes], first: _First | None, deadline: float) -> bool:
         """Read output until the command ends; True when its time was up."""
@@ -240,6 +240,7 @@ class _Usage:
 
     def __init__(self, first: _First | None, folder: Path, limits: Limits) -> None:
         self._proc = f"/proc/{first.pid}/root/proc" if first else ""
+        self._mounted = False
         self._folder, self._limits = folder, limits
         self._free = _free(folder)
         # The kernel stamps files with a clock that may lag by a tick.
@@ -248,7 +249,7 @@ class _Usage:
 
     def exceeded(self, now: float) -> str:
         """The limit that is passed, or nothing."""
-        if not self._proc:
+        if not self._ready():
             return ""
         pids = _pids(self._proc)
         if len(pids) > self._limits.processes:
@@ -256,6 +257,13 @@ class _Usage:
         if sum(_private_bytes(Path(self._proc, pid)) for pid in pids) > self._limits.memory_bytes:
             return "memory"
         return "disk" if self._disk_is_full(now) else ""
+
+    def _ready(self) -> bool:
+        """Whether the sandbox's own /proc is mounted: until then the path leads to the host's."""
+        if self._proc and not self._mounted:
+            with suppress(OSError):
+                self._mounted = Path(self._proc).stat().st_dev != Path("/proc").stat().st_dev
+        return self._mounted
 
     def _disk_is_full(self, now: float) -> bool:
         free = _free(self._folder)

@@ -77,8 +77,7 @@ class Workspace:
 
     async def ignores(self, path: str) -> bool:
         """Whether a new file of this name would be no state."""
-        command = ("check-ignore", "-q", "--no-index", "--", path)
-        return await asyncio.to_thread(lambda: self._git.result(*command, ok=(0, 1))[0] == 0)
+        return await asyncio.to_thread(self._ignores, path)
 
     async def remove_nested_git(self) -> list[str]:
         """Remove every `.git` in the folder; gives their paths."""
@@ -91,6 +90,11 @@ class Workspace:
     async def close(self) -> None:
         """Remove the folder."""
         await asyncio.to_thread(self._remove)
+
+    def _ignores(self, path: str) -> bool:
+        # This command alone refuses literal pathspecs; ./ keeps a leading colon from meaning one.
+        command = ("check-ignore", "-q", "--no-index", "--", f"./{path}")
+        return self._git.result(*command, ok=(0, 1), environment={"GIT_LITERAL_PATHSPECS": "0"})[0] == 0
 
     def _files(self) -> list[str]:
         listed, gone = (
