@@ -24,7 +24,7 @@ from enchanted.cluster.state import Failure, ServiceState, State
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 15.0
 STABLE_SECONDS = 30.0
-DEPLOY_SECONDS = 120.0
+DEPLOY_SECONDS = 170.0
 REMOVE_SECONDS = 20.0
 REAP_SECONDS = 5.0
 

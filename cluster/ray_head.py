@@ -27,7 +27,7 @@ class RayHead:
     """`ray start --head --block` as a supervised process."""
 
     name = "ray"
-    start_seconds = 90.0
+    start_seconds = 150.0
     grace_seconds = 4.0
     """Nothing in Ray is worth waiting for: what counts is on the bus."""
 

@@ -147,7 +147,7 @@ async def _registered() -> Endpoints | None:
 
 def _spawn(home: Home) -> subprocess.Popen[bytes]:
     """Start the supervisor in a session of its own, so that neither Ctrl-C nor the end of a Ray job reaches it."""
-    environment = dict(os.environ)
+    environment = {**os.environ, MARKER: str(home.path), "ENCHANTED_HOME": str(home.path)}
     if in_ray_job(environment):
         environment = {name: value for name, value in environment.items() if name not in JOB_VARIABLES}
     if paths := environment.get("PYTHONPATH"):

@@ -136,7 +136,7 @@ class Settings(_Section):
     ray_object_store_mb: int = Field(default=200, ge=80)
     ray_num_cpus: int | None = Field(default=None, ge=1)
     """CPUs the local Ray offers; None counts the machine's."""
-    start_seconds: float = Field(default=120, gt=0)
+    start_seconds: float = Field(default=180, gt=0)
     """How long `up` waits for healthy services."""
 
     @field_validator("home", "token_file")

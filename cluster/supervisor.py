@@ -24,7 +24,6 @@ from enchanted.cluster import state
 from enchanted.cluster.home import Home
 from enchanted.cluster.keeper import Keeper
 from enchanted.cluster.processes import ProcessId, become_subreaper, descendants, die_with_parent, end, reap
-from enchanted.cluster.service import MARKER
 from enchanted.cluster.settings import Settings
 from enchanted.cluster.state import Failure
 
@@ -45,7 +44,6 @@ def main() -> int:
     if _lock(home) is None:
         return ANOTHER_RUNS
     os.chdir(home.path)
-    os.environ[MARKER] = os.environ["ENCHANTED_HOME"] = str(home.path)
     settings = Settings.model_validate_json(home.settings.read_text())
     warden = ProcessId.of(os.getpid())
     assert warden is not None
