@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from itertools import pairwise
 import uuid_utils
 
 from enchanted.bus.batch import Ack, Outgoing, split
-from enchanted.bus.errors import BusError, PartlyPublished, PublishRefused
+from enchanted.bus.errors import BusError, PartlyPublished, PublishRefused, StateConflict
 from enchanted.bus.fields import deflate
 from enchanted.bus.ports import BusPort
 from enchanted.bus.subjects import event_subject, state_filter
@@ -19,6 +20,11 @@ from enchanted.bus.trace_headers import current_headers, current_ids
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.chain import Head
 from enchanted.schemas.events import ROLE_NUMBERS, Role, StoredEvent, SwarmEvent
+
+_RESEND_FOR = 100.0
+"""Seconds after the first attempt in which a repeated id is sure to be recognised; the duplicate window is 120."""
+_NEVER = 2**62
+"""A sequence no stream reaches."""
 
 
 def new_id() -> str:
@@ -43,8 +49,8 @@ class _Stamped:
 class AgentLog:
     """One incarnation of one agent. A new process is a new AgentLog with a new ``agent_id`` and a ``predecessor``.
 
-    Events are numbered and published one call at a time. A refused event gives its number back; an unknown outcome
-    is looked up in the stream before the next number is given.
+    Events are numbered and published one call at a time. A refused event gives its number back. Events whose outcome
+    is unknown are sent again unchanged before anything newer, or looked up once the stream may have forgotten the ids.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class AgentLog:
         predecessor: str = "",
         clock: Callable[[], datetime] = utc_now,
         ids: Callable[[], str] = new_id,
+        elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         self._bus = bus
         self._run_id = run_id
@@ -66,10 +73,12 @@ class AgentLog:
         self._predecessor = predecessor
         self._clock = clock
         self._ids = ids
+        self._elapsed = elapsed
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[list[StoredEvent]] | None = None
         self._last_seq = 0
         self._uncertain: list[_Stamped] = []
+        self._uncertain_since = 0.0
         self.agent_id = agent_id or ids()
         self.head = Head()
 
@@ -84,7 +93,7 @@ class AgentLog:
         Raises:
             PublishRefused: nothing was stored.
             PartlyPublished: more than one batch, and one was refused.
-            PublishOutcomeUnknown: the next call finds out.
+            PublishOutcomeUnknown: the next call stores them first, or finds out.
         """
         trace, headers = current_ids(), current_headers()
         return await self._serialised(lambda: self._emit([self._fill(draft, trace) for draft in drafts], headers))
@@ -165,6 +174,7 @@ class AgentLog:
         return stamped
 
     async def _commit(self, part: list[_Stamped], before: int, total: int) -> list[StoredEvent]:
+        started = self._elapsed()
         try:
             acks = await self._bus.publisher.publish_many([entry.message for entry in part])
         except PublishRefused as error:
@@ -173,7 +183,7 @@ class AgentLog:
             raise
         except (BusError, asyncio.CancelledError):
             # Part of it, or all of it, may be stored.
-            self._uncertain = part
+            self._uncertain, self._uncertain_since = part, started
             raise
         self.head, self._last_seq = part[-1].head, acks[-1].seq
         return [self._stored(entry, ack) for entry, ack in zip(part, acks, strict=True)]
@@ -188,10 +198,41 @@ class AgentLog:
         )
 
     async def _resolve(self) -> None:
-        """Read from the stream which of the uncertain events are there; the chain goes on after the last of them."""
+        """Find out what became of the uncertain events; the chain goes on after the last of them that is stored."""
+        age = self._elapsed() - self._uncertain_since
+        if age < _RESEND_FOR:
+            try:
+                acks = await self._bus.publisher.publish_many(
+                    [entry.message for entry in self._uncertain], retry_for=_RESEND_FOR - age
+                )
+            except PublishRefused:
+                self._uncertain = []
+                return
+            except PartlyPublished:
+                await self._look_up()
+                return
+            self.head, self._last_seq, self._uncertain = self._uncertain[-1].head, acks[-1].seq, []
+            return
+        await self._look_up()
+
+    async def _look_up(self) -> None:
+        """Read from the stream which of the uncertain events are there."""
+        await self._pass_through(self._uncertain[0].message.subject)
         hashes = {entry.head.event_hash: entry for entry in self._uncertain}
         for stored in await self._bus.read_run(self._run_id, after=self._last_seq):
             entry = hashes.get(sha256_hex(stored.raw))
             if entry is not None:
                 self.head, self._last_seq = entry.head, stored.seq
         self._uncertain = []
+
+    async def _pass_through(self, subject: str) -> None:
+        """Return when the stream has dealt with everything sent before.
+
+        Reads overtake publishes inside the server. A message whose condition cannot hold is refused in its turn.
+        """
+        try:
+            await self._bus.publisher.publish(
+                Outgoing(subject=subject, payload=b"", event_id=self._ids(), expected_last=_NEVER)
+            )
+        except StateConflict:
+            return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -130,7 +130,7 @@ class Bus:
         """
         return await inflate(event, self.blobs)
 
-    async def tail(self, subject: str = ALL_EVENTS, *, after: int | None = None) -> AsyncIterator[StoredEvent]:
+    async def tail(self, subject: str = ALL_EVENTS, *, after: int | None = None) -> AsyncGenerator[StoredEvent, None]:
         """Events in order from sequence ``after`` + 1, or those stored from now on; goes on over reconnects.
 
         "Now" is when the first event is asked for. Bytes that are no event are left out.

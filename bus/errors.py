@@ -146,4 +146,6 @@ class BlobCorrupt(BusError):
     """The stored bytes do not have the hash they are kept under."""
 
     def __init__(self, sha256: str, found: str) -> None:
-        super().__init__(f"blob {sha256} reads back as {found or 'incomplete'}; put the content again to heal it")
+        super().__init__(
+            f"blob {sha256} reads back as {found}; its stored bytes are damaged, bring them back from a copy"
+        )

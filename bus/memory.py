@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -46,7 +46,7 @@ class InMemoryPublisher:
     async def publish(self, message: Outgoing) -> Ack:
         return (await self.publish_many([message]))[0]
 
-    async def publish_many(self, messages: Sequence[Outgoing]) -> list[Ack]:
+    async def publish_many(self, messages: Sequence[Outgoing], *, retry_for: float | None = None) -> list[Ack]:
         for message in messages:
             if not stream_of(message.subject):
                 raise InvalidSubject(message.subject)
@@ -116,7 +116,7 @@ class InMemoryBus:
     async def inflate(self, event: SwarmEvent) -> SwarmEvent:
         return await inflate(event, self.blobs)
 
-    async def tail(self, subject: str = ALL_EVENTS, *, after: int | None = None) -> AsyncIterator[StoredEvent]:
+    async def tail(self, subject: str = ALL_EVENTS, *, after: int | None = None) -> AsyncGenerator[StoredEvent, None]:
         position = len(self._messages) if after is None else after
         while True:
             async with self._changed:

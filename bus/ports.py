@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from enchanted.bus.batch import Ack, Outgoing
@@ -17,7 +17,7 @@ class PublisherPort(Protocol):
 
     async def publish(self, message: Outgoing) -> Ack: ...
 
-    async def publish_many(self, messages: Sequence[Outgoing]) -> list[Ack]: ...
+    async def publish_many(self, messages: Sequence[Outgoing], *, retry_for: float | None = None) -> list[Ack]: ...
 
 
 class BlobPort(Protocol):
@@ -47,6 +47,6 @@ class BusPort(Protocol):
 
     async def inflate(self, event: SwarmEvent) -> SwarmEvent: ...
 
-    def tail(self, subject: str = ALL_EVENTS, *, after: int | None = None) -> AsyncIterator[StoredEvent]: ...
+    def tail(self, subject: str = ALL_EVENTS, *, after: int | None = None) -> AsyncGenerator[StoredEvent, None]: ...
 
     async def get(self, seq: int) -> StoredEvent | RawMessage: ...

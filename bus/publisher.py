@@ -118,8 +118,10 @@ class Publisher:
         """
         return (await self.publish_many([message]))[0]
 
-    async def publish_many(self, messages: Sequence[Outgoing]) -> list[Ack]:
+    async def publish_many(self, messages: Sequence[Outgoing], *, retry_for: float | None = None) -> list[Ack]:
         """Publish messages contiguously and in order, as one atomic batch where they fit into one.
+
+        ``retry_for`` overrides the publisher's seconds.
 
         Raises:
             PartlyPublished: more than fits a batch, or ids that were there already, and one was refused.
@@ -131,7 +133,7 @@ class Publisher:
             return []
         for message in messages:
             self._check(message)
-        groups = self._enqueue(messages)
+        groups = self._enqueue(messages, self._clock() + (self._retry_for if retry_for is None else retry_for))
         acks: list[Ack] = []
         for group in groups:
             try:
@@ -176,9 +178,8 @@ class Publisher:
         if message.size > min(limit, self._link.max_payload):
             raise PayloadTooLarge(message.size, min(limit, self._link.max_payload))
 
-    def _enqueue(self, messages: Sequence[Outgoing]) -> list[Group]:
+    def _enqueue(self, messages: Sequence[Outgoing], deadline: float) -> list[Group]:
         loop = asyncio.get_running_loop()
-        deadline = self._clock() + self._retry_for
         groups: list[Group] = []
         for part in runs(messages):
             group = Group(part, deadline, loop.create_future(), groups[-1] if groups else None)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
 
+import nats
 import pytest
 
 from enchanted.bus.agent_log import AgentLog, new_id
@@ -81,10 +82,11 @@ async def test_a_duplicate_id_is_stored_once(bus: AnyBus, run: str) -> None:
 async def test_many_are_contiguous_and_in_order(bus: AnyBus, run: str) -> None:
     other = f"{run} other"
     groups = [[outgoing(run, detail=f"{g}-{k}") for k in range(7)] for g in range(5)]
-    acks, *_ = await asyncio.gather(
-        asyncio.gather(*(bus.publisher.publish_many(group) for group in groups)),
-        *(bus.publisher.publish(outgoing(other)) for _ in range(20)),
-    )
+    async with asyncio.TaskGroup() as tasks:
+        publishing = [tasks.create_task(bus.publisher.publish_many(group)) for group in groups]
+        for _ in range(20):
+            tasks.create_task(bus.publisher.publish(outgoing(other)))
+    acks = [task.result() for task in publishing]
     for group in acks:
         assert [ack.seq for ack in group] == list(range(group[0].seq, group[0].seq + 7))
     assert details(await bus.read_run(run)) == [f"{g}-{k}" for g in range(5) for k in range(7)]
@@ -249,3 +251,15 @@ async def test_a_run_written_by_several_agents_verifies(bus: AnyBus, run: str) -
     verdict = verify(stored)
     assert (verdict.intact, verdict.complete, verdict.checked) == (True, True, 36)
     assert (await bus.inflate(stored[1].event)).tool_call.output == "x" * 400_000
+
+
+async def test_any_client_reads_our_blobs_from_the_object_store(server: NatsServer) -> None:
+    data = b"0123456789" * 100_000
+    async with Bus.connect(server.url) as bus:
+        name = await bus.blobs.put(data)
+    client = await nats.connect(server.url)
+    try:
+        store = await client.jetstream().object_store("enchanted-blobs")
+        assert (await store.get(name)).data == data
+    finally:
+        await client.close()

@@ -131,9 +131,11 @@ async def test_a_blob_is_put_and_read_over_a_kill(server: NatsServer) -> None:
         assert await bus.blobs.get(await putting) == data
 
 
-async def test_an_unknown_outcome_is_resolved_once_the_server_answers_again(server: NatsServer) -> None:
-    async with asyncio.timeout(DEADLINE), Bus.connect(server.url, retry_for=0.5, ack_timeout=0.3) as bus:
-        log = AgentLog(bus, run_id="run", role="coder", agent_name="coder-1")
+@pytest.mark.parametrize("age", [0.0, 110.0])
+async def test_an_unknown_outcome_is_resolved_once_the_server_answers_again(server: NatsServer, age: float) -> None:
+    async with asyncio.timeout(DEADLINE), Bus.connect(server.url, retry_for=2.0, ack_timeout=0.5) as bus:
+        now = 0.0
+        log = AgentLog(bus, run_id="run", role="coder", agent_name="coder-1", elapsed=lambda: now)
         await log.emit(signal())
         server.pause()
         try:
@@ -141,6 +143,7 @@ async def test_an_unknown_outcome_is_resolved_once_the_server_answers_again(serv
                 await log.emit(signal(), signal())
         finally:
             server.resume()
+        now = age
         (stored,) = await log.emit(signal())
         verdict = verify(await bus.read_run("run"))
     # The hung server had the batch in its socket and stored it; a chain that assumed otherwise would have forked.

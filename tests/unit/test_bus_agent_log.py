@@ -28,7 +28,7 @@ class UnreliablePublisher(InMemoryPublisher):
         self.held: asyncio.Event | None = None
         self.entered = asyncio.Event()
 
-    async def publish_many(self, messages: Sequence[Outgoing]) -> list[Ack]:
+    async def publish_many(self, messages: Sequence[Outgoing], *, retry_for: float | None = None) -> list[Ack]:
         self.entered.set()
         if self.held is not None:
             await self.held.wait()
@@ -57,8 +57,8 @@ def change(workspace: str = "main") -> SwarmEvent:
     )
 
 
-def agent(bus: InMemoryBus, name: str = "coder-1", **given: str) -> AgentLog:
-    return AgentLog(bus, run_id="run", role="coder", agent_name=name, **given)
+def agent(bus: InMemoryBus, name: str = "coder-1") -> AgentLog:
+    return AgentLog(bus, run_id="run", role="coder", agent_name=name)
 
 
 async def test_events_are_numbered_linked_and_filled() -> None:
@@ -122,8 +122,8 @@ async def test_a_refused_event_gives_its_number_back() -> None:
     assert verify(await bus.read_run("run")).complete
 
 
-@pytest.mark.parametrize(("fault", "next_number"), [("lost", 2), ("ack lost", 4)])
-async def test_an_unknown_outcome_is_looked_up_before_the_chain_goes_on(fault: str, next_number: int) -> None:
+@pytest.mark.parametrize("fault", ["lost", "ack lost"])
+async def test_events_of_unknown_outcome_are_sent_again_before_anything_newer(fault: str) -> None:
     bus = UnreliableBus()
     log = agent(bus)
     await log.emit(signal())
@@ -131,9 +131,36 @@ async def test_an_unknown_outcome_is_looked_up_before_the_chain_goes_on(fault: s
     with pytest.raises(PublishOutcomeUnknown):
         await log.emit(signal(), signal())
     (stored,) = await log.emit(signal())
+    assert stored.event.agent_seq == 4
+    verdict = verify(await bus.read_run("run"))
+    assert (verdict.intact, verdict.complete, verdict.checked) == (True, True, 4)
+
+
+@pytest.mark.parametrize(("fault", "next_number"), [("lost", 2), ("ack lost", 4)])
+async def test_when_their_ids_may_be_forgotten_they_are_looked_up_instead(fault: str, next_number: int) -> None:
+    bus = UnreliableBus()
+    now = 0.0
+    log = AgentLog(bus, run_id="run", role="coder", agent_name="coder-1", elapsed=lambda: now)
+    await log.emit(signal())
+    bus.faulty.plan = [fault]
+    with pytest.raises(PublishOutcomeUnknown):
+        await log.emit(signal(), signal())
+    now = 110.0
+    (stored,) = await log.emit(signal())
     assert stored.event.agent_seq == next_number
     verdict = verify(await bus.read_run("run"))
     assert (verdict.intact, verdict.complete, verdict.checked) == (True, True, next_number)
+
+
+async def test_uncertain_events_that_are_then_refused_give_their_numbers_back() -> None:
+    bus = UnreliableBus()
+    log = agent(bus)
+    bus.faulty.plan = ["lost", "full"]
+    with pytest.raises(PublishOutcomeUnknown):
+        await log.emit(signal(), signal())
+    (stored,) = await log.emit(signal())
+    assert stored.event.agent_seq == 1
+    assert verify(await bus.read_run("run")).complete
 
 
 async def test_a_cancelled_emit_leaves_a_whole_chain() -> None:

@@ -30,7 +30,7 @@ def test_a_uuid_is_its_own_token() -> None:
 
 def test_the_subject_names_role_kind_and_run() -> None:
     event = events.system_signal(status="HEALTHY")
-    event.agent_role = events.ROLE_NUMBERS["coder"]
+    event.agent_role = events.ROLE_NUMBERS["coder"]  # type: ignore[assignment]  # open enum
     assert event_subject(event) == "swarm.events.coder.system_signal"
     event.run_id = "r.1"
     assert event_subject(event) == "swarm.events.coder.system_signal.r%2E1"
