@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from enchanted.schemas.canonical import sha256_hex
-from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of, role_of, run_of, timestamp_of
+from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of, role_of, run_of
 
 EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
 LATEST = datetime(2299, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
 """The range of DateTime64(6). A producer's time outside it is moved to the edge; ``raw`` keeps what it said."""
 SEARCHABLE = 32 * 1024
 """Characters of an event that can be searched; ``raw`` has them all."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EARLIEST_US = (EARLIEST - _EPOCH) // timedelta(microseconds=1)
+_LATEST_US = (LATEST - _EPOCH) // timedelta(microseconds=1)
 
 COLUMNS: dict[str, str] = {
     "stream_created": "DateTime64(6, 'UTC')",
@@ -121,10 +125,9 @@ def event_time(event: SwarmEvent, stream_time: datetime) -> datetime:
     """The producer's time within the column's range; the stream's where it gave none."""
     if not event.HasField("timestamp"):
         return stream_time
-    told = timestamp_of(event)
-    if told is None:
-        told = LATEST if event.timestamp.seconds > 0 else EARLIEST
-    return min(LATEST, max(EARLIEST, told))
+    # In whole numbers: a producer may send seconds no datetime can hold.
+    told = event.timestamp.seconds * 1_000_000 + event.timestamp.nanos // 1000
+    return _EPOCH + timedelta(microseconds=min(_LATEST_US, max(_EARLIEST_US, told)))
 
 
 def _search_values(event: SwarmEvent) -> tuple[object, ...]:

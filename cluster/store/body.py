@@ -82,14 +82,15 @@ class Body:
             BodyTooLarge: it is over the limit.
             BodyUnreadable: it cannot be decompressed.
         """
-        decoder = Decoder(encoding)
+        decoder, received = Decoder(encoding), 0
         async for chunk in chunks:
+            received += len(chunk)
             plain = decoder.feed(chunk)
             self.size += len(plain)
             if self.size > limit:
                 raise BodyTooLarge(limit)
             self._file.write(plain)
-        if self.size:
+        if received:
             decoder.finish()
 
     def head(self, size: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import signal
 import sys
@@ -14,14 +15,16 @@ from enchanted.cluster.store.credentials import Credentials, load
 
 START_DEADLINE = 30.0
 STOP_DEADLINE = 10.0
+_PR_SET_PDEATHSIG = 1
 
 
 class StoreProcess:
     """A store under a test's control: it can be killed and started again on the same folder and port."""
 
-    def __init__(self, folder: Path, port: int = 0) -> None:
+    def __init__(self, folder: Path, port: int = 0, host: str = "127.0.0.1") -> None:
         self.folder = folder
         self.port = port
+        self._host = host
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -48,9 +51,15 @@ class StoreProcess:
 
     async def start(self) -> None:
         """Start it and wait until it listens; a port that was free the first time is kept."""
-        command = ["-m", "enchanted.cluster.store", "--folder", str(self.folder), "--port", str(self.port)]
+        place = ["--folder", str(self.folder), "--host", self._host, "--port", str(self.port)]
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            sys.executable,
+            "-m",
+            "enchanted.cluster.store",
+            *place,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            preexec_fn=_die_with_parent,
         )
         assert self._process.stdout is not None
         assert self._process.stderr is not None
@@ -74,6 +83,10 @@ class StoreProcess:
             await process.communicate()
             raise
         return process.returncode or 0
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @asynccontextmanager

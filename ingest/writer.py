@@ -1,0 +1,186 @@
+"""Rows into ClickHouse, each once: at least once on the wire, exactly once in the table."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+from clickhouse_connect.driver.asyncclient import AsyncClient
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from enchanted.ingest.errors import IngestError, RowRefused
+from enchanted.ingest.rows import COLUMNS, Row, columns_of
+from enchanted.ingest.tables import apply_ddl, connect, understood
+
+log = logging.getLogger(__name__)
+
+_HIGHEST = "SELECT max(stream_seq) FROM events WHERE stream_created = {created:DateTime64(6, 'UTC')}"
+_PRESENT = """
+SELECT stream_seq FROM events
+WHERE stream_created = {created:DateTime64(6, 'UTC')}
+  AND stream_time BETWEEN {first:DateTime64(6, 'UTC')} AND {last:DateTime64(6, 'UTC')}
+  AND stream_seq IN {seqs:Array(UInt64)}
+"""
+_FIRST_COPIES = """
+SELECT event_id, min((stream_created, stream_seq, payload_sha256)) AS first FROM events
+WHERE duplicate_of = 0 AND event_id IN {ids:Array(String)}
+GROUP BY event_id
+"""
+
+
+@dataclass(slots=True)
+class Written:
+    """What became of the rows of one batch."""
+
+    inserted: int = 0
+    present: int = 0
+    """Were in the table already."""
+    duplicates: int = 0
+    """Inserted as later copies of an event id."""
+    conflicting: int = 0
+    """Later copies whose bytes differ from the first."""
+    refused: list[tuple[Row, str]] = field(default_factory=list)
+    """Rows ClickHouse does not take for what is in them, with why; their neighbours are in."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    created: datetime
+    seq: int
+    sha256: str
+
+
+class Writer:
+    """Writes batches to the table ``events`` of one ClickHouse.
+
+    Every method raises TableUnavailable when ClickHouse cannot be used now, and connects again when called next.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._client: AsyncClient | None = None
+
+    async def close(self) -> None:
+        """Give the connections back. Idempotent."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def highest(self, stream_created: datetime) -> int:
+        """The highest stream sequence in the table; 0 for none."""
+        return int((await self._query(_HIGHEST, created=stream_created))[0][0])
+
+    async def write(self, rows: Sequence[Row], stream_created: datetime, *, again: bool) -> Written:
+        """Insert what is not there yet; returns when ClickHouse has confirmed it.
+
+        ``again``: an earlier try of these rows ended without an answer, so any of them may be there.
+        """
+        written = Written()
+        ordered = sorted(rows, key=lambda row: row.seq)
+        present = await self._present([row for row in ordered if again or row.redelivered], stream_created)
+        fresh = [row for row in ordered if row.seq not in present]
+        fresh = await self._marked(fresh, stream_created, written)
+        written.present = len(ordered) - len(fresh)
+        if fresh:
+            await self._insert(fresh, stream_created, written)
+        return written
+
+    async def _present(self, suspects: Sequence[Row], stream_created: datetime) -> set[int]:
+        if not suspects:
+            return set()
+        times = [row.stored.time for row in suspects]
+        seqs = [row.seq for row in suspects]
+        found = await self._query(_PRESENT, created=stream_created, first=min(times), last=max(times), seqs=seqs)
+        return {int(seq) for (seq,) in found}
+
+    async def _marked(self, rows: Sequence[Row], stream_created: datetime, written: Written) -> list[Row]:
+        """The rows with later copies of an event id marked; a row that turns out to be in the table is left out."""
+        ids = sorted({row.event_id for row in rows if row.event_id})
+        first = await self._first_copies(ids)
+        marked: list[Row] = []
+        for row in rows:
+            own = _Copy(stream_created, row.seq, row.sha256)
+            known = first.setdefault(row.event_id, own) if row.event_id else own
+            if (known.created, known.seq) == (own.created, own.seq):
+                if known is own:
+                    marked.append(row)
+                continue
+            written.duplicates += 1
+            if known.sha256 != row.sha256:
+                written.conflicting += 1
+                log.warning("event %s: message %d differs from its first copy %d", row.event_id, row.seq, known.seq)
+            marked.append(replace(row, duplicate_of=known.seq))
+        return marked
+
+    async def _first_copies(self, ids: Sequence[str]) -> dict[str, _Copy]:
+        if not ids:
+            return {}
+        rows = await self._query(_FIRST_COPIES, ids=ids)
+        return {event_id: _Copy(_aware(created), int(seq), sha256) for event_id, (created, seq, sha256) in rows}
+
+    async def _insert(self, rows: Sequence[Row], stream_created: datetime, written: Written) -> None:
+        try:
+            await self._insert_all(rows, stream_created)
+            written.inserted += len(rows)
+        except RowRefused as error:
+            if len(rows) == 1:
+                written.refused.append((rows[0], str(error)))
+                return
+            log.warning("ClickHouse refuses a batch of %d rows, it is split: %s", len(rows), error)
+            half = len(rows) // 2
+            await self._insert(rows[:half], stream_created, written)
+            await self._insert(rows[half:], stream_created, written)
+
+    async def _insert_all(self, rows: Sequence[Row], stream_created: datetime) -> None:
+        client = await self._connected()
+        try:
+            await client.insert(
+                "events",
+                columns_of(rows, stream_created),
+                column_names=list(COLUMNS),
+                column_type_names=list(COLUMNS.values()),
+                column_oriented=True,
+                settings={"async_insert": 0, "insert_deduplication_token": token(rows, stream_created)},
+            )
+        except (ClickHouseError, aiohttp.ClientError, OSError) as error:
+            raise await self._failed(error) from error
+
+    async def _query(self, sql: str, **parameters: Any) -> Sequence[Sequence[Any]]:
+        client = await self._connected()
+        try:
+            return (await client.query(sql, parameters=parameters)).result_rows
+        except (ClickHouseError, aiohttp.ClientError, OSError) as error:
+            raise await self._failed(error) from error
+
+    async def _connected(self) -> AsyncClient:
+        if self._client is None:
+            client = await connect(self._url)
+            try:
+                await apply_ddl(client)
+            except IngestError:
+                await client.close()
+                raise
+            self._client = client
+        return self._client
+
+    async def _failed(self, error: Exception) -> IngestError:
+        ours = understood(error)
+        if not isinstance(ours, RowRefused):
+            await self.close()
+        return ours
+
+
+def token(rows: Sequence[Row], stream_created: datetime) -> str:
+    """The same for the same rows of the same stream, so that an insert repeated unchanged is taken once."""
+    digest = hashlib.sha256(stream_created.isoformat().encode())
+    digest.update(",".join(str(row.seq) for row in rows).encode())
+    return digest.hexdigest()
+
+
+def _aware(time: datetime) -> datetime:
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

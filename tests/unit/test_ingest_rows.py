@@ -1,0 +1,125 @@
+"""Events as rows."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from importlib import resources
+
+import pytest
+
+from enchanted.ingest.rows import COLUMNS, EARLIEST, LATEST, SEARCHABLE, columns_of, event_time, row_of, values
+from enchanted.ingest.writer import token
+from enchanted.schemas.canonical import sha256_hex
+from enchanted.schemas.ddl import migrations, statements
+from enchanted.schemas.events import StoredEvent, SwarmEvent, decision, model_call, parse_event, run_transition
+
+CREATED = datetime(2026, 1, 1, tzinfo=UTC)
+TIME = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def _stored(event: SwarmEvent, seq: int = 7) -> StoredEvent:
+    raw = event.SerializeToString()
+    return StoredEvent(seq=seq, time=TIME, subject="swarm.events.x", raw=raw, event=parse_event(raw))
+
+
+def _named(event: SwarmEvent) -> dict[str, object]:
+    row = values(row_of(_stored(event), redelivered=False), CREATED)
+    return dict(zip(COLUMNS, row, strict=True))
+
+
+def test_a_decision_fills_its_columns() -> None:
+    event = decision(context_hash="", trigger="why", rationale="because", action={"a": 1}, confidence=0.5)
+    event.run_id, event.trace_id, event.agent_role, event.agent_seq = "r1", "t1", 1, 3
+
+    row = _named(event)
+
+    assert row["run"] == "r1"
+    assert row["role"] == "architect"
+    assert row["kind"] == "decision"
+    assert row["rationale"] == "because"
+    assert row["confidence"] == 0.5
+    assert row["raw"] == event.SerializeToString()
+    assert row["payload_sha256"] == sha256_hex(event.SerializeToString())
+    assert "why" in str(row["text"])
+
+
+def test_a_producer_without_runs_is_grouped_by_its_trace() -> None:
+    assert _named(SwarmEvent(trace_id="abc"))["run"] == "abc"
+
+
+def test_an_event_of_nothing_is_a_row() -> None:
+    row = _named(SwarmEvent())
+
+    assert row["kind"] == "unknown"
+    assert row["raw"] == b""
+    assert row["event_time"] == TIME
+
+
+def test_a_failed_model_call_counts_as_an_error() -> None:
+    call = model_call(model="m", messages=[], parameters={}, completion="", finish_reason="error", error="down")
+
+    assert _named(call)["outcome"] == "FAILED"
+
+
+def test_a_transition_shows_where_it_went() -> None:
+    step = run_transition(subject="run", from_state="running", to_state="merged", reason="checks are green")
+
+    assert _named(step)["to_state"] == "merged"
+
+
+def test_long_text_is_cut_for_search_and_whole_in_raw() -> None:
+    event = SwarmEvent()
+    event.decision.rationale = "x" * (2 * SEARCHABLE)
+
+    row = _named(event)
+
+    assert len(str(row["text"])) == SEARCHABLE
+    assert row["rationale"] == "x" * (2 * SEARCHABLE)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "nanos", "expected"),
+    [
+        (-62135596800, 0, EARLIEST),
+        (253402300799, 0, LATEST),
+        (2**62, 0, LATEST),
+        (-(2**62), 0, EARLIEST),
+        (0, 2**31 - 1, datetime(1970, 1, 1, 0, 0, 2, 147483, tzinfo=UTC)),
+    ],
+)
+def test_a_time_outside_the_column_moves_to_its_edge(seconds: int, nanos: int, expected: datetime) -> None:
+    event = SwarmEvent()
+    event.timestamp.seconds, event.timestamp.nanos = seconds, nanos
+
+    assert event_time(event, TIME) == expected
+
+
+def test_rows_are_turned_into_columns() -> None:
+    rows = [row_of(_stored(SwarmEvent(event_id=str(n)), seq=n), redelivered=False) for n in (1, 2)]
+
+    columns = columns_of(rows, CREATED)
+
+    assert len(columns) == len(COLUMNS)
+    assert list(columns[list(COLUMNS).index("stream_seq")]) == [1, 2]
+
+
+def test_the_token_is_the_same_for_the_same_rows_only() -> None:
+    one, two = (row_of(_stored(SwarmEvent(), seq=n), redelivered=False) for n in (1, 2))
+
+    assert token([one, two], CREATED) == token([one, two], CREATED)
+    assert token([one], CREATED) != token([one, two], CREATED)
+    assert token([one], CREATED) != token([one], TIME)
+
+
+def test_the_table_has_the_columns_the_rows_have() -> None:
+    sql = resources.files("enchanted.schemas").joinpath("sql", "001_events.sql").read_text()
+    lines = re.findall(r"^    ([a-z]\w*) (.+),$", sql, re.MULTILINE)
+    found = {name: kind.split(" CODEC(")[0] for name, kind in lines if not kind.startswith("=")}
+
+    assert found == COLUMNS
+
+
+def test_migrations_are_numbered_without_gaps() -> None:
+    assert [one.number for one in migrations()] == list(range(1, len(migrations()) + 1))
+    assert len(statements()) == len(migrations()) + 1
