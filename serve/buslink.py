@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Self
 
 from enchanted.bus.connection import Bus
-from enchanted.bus.errors import BusError
+from enchanted.bus.errors import BusError, MessageMissing
+from enchanted.bus.reader import RawMessage
 from enchanted.bus.streams import StreamInfo
 from enchanted.schemas.events import StoredEvent, SwarmEvent
 from enchanted.serve.errors import BusUnavailable
 
+AT_ONCE = 64
+"""Single messages asked for at a time."""
 BUS_DEADLINE = 5.0
 """Seconds a single question to the bus may take."""
 RUN_DEADLINE = 30.0
@@ -76,6 +79,14 @@ class BusLink:
         async with self.use(RUN_DEADLINE) as bus:
             return await bus.read_run(run)
 
+    async def read_events(self, seqs: Sequence[int]) -> list[StoredEvent]:
+        """The events with these sequences, without those the stream no longer holds."""
+        found: list[StoredEvent | RawMessage | None] = []
+        async with self.use(RUN_DEADLINE) as bus:
+            for start in range(0, len(seqs), AT_ONCE):
+                found += await asyncio.gather(*(_get(bus, seq) for seq in seqs[start : start + AT_ONCE]))
+        return [stored for stored in found if isinstance(stored, StoredEvent)]
+
     async def inflate(self, event: SwarmEvent) -> SwarmEvent:
         """The event with its moved-out fields."""
         async with self.use() as bus:
@@ -91,3 +102,10 @@ class BusLink:
             if self._bus is None:
                 self._bus = await self._stack.enter_async_context(Bus.connect(self._url, name=self._name))
             return self._bus
+
+
+async def _get(bus: Bus, seq: int) -> StoredEvent | RawMessage | None:
+    try:
+        return await bus.get(seq)
+    except MessageMissing:
+        return None

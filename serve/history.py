@@ -95,8 +95,7 @@ async def read_state(
     workspace: Identifier = MAIN_WORKSPACE,
 ) -> Response:
     """Files, tasks and agents after every event up to ``at`` (by default the latest); with ``path`` its content."""
-    found = await find_run(deps, run)
-    state, events = await state_at(deps, run, at)
+    found, (state, events) = await asyncio.gather(find_run(deps, run), state_at(deps, run, at))
     if path is None:
         return tagged(request, found, JsonResponse(state_document(run, state)))
     space = _workspace_of(state, workspace, at)
@@ -132,8 +131,7 @@ async def read_diff(
     """What changed in a workspace from one sequence to a later one; an empty one where nothing did."""
     if end < start:
         raise BadRequest(f"from={start} is after to={end}; give the earlier sequence as `from`")
-    found = await find_run(deps, run)
-    after, events = await state_at(deps, run, end)
+    found, (after, events) = await asyncio.gather(find_run(deps, run), state_at(deps, run, end))
     before = await asyncio.to_thread(fold, events, at=start)
     new = _workspace_of(after, workspace, end).tree
     old = before.workspaces[workspace].tree if workspace in before.workspaces else ""

@@ -11,19 +11,18 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.batch import Outgoing
 from enchanted.bus.connection import Bus
 from enchanted.bus.testing import NatsServer, free_port, nats_server
 from enchanted.schemas.events import SwarmEvent, decision
-from enchanted.serve.app import create_app
 from enchanted.serve.auth import Access
 from enchanted.serve.buslink import BusLink
 from enchanted.serve.client import ApiClient, ApiUnreachable, NothingFound, RequestRefused
 from enchanted.serve.dependencies import Dependencies
 from enchanted.serve.store import Store
+from enchanted.serve.testing import served, until
 
 TOKEN = "live-token"
 
@@ -44,17 +43,8 @@ async def serving(nats: NatsServer, tmp_path: Path, port: int, **settings: Any) 
         cache=tmp_path,
         **settings,
     )
-    config = uvicorn.Config(create_app(deps), port=port, log_level="critical", timeout_graceful_shutdown=0)
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    try:
-        async with asyncio.timeout(10):
-            while not server.started:
-                await asyncio.sleep(0.01)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        await task
+    async with served(deps, port) as url:
+        yield url
 
 
 def _thought(number: int) -> SwarmEvent:
@@ -86,9 +76,10 @@ class Follower:
                     return
 
     async def until(self, count: int) -> None:
-        async with asyncio.timeout(20):
-            while len(self.seen) < count:
-                await asyncio.sleep(0.02)
+        async def there() -> bool:
+            return len(self.seen) >= count
+
+        await until(there)
 
 
 async def test_a_stream_that_is_cut_goes_on_without_gap_or_repeat(nats: NatsServer, tmp_path: Path) -> None:
@@ -152,7 +143,7 @@ async def _lines(http: httpx.AsyncClient, url: str, *, until: str) -> list[str]:
 
 async def test_a_foreign_producers_event_has_its_trace_as_its_run(nats: NatsServer, tmp_path: Path) -> None:
     async with Bus.connect(nats.url) as bus, serving(nats, tmp_path, free_port()) as url:
-        event = SwarmEvent(event_id="e-1", trace_id="ab" * 16, agent_id="go-tool", decision={"rationale": "why"})  # type: ignore[arg-type]
+        event = SwarmEvent(event_id="e-1", trace_id="ab" * 16, agent_id="go-tool", decision={"rationale": "why"})
         await bus.publisher.publish(
             Outgoing(subject="swarm.events.architect.decision", payload=event.SerializeToString(), event_id="e-1")
         )
@@ -169,7 +160,7 @@ async def test_a_position_the_stream_never_had_is_refused(nats: NatsServer, tmp_
         ahead = await http.get(f"{url}/api/v1/stream", headers={"Last-Event-ID": "7"})
         assert (ahead.status_code, ahead.json()["code"]) == (409, "sequence-ahead")
         for bad in ("x", "-1", "1e3", "²", "9" * 30, "9" * 300):
-            response = await http.get(f"{url}/api/v1/stream", headers={"Last-Event-ID": bad.encode()})
+            response = await http.get(f"{url}/api/v1/stream", headers=[(b"Last-Event-ID", bad.encode())])
             assert response.status_code in (400, 422)
             assert response.headers["content-type"] == "application/problem+json"
 
@@ -178,7 +169,8 @@ async def test_only_so_many_streams_are_open_at_once(nats: NatsServer, tmp_path:
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with serving(nats, tmp_path, free_port(), max_streams=1) as url, httpx.AsyncClient(headers=headers) as http:
         async with http.stream("GET", f"{url}/api/v1/stream") as first:
-            assert await anext(first.aiter_lines()) == "retry: 1000"
+            lines = first.aiter_lines()
+            assert await anext(lines) == "retry: 1000"
             refused = await http.get(f"{url}/api/v1/stream")
             assert refused.status_code == 429
             assert refused.headers["retry-after"]

@@ -1,0 +1,140 @@
+"""A run at every sequence: state, content, diff; and the proof that it is whole."""
+
+from __future__ import annotations
+
+import base64
+
+from enchanted.actors.gitstore import ShadowRepository
+from enchanted.bus.agent_log import AgentLog
+from enchanted.schemas.canonical import sha256_hex
+from enchanted.schemas.events import StoredEvent, decision, system_signal
+from enchanted.serve.testing import History, World
+
+
+async def test_the_state_at_every_sequence_is_what_the_files_were(world: World, history: History) -> None:
+    changed = {stored.seq for stored in history.events if stored.event.HasField("state_change")}
+    for seq, expected in history.files.items():
+        state = await world.document(f"runs/{history.run}/state", at=seq)
+        assert state["at"] == seq
+        files = state["workspaces"].get("main", {"files": []})["files"]
+        assert {file["path"]: file["size"] for file in files} == {path: len(data) for path, data in expected.items()}
+        if seq not in changed:
+            continue
+        for path, data in expected.items():
+            document = await world.document(f"runs/{history.run}/state", at=seq, path=path)
+            found = document["content"].encode() if document["encoding"] == "utf-8" else _decoded(document["content"])
+            assert found == data, (seq, path)
+    last = await world.document(f"runs/{history.run}/state")
+    assert (last["state"], last["checkpoint"]) == ("rejected", 0)
+    assert [task["task_id"] for task in last["tasks"]] == ["t-1"]
+    assert {agent["name"] for agent in last["agents"]} == {"orchestrator", "coder-1"}
+
+
+def _decoded(text: str) -> bytes:
+    return base64.b64decode(text)
+
+
+async def test_a_path_or_workspace_that_is_not_there_is_not_found(world: World, history: History) -> None:
+    last = history.events[-1].seq
+    for parameters, code in (
+        ({"path": "nothing"}, "path-not-found"),
+        ({"path": "../../etc/passwd"}, "path-not-found"),
+        ({"path": "a.py", "workspace": "w"}, "workspace-not-found"),
+    ):
+        response = await world.get(f"runs/{history.run}/state", at=last, **parameters)
+        assert (response.status_code, response.json()["code"]) == (404, code)
+    assert (await world.get("runs/nobody/state")).json()["code"] == "run-not-found"
+    before = await world.document(f"runs/{history.run}/state", at=history.events[0].seq - 1)
+    assert (before["at"], before["workspaces"], before["state"]) == (0, {}, "")
+
+
+async def test_the_diff_between_two_sequences_turns_one_tree_into_the_other(world: World, history: History) -> None:
+    seqs = list(history.files)
+    repository = ShadowRepository.open(world.folder / history.run / "repo.git")
+    for start, end in [(seqs[0], seqs[-1]), (seqs[1], seqs[5]), (seqs[4], seqs[-3]), (seqs[-3], seqs[-1])]:
+        response = await world.get(f"runs/{history.run}/diff", **{"from": start, "to": end})
+        assert response.headers["content-type"].startswith("text/x-diff")
+        old, new = response.headers["x-enchanted-from-tree"], response.headers["x-enchanted-to-tree"]
+        assert await repository.apply(old, response.text) == new
+    same = await world.get(f"runs/{history.run}/diff", **{"from": seqs[1], "to": seqs[1]})
+    assert (same.status_code, same.text) == (200, "")
+    backwards = await world.get(f"runs/{history.run}/diff", **{"from": seqs[5], "to": seqs[1]})
+    assert backwards.status_code == 400
+
+
+async def test_a_closed_run_has_a_strong_etag_and_is_not_sent_twice(world: World, history: History) -> None:
+    closing = f'"{sha256_hex(history.events[-1].raw)}"'
+    for path in ("", "/state", "/diff?from=0"):
+        url = f"/api/v1/runs/{history.run}{path}"
+        first = await world.http.get(url)
+        assert first.headers["etag"] == closing
+        again = await world.http.get(url, headers={"If-None-Match": f'"x", {closing}'})
+        assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_an_open_run_has_a_weak_etag_that_moves(world: World) -> None:
+    log = AgentLog(world.bus, run_id="run-open", role="coder", agent_name="coder-1")
+    tags = []
+    for count in (1, 2):
+        await log.emit(system_signal(status="HEALTHY"))
+        await world.stored("run-open", count)
+        tags.append((await world.get("runs/run-open")).headers["etag"])
+    assert tags[0] != tags[1]
+    assert all(tag.startswith('W/"') for tag in tags)
+
+
+async def test_a_whole_history_is_intact_and_complete(world: World, history: History) -> None:
+    verdict = await world.document(f"runs/{history.run}/verify")
+    assert (verdict["intact"], verdict["complete"], verdict["closed"]) == (True, True, True)
+    assert verdict["checked"] == verdict["stream"]["events"] == len(history.events)
+
+
+async def tamper(world: World, stored: StoredEvent, run: str, raw: bytes, sha256: str) -> None:
+    """Replace a row as somebody with the writer's password could."""
+    parameters = {"run": run, "seq": stored.seq, "raw": raw, "sha256": sha256}
+    await world.table.command(
+        "INSERT INTO events SELECT * REPLACE (unhex({raw:String}) AS raw, {sha256:String} AS payload_sha256) "
+        "FROM events FINAL WHERE run = {run:String} AND stream_seq = {seq:UInt64}",
+        parameters={**parameters, "raw": raw.hex()},
+    )
+
+
+async def test_verify_names_a_tampered_row(world: World) -> None:
+    for number, hide in enumerate((False, True)):
+        run = f"run-tampered-{number}"
+        log = AgentLog(world.bus, run_id=run, role="coder", agent_name="coder-1")
+        stored = await log.emit(
+            *(decision(context_hash="", trigger="", rationale=f"thought {n}", action={}) for n in range(5))
+        )
+        await world.stored(run, 5)
+        victim = stored[2]
+        altered = victim.raw.replace(b"thought 2", b"thought X")
+        await tamper(world, victim, run, altered, sha256_hex(altered) if hide else sha256_hex(victim.raw))
+        verdict = await world.document(f"runs/{run}/verify")
+        assert verdict["intact"] is False
+        assert verdict["first_bad"]["seq"] == victim.seq
+        assert verdict["stream"]["differing"] == [victim.seq]
+        raw = await world.get(f"events/{victim.event.event_id}/raw")
+        shown = await world.document(f"events/{victim.event.event_id}")
+        state = await world.get(f"runs/{run}/state")
+        if hide:
+            assert raw.content == altered
+        else:
+            assert (raw.status_code, raw.json()["code"]) == (500, "event-corrupted")
+            assert (state.status_code, state.json()["code"]) == (500, "event-corrupted")
+            assert shown["corrupted"] is True
+
+
+async def test_verify_names_a_missing_row(world: World) -> None:
+    run = "run-thinned"
+    log = AgentLog(world.bus, run_id=run, role="coder", agent_name="coder-1")
+    stored = await log.emit(*(system_signal(status="HEALTHY") for _ in range(4)))
+    await world.stored(run, 4)
+    victim = stored[1].seq
+    await world.table.command(
+        "DELETE FROM events WHERE run = {run:String} AND stream_seq = {seq:UInt64}",
+        parameters={"run": run, "seq": victim},
+    )
+    verdict = await world.document(f"runs/{run}/verify")
+    assert (verdict["complete"], verdict["stream"]["only_in_stream"]) == (False, [victim])
+    assert verdict["missing"][0]["agent_id"] == log.agent_id

@@ -1,0 +1,85 @@
+"""Garbage and a store that hangs."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+
+import httpx
+
+from enchanted.serve.testing import History, World, until
+
+WORDS = [
+    "", " ", "\0", "a\0b", "\n", "'", '"', "\\", "\\'", "%", "%00", "%ff", "{run:String}", "../..", "é", "😀", "\u2028",
+    "-1", "0", "18446744073709551616", "9" * 5_000, "1e9", "NaN", "inf", "true", "null", "[]", "0001-01-01T00:00:00Z",
+    "9999-12-31T23:59:59.999999+23:59", "2026-02-30", "run-scripted", "main", "a" * 10_000, "MS5hLjEuMTY", "a.b.c",
+    "decision", "seq,raw", "blobs.field", "blobs.blobs", "timestamp.seconds.x", "W/\"1\"", "*", ";DROP TABLE events",
+]  # fmt: skip
+VALUES = [b"", b"*", b'"', b"W/", b"\xff\xfe", b",,,", b"a" * 5_000, b"\\", b"'"]
+PATHS = [
+    "events", "events/{}", "events/{}/raw", "traces/{}", "runs", "runs/{}", "runs/{}/state", "runs/{}/diff",
+    "runs/{}/verify", "runs/{}/cancel", "{}", "stream/{}",
+]  # fmt: skip
+NAMES = [
+    "run", "trace", "agent", "role", "kind", "since", "until", "after", "before", "limit", "fields", "q", "cursor",
+    "at", "path", "from", "to", "workspace", "token",
+]  # fmt: skip
+
+
+async def test_no_garbage_gives_a_server_error(world: World, history: History) -> None:
+    dice = random.Random(7)
+    statuses: set[int] = set()
+    for _ in range(500):
+        path = dice.choice(PATHS).format(_quoted(dice.choice([*WORDS, history.run])))
+        query = "&".join(f"{dice.choice(NAMES)}={_quoted(dice.choice(WORDS))}" for _ in range(dice.randrange(4)))
+        headers = (
+            {b"If-None-Match": dice.choice(VALUES), b"Idempotency-Key": dice.choice(VALUES)}
+            if dice.random() < 0.2
+            else {}
+        )
+        method = dice.choice(["GET", "GET", "GET", "POST", "PUT", "HEAD", "OPTIONS"])
+        body = dice.randbytes(20) if dice.random() < 0.3 else None
+        response = await world.http.request(
+            method, httpx.URL(f"{world.url}/api/v1/{path}?{query}"), headers=headers, content=body
+        )
+        statuses.add(response.status_code)
+        assert response.status_code < 500, (method, path, query, response.text)
+        if response.status_code >= 400 and method != "HEAD":
+            assert response.headers["content-type"] == "application/problem+json"
+    assert {200, 404, 422} <= statuses
+
+
+def _quoted(text: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in text.encode())
+
+
+async def test_garbage_bodies_are_refused(world: World) -> None:
+    bodies = [
+        b"", b"null", b"[]", b"{", b"\xff\xfe", b'{"task": 1}', b'{"task": "t", "repo": "\\ud800"}',
+        b'{"task":"t","repo":"/","budget":{"seconds":1e999}}', b'{"task":"t","repo":"/","seed":1' + b"0" * 400 + b"}",
+        b"[" * 100_000, b'{"task":"t","repo":"/","coders":NaN}', b'{"task":"\\u0000","repo":"/"}',
+    ]  # fmt: skip
+    for body in bodies:
+        for kind in ("application/json", "text/plain", "multipart/form-data; boundary=x"):
+            response = await world.http.post("/api/v1/runs", content=body, headers={"Content-Type": kind})
+            assert response.status_code in (400, 415, 422), (body[:40], response.text)
+            assert response.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_store_that_hangs_is_a_problem_within_the_deadline(world: World) -> None:
+    os.kill(world.store_pid, signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        response = await world.get("runs")
+        assert (response.status_code, response.json()["code"]) == (503, "store-unavailable")
+        assert response.headers["retry-after"]
+        assert time.monotonic() - begun < 6
+    finally:
+        os.kill(world.store_pid, signal.SIGCONT)
+
+    async def back() -> bool:
+        return (await world.get("runs")).status_code == 200
+
+    await until(back)
