@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from enchanted.bus.connection import Bus
 from enchanted.bus.streams import StreamLimits
 from enchanted.cluster import probes, ray_head, registry, state
 from enchanted.cluster.composition import swarm_config
-from enchanted.cluster.errors import ClusterError, DurabilityMissing, RayUnreachable, ServiceFailed
+from enchanted.cluster.errors import ClusterError, DurabilityMissing, RayTaken, RayUnreachable, ServiceFailed
 from enchanted.cluster.home import Home
 from enchanted.cluster.nats import NatsServer
 from enchanted.cluster.probes import NotReady
@@ -74,6 +75,7 @@ def run(verb: str, home: Home, settings: Settings) -> dict[str, Any]:
     if settings.ray_address is None:
         asyncio.run(_ready(partial(ray_head.ask, endpoints.ray_dashboard_url, home.ray_token)))
     connect(endpoints)
+    asyncio.run(refuse_second_home(endpoints))
     start_ingest(endpoints, settings)
     api_url = start_api(endpoints, settings)
     endpoints = Endpoints.from_dict({**endpoints.as_dict(), "api_url": api_url, "ray_dashboard_url": dashboard_url()})
@@ -144,6 +146,16 @@ def connect(endpoints: Endpoints) -> None:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RayUnreachable(endpoints.ray_address, str(error).splitlines()[0]) from error
+
+
+async def refuse_second_home(endpoints: Endpoints) -> None:
+    """Raise RayTaken when the joined Ray serves another home, whose actors have the names ours would."""
+    known = registry.registered()
+    if known is None or known.home == endpoints.home:
+        return
+    with contextlib.suppress(NotReady):
+        await _healthy(known.api_url)
+        raise RayTaken(endpoints.ray_address, known.home)
 
 
 def start_ingest(endpoints: Endpoints, settings: Settings) -> None:

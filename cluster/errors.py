@@ -95,6 +95,18 @@ class RayUnreachable(ClusterError):
         )
 
 
+class RayTaken(ClusterError):
+    """The Ray cluster to join serves another home."""
+
+    exit_code = USAGE
+
+    def __init__(self, address: str, home: Path) -> None:
+        super().__init__(
+            f"Ray at {address} already serves the home {home}",
+            f"use that one (ENCHANTED_HOME={home}), or stop it with `enchanted down`",
+        )
+
+
 class SubmitFailed(ClusterError):
     """The Ray cluster did not take the job."""
 

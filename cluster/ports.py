@@ -53,7 +53,7 @@ def choose(settings: Settings, home: Home) -> Ports:
                 raise PortTaken(service, fixed, name)
             chosen[name] = fixed
         else:
-            chosen[name] = _free(before.get(name, 0), taken=set(chosen.values()))
+            chosen[name] = free(before.get(name, 0), taken=set(chosen.values()))
     ports = Ports(**chosen)
     write_atomic(home.ports, json.dumps(asdict(ports)))
     return ports
@@ -67,7 +67,8 @@ def _remembered(home: Home) -> dict[str, int]:
     return {name: port for name, port in table.items() if isinstance(port, int)}
 
 
-def _free(wish: int, taken: set[int]) -> int:
+def free(wish: int, taken: set[int]) -> int:
+    """A port nobody listens on and that is not in ``taken``: ``wish`` if it can be had."""
     if wish and wish not in taken and is_free(wish):
         return wish
     while True:

@@ -1,0 +1,106 @@
+"""`enchanted up`, `status`, `doctor`, `down` as a user types them."""
+
+from __future__ import annotations
+
+import json
+import stat
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from enchanted.cluster.testing import HomeUnderTest, eventually, home_under_test, kill
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HomeUnderTest]:
+    with home_under_test(tmp_path_factory.mktemp("acceptance") / "home") as found:
+        found.up()
+        yield found
+
+
+def answers(url: str, token: str | None = None) -> int:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return int(response.status)
+
+
+def test_after_up_everything_is_healthy_and_reachable(home: HomeUnderTest) -> None:
+    status = home.status()
+    assert status["healthy"], status
+    names = {service["name"]: service["state"] for service in status["services"]}
+    assert names == dict.fromkeys(("nats", "store", "ray", "api", "ingest-0"), "healthy")
+    assert answers(f"{status['api_url']}/healthz") == 200
+    assert answers(f"{status['ray_dashboard_url']}/api/version", Path(status["ray_token_file"]).read_text()) == 200
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        answers(f"{status['ray_dashboard_url']}/api/version")
+
+
+def test_secrets_are_readable_by_their_owner_only(home: HomeUnderTest) -> None:
+    status = home.status()
+    files = [Path(status["token_file"]), Path(status["ray_token_file"]), home.home.state]
+    assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [0o600] * 3
+    assert stat.S_IMODE(home.home.path.stat().st_mode) == 0o700
+
+
+def test_a_second_up_returns_at_once_and_changes_nothing(home: HomeUnderTest) -> None:
+    before = home.state()
+    begun = time.monotonic()
+    assert home.run("up").returncode == 0
+    # The budget is 2 s on an idle machine.
+    assert time.monotonic() - begun < 5
+    assert home.state() == before
+
+
+@pytest.mark.parametrize("name", ["nats", "store"])
+def test_a_killed_service_comes_back_on_the_same_port(home: HomeUnderTest, name: str) -> None:
+    before = home.service(name)
+    kill(before["pid"])
+    eventually(
+        lambda: home.service(name)["state"] == "healthy" and home.service(name)["pid"] != before["pid"],
+        seconds=20,
+        about=f"{name} is restarted",
+    )
+    after = home.service(name)
+    assert after["port"] == before["port"]
+    assert after["restarts"] == before["restarts"] + 1
+    eventually(lambda: home.run("status").returncode == 0, seconds=20, about="everything is healthy again")
+
+
+def test_up_and_status_print_data_on_stdout_only(home: HomeUnderTest) -> None:
+    document = json.loads(home.run("up", "--json").stdout)
+    assert document["nats_url"].startswith("nats://enchanted:")
+    assert document["api_url"] == home.status()["api_url"]
+    lines = home.run("--quiet", "status").stdout.splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["api", "nats", "store", "ray", "ingest-0"]
+
+
+def test_doctor_finds_what_the_services_need(home: HomeUnderTest) -> None:
+    done = home.run("doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert {"python", "git", "nats-server", "sandbox", "chdb", "ray", "disk", "api_port"} <= set(checks)
+    missing = [check for check in checks.values() if check["verdict"] == "missing"]
+    assert done.returncode == (1 if missing else 0)
+    assert all(check["remedy"] for check in missing)
+
+
+def test_config_show_says_where_a_value_was_set(home: HomeUnderTest) -> None:
+    done = home.run("config", "show", "--origin", "--json")
+    assert json.loads(done.stdout)["settings"]["nats_port"] == {"value": 0, "origin": "environment ENCHANTED_NATS_PORT"}
+
+
+def test_a_second_home_runs_beside_the_first_and_down_ends_only_its_own(home: HomeUnderTest, tmp_path: Path) -> None:
+    with home_under_test(tmp_path / "second") as second:
+        status = second.up()
+        assert status["healthy"], status
+        ours = {process.pid for process in home.processes()}
+        assert not ours & {process.pid for process in second.processes()}
+        assert second.run("down").returncode == 0
+        assert not second.processes()
+        assert second.status()["state"] == "stopped"
+        assert {process.pid for process in home.processes()} == ours
+    assert home.status()["healthy"]
