@@ -39,7 +39,7 @@ class ModelUnavailable(ModelError):
     """No answer came before the deadline, though it was asked again and again."""
 
     def __init__(self, model: str, waited_s: float, why: str, remedy: str) -> None:
-        super().__init__(f"model {model!r} gave no answer within {waited_s:.0f} s ({why}); {remedy}")
+        super().__init__(f"model {model!r} gave no answer within {waited_s:g} s ({why}); {remedy}")
 
 
 class ModelRefused(ModelError):
