@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
+import string
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from enchanted.actors.errors import BadPatch, GitFailed, GitTooOld, MissingContent
-from enchanted.actors.git import Git, quote_path, require_git
+from enchanted.actors.git import Git, require_git
 from enchanted.schemas.events import FileChange
 
 EMPTY_TREE = "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321"
@@ -31,6 +34,8 @@ _CONFIG = {
     "core.precomposeUnicode": "false",
     "index.version": "4",
     "core.compression": "1",
+    "pack.compression": "1",
+    "fastimport.unpackLimit": "1",
     "core.untrackedCache": "false",
     "merge.directoryRenames": "false",
     "receive.denyCurrentBranch": "refuse",
@@ -43,6 +48,8 @@ _AUTHOR = {
     "GIT_COMMITTER_EMAIL": "enchanted@localhost",
     "GIT_COMMITTER_DATE": "2000-01-01T00:00:00+0000",
 }
+_SECTION = re.compile(rb"^(?=diff --git )", re.MULTILINE)
+_LENGTHS = string.ascii_uppercase + string.ascii_lowercase
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,15 +130,9 @@ class TreeStore:
             "--diff-algorithm=myers",
         )
         changes, text = _parse_raw(self._diff_tree(old, new, *arguments))
-        try:
-            decoded = text.decode()
-        except UnicodeDecodeError:
-            with self._as_binary(changes) as setting:
-                output = self._diff_tree(old, new, *arguments, settings=[setting])
-            decoded = _parse_raw(output)[1].decode()
         sizes = self._sizes([change.new_blob for change in changes if change.new_blob])
         files = tuple(_file_change(change, sizes.get(change.new_blob, 0)) for change in changes)
-        return Patch(text=decoded, files=files)
+        return Patch(text=self._as_text(text), files=files)
 
     def apply(self, tree: str, patch: str, *, reverse: bool = False) -> str:
         """The tree that ``patch`` makes of ``tree``, or backwards.
@@ -208,10 +209,9 @@ class TreeStore:
             raise MissingContent(f"tree {tree!r}")
         return tree or EMPTY_TREE
 
-    def _diff_tree(self, old: str, new: str, *arguments: str, settings: Iterable[str] = ()) -> bytes:
-        extra = [part for setting in settings for part in ("-c", setting)]
+    def _diff_tree(self, old: str, new: str, *arguments: str) -> bytes:
         command = ("diff-tree", "-r", "-z", "--no-renames", "--full-index", "--no-abbrev")
-        return self.git.run(*extra, *command, *arguments, self._tree(old), self._tree(new))
+        return self.git.run(*command, *arguments, self._tree(old), self._tree(new))
 
     def _sizes(self, blobs: Sequence[str]) -> dict[str, int]:
         if not blobs:
@@ -220,27 +220,26 @@ class TreeStore:
         rows = (line.split() for line in output.splitlines())
         return {row[0].decode(): int(row[2]) for row in rows if len(row) == 3}
 
-    @contextmanager
-    def _as_binary(self, changes: Sequence[Change]) -> Iterator[str]:
-        """A setting under which every changed path with a side that is not UTF-8 is diffed as binary."""
-        lines = [b"%s -diff\n" % _pattern(change.path) for change in changes if not self._is_text(change)]
-        with tempfile.NamedTemporaryFile(dir=self.folder, prefix="scratch-") as file:
-            file.writelines(lines)
-            file.flush()
-            yield f"core.attributesFile={file.name}"
+    def _as_text(self, patch: bytes) -> str:
+        """The patch with a binary hunk for every file whose text hunks are not UTF-8."""
+        sections = []
+        for section in _SECTION.split(patch):
+            try:
+                sections.append(section.decode())
+            except UnicodeDecodeError:
+                head = section[: section.index(b"\n--- ") + 1].decode()
+                old, new = re.findall(r"^index (\w+)\.\.(\w+)", head, re.MULTILINE)[0]
+                sections.append(f"{head}GIT binary patch\n{self._literal(new)}{self._literal(old)}")
+        return "".join(sections)
 
-    def _is_text(self, change: Change) -> bool:
-        try:
-            for blob in filter(None, (change.old_blob, change.new_blob)):
-                self.git.run("cat-file", "blob", blob).decode()
-        except UnicodeDecodeError:
-            return False
-        return True
-
-
-def _pattern(path: bytes) -> bytes:
-    escaped = re.sub(rb"([\\*?\[\]])", rb"\\\1", path)
-    return quote_path(b"/" + escaped)
+    def _literal(self, blob: str) -> str:
+        """A whole file as `git apply` reads it: deflated, in base 85, each line led by its length."""
+        content = self.git.run("cat-file", "blob", blob) if blob.strip("0") else b""
+        data, lines = zlib.compress(content), [f"literal {len(content)}"]
+        for place in range(0, len(data), 52):
+            chunk = data[place : place + 52]
+            lines.append(_LENGTHS[len(chunk) - 1] + base64.b85encode(chunk, pad=True).decode())
+        return "\n".join(lines) + "\n\n"
 
 
 def _parse_raw(output: bytes) -> tuple[list[Change], bytes]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -123,7 +124,8 @@ class Workspace:
         if paths:
             for path in paths:
                 self._require_storable(path)
-            self._git.run("update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=b"\0".join(paths))
+            wanted = b"\0".join(self._reachable(paths))
+            self._git.run("update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=wanted)
             self.tree = self._git.run("write-tree").decode().strip()
         self._marked = set() if self._tracked else None
         return self.tree
@@ -148,6 +150,11 @@ class Workspace:
                     raise FileTooLarge(path, status.st_size, self._max_file_bytes)
             elif not stat.S_ISLNK(status.st_mode) and not stat.S_ISDIR(status.st_mode):
                 raise UnsupportedFile(path)
+
+    def _reachable(self, paths: Sequence[bytes]) -> list[bytes]:
+        """Without files whose folder has become a link: git replaces them by the link itself."""
+        links = {path + b"/" for path in paths if (self.path / os.fsdecode(path)).is_symlink()}
+        return [path for path in paths if not any(path.startswith(link) for link in links)]
 
     def _reset(self, tree: str) -> None:
         _make_removable(self.path)
