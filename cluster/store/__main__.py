@@ -79,9 +79,6 @@ def _serve(folder: Path, options: argparse.Namespace) -> int:
     with listener, Engine(folder / "data") as engine:
         front = Front(engine, credentials, spool)
         asyncio.run(_until_told(front, engine, listener))
-        if front.running:
-            # A statement that will not stop must not hold the process up; what was acknowledged is on the disk.
-            os._exit(0)
         front.close()
     return 0
 
@@ -130,6 +127,9 @@ async def _until_told(front: Front, engine: Engine, listener: socket.socket) -> 
         log.warning("%d statements are cancelled at shutdown", front.running)
         await asyncio.to_thread(engine.kill)
     await serving
+    if front.running:
+        # A statement that will not stop must not hold the process up; what was acknowledged is on the disk.
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,18 @@ def reader_settings(given: Mapping[str, str]) -> dict[str, str]:
     for name, limit in LIMITS.items():
         asked = chosen.get(name, "")
         chosen[name] = asked if asked.isdigit() and 0 < int(asked) < limit else str(limit)
-    return chosen
+    # Without it "DESC = 1 FROM t" is a SELECT, which EXPLAIN AST would read otherwise.
+    return {**chosen, "implicit_select": "0"}
+
+
+def check_database(name: str) -> None:
+    """A reader names tables of ours without their database.
+
+    Raises:
+        AccessDenied: it asked for unqualified names to mean another database's.
+    """
+    if name != DATABASE:
+        raise AccessDenied(f"the database {name}")
 
 
 def check_reader(handle: Handle, sql: str, output: str, params: Mapping[str, str]) -> None:

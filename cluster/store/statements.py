@@ -14,7 +14,7 @@ from enchanted.cluster.store.body import Body
 from enchanted.cluster.store.credentials import Right
 from enchanted.cluster.store.engine import Engine, Handle, Summary, quoted
 from enchanted.cluster.store.errors import BodyUnreadable, NotSupported, ReadOnly, SyntaxRefused
-from enchanted.cluster.store.guard import check_reader, reader_settings
+from enchanted.cluster.store.guard import check_database, check_reader, reader_settings
 from enchanted.cluster.store.request import Request, database_of, params_of
 from enchanted.cluster.store.sessions import Sessions
 from enchanted.cluster.store.sql import HEADER_LIMIT, Insert, find_insert, first_word, output_format
@@ -102,6 +102,8 @@ class Runner:
                     must_exist=request.session_check,
                 )
             )
+        if right == "reader":
+            check_database(database_of(request))
         handle = self._engine.handle()
         stack.callback(handle.close)
         handle.configure(settings, database_of(request))

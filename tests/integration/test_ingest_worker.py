@@ -48,7 +48,7 @@ asyncio.run(main())
 
 
 @pytest.fixture(scope="module")
-async def store(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[StoreProcess]:
+async def store(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[StoreProcess]:
     async with store_process(tmp_path_factory.mktemp("store")) as running:
         yield running
 
@@ -86,7 +86,8 @@ async def _ingesting(nats_url: str, clickhouse_url: str, **options: Any) -> Asyn
 
 def _event(trace: str, n: int, **fields: Any) -> bytes:
     """An event of a producer that knows only the frozen part."""
-    event = SwarmEvent(event_id=str(uuid.uuid4()), trace_id=trace, span_id="b" * 16, agent_role=1, agent_id="foreign")
+    event = SwarmEvent(event_id=str(uuid.uuid4()), trace_id=trace, span_id="b" * 16, agent_id="foreign")
+    event.MergeFrom(SwarmEvent(agent_role="ROLE_ARCHITECT"))
     event.decision.rationale = f"because {n}"
     event.timestamp.seconds = 1_780_000_000 + n
     event.MergeFrom(SwarmEvent(**fields))

@@ -23,7 +23,7 @@ SLOW = "SELECT count() FROM system.numbers WHERE NOT ignore(sipHash64(number))"
 
 
 @pytest.fixture(scope="module")
-async def store(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[StoreProcess]:
+async def store(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[StoreProcess]:
     async with store_process(tmp_path_factory.mktemp("store") / "home") as running:
         yield running
 
@@ -338,6 +338,9 @@ def test_the_reader_reads_with_an_unmodified_client(blocking: Client, store: Sto
         "SELECT (SELECT count() FROM seen SETTINGS max_threads = 1)",
         "EXPLAIN SELECT * FROM file('/etc/passwd')",
         "EXPLAIN AST INSERT INTO seen VALUES (1)",
+        "DESC = 1 FROM file('/etc/passwd', 'LineAsString')",
+        "FROM file('/etc/passwd', 'LineAsString') SELECT *",
+        "SHOW PROCESSLIST",
         "ATTACH TABLE seen",
         "USE system",
     ],
@@ -357,6 +360,22 @@ async def test_the_reader_chooses_no_dangerous_setting(reader: httpx.AsyncClient
     reply = await reader.post("/", params={setting: "/tmp/x"}, content="SELECT 1")
 
     assert reply.headers["x-clickhouse-exception-code"] == "497"
+
+
+@pytest.mark.parametrize("database", ["system", "default", "information_schema"])
+async def test_the_reader_stays_in_our_database(reader: httpx.AsyncClient, database: str) -> None:
+    reply = await reader.post("/", params={"database": database}, content="SELECT * FROM processes")
+
+    assert reply.headers["x-clickhouse-exception-code"] == "497"
+
+
+async def test_no_table_function_is_open_to_the_reader(http: httpx.AsyncClient, reader: httpx.AsyncClient) -> None:
+    names = (await http.post("/", content="SELECT name FROM system.table_functions")).text.split()
+    assert len(names) > 50
+
+    for name in names:
+        reply = await reader.post("/", content=f"SELECT * FROM {name}('x')")
+        assert reply.headers["x-clickhouse-exception-code"] in ("497", "62"), (name, reply.text)
 
 
 async def test_nobody_reads_the_machines_files_as_tables(http: httpx.AsyncClient) -> None:

@@ -30,7 +30,7 @@ def _named(event: SwarmEvent) -> dict[str, object]:
 
 def test_a_decision_fills_its_columns() -> None:
     event = decision(context_hash="", trigger="why", rationale="because", action={"a": 1}, confidence=0.5)
-    event.run_id, event.trace_id, event.agent_role, event.agent_seq = "r1", "t1", 1, 3
+    event.MergeFrom(SwarmEvent(run_id="r1", trace_id="t1", agent_role="ROLE_ARCHITECT", agent_seq=3))
 
     row = _named(event)
 
