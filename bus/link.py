@@ -124,6 +124,11 @@ class Link:
         """Bytes of headers and payload together the server takes."""
         return self._connection.client.max_payload
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether a request would be sent now."""
+        return self._connected.is_set()
+
     async def wait_connected(self, timeout: float) -> None:
         """Return once connected.
 

@@ -82,9 +82,12 @@ class NatsServer:
         """SIGTERM. Idempotent."""
         await self._end(signal.SIGTERM)
 
-    def pause(self) -> None:
-        """SIGSTOP: connections stay open, nothing answers."""
+    async def pause(self) -> None:
+        """SIGSTOP: connections stay open, nothing answers. Returns when every thread has stopped."""
         os.kill(self.pid, signal.SIGSTOP)
+        async with asyncio.timeout(5.0):
+            while not _all_stopped(self.pid):  # noqa: ASYNC110  # /proc has no event for it
+                await asyncio.sleep(0.002)
 
     def resume(self) -> None:
         """SIGCONT."""
@@ -115,6 +118,11 @@ class NatsServer:
         )
         await config.write_text(text)
         return Path(config)
+
+
+def _all_stopped(pid: int) -> bool:
+    states = [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").iterdir()]
+    return set(states) == {"T"}
 
 
 def _die_with_parent() -> None:

@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
 
-from enchanted.bus.agent_log import new_id
+from enchanted.bus.agent_log import AgentLog, new_id
 from enchanted.bus.batch import Outgoing
 from enchanted.bus.connection import Bus
 from enchanted.bus.consumer import Delivery, PullConsumer
@@ -17,6 +19,8 @@ from enchanted.bus.dead_letters import DeadLetters
 from enchanted.bus.errors import MessageMissing
 from enchanted.bus.streams import EVENTS_STREAM
 from enchanted.bus.testing import NatsServer, nats_server
+from enchanted.bus.trace_headers import context_of
+from enchanted.schemas import events
 
 MIB = 1024 * 1024
 
@@ -66,6 +70,17 @@ async def test_messages_come_in_order_with_where_and_when_they_were_stored(bus: 
     assert deliveries[0].headers["traceparent"] == "00-1-2-01"
     stored = await bus.get(1)
     assert (stored.time, stored.subject) == (deliveries[0].time, deliveries[0].subject)
+
+
+async def test_an_agents_messages_carry_the_trace_they_were_written_in(bus: Bus) -> None:
+    log = AgentLog(bus, run_id="run", role="coder", agent_name="coder-1")
+    with TracerProvider().get_tracer("test").start_as_current_span("step") as span:
+        (stored,) = await log.emit(events.system_signal(status="HEALTHY"))
+    async with PullConsumer(bus, durable="ingest") as consumer:
+        (delivery,) = await take(consumer, 1)
+    found = trace.get_current_span(context_of(delivery.headers)).get_span_context()
+    assert (found.trace_id, found.span_id) == (span.get_span_context().trace_id, span.get_span_context().span_id)
+    assert delivery.headers["Nats-Msg-Id"] == stored.event.event_id
 
 
 async def test_what_is_acknowledged_does_not_come_again_and_what_is_not_does(bus: Bus) -> None:
