@@ -85,6 +85,7 @@ class IngestWorker:
         self._stop = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._writing: asyncio.Task[None] | None = None
         self._subscription: _Subscription | None = None
         self._rebuilds = 0
         self._seen = 0
@@ -122,20 +123,40 @@ class IngestWorker:
             batch: Batch[Delivery] = Batch(self._limits)
             while not self._stop.is_set():
                 batch = await self._turn(batch)
+            if self._writing is not None:
+                await self._writing
             if batch.items:
                 await self._flush(batch.items)
         finally:
+            await self._abandon()
             self._idle.set()
 
     async def _turn(self, batch: Batch[Delivery]) -> Batch[Delivery]:
-        rows, size = batch.room
-        wait = max(0.0, min(_IDLE, batch.wait(self._now())))
-        for delivery in await self._consumer.next_batch(rows, size, wait):
-            batch.add(delivery, self._now())
+        """Collect; write what is due, one batch at a time, while the next one is collected."""
         if not batch.is_due(self._now()):
+            await self._collect(batch, max(0.0, min(_IDLE, batch.wait(self._now()))))
             return batch
-        await self._flush(batch.items)
+        if self._writing is not None:
+            await asyncio.wait({self._writing}, timeout=_IDLE)
+            if not self._writing.done():
+                return batch
+            self._writing.result()
+        await self._collect(batch, 0.0)
+        self._writing = asyncio.create_task(self._flush(batch.items))
         return Batch(self._limits)
+
+    async def _collect(self, batch: Batch[Delivery], wait: float) -> None:
+        rows, size = batch.room
+        if rows and size:
+            for delivery in await self._consumer.next_batch(rows, size, wait):
+                batch.add(delivery, self._now())
+
+    async def _abandon(self) -> None:
+        """Stop a write that is still under way: what it does not acknowledge comes again."""
+        writing, self._writing = self._writing, None
+        if writing is not None and not writing.done():
+            writing.cancel()
+            await asyncio.wait({writing})
 
     async def _flush(self, deliveries: Sequence[Delivery]) -> None:
         by_seq = {delivery.seq: delivery for delivery in deliveries}
