@@ -27,6 +27,7 @@ _TERM = b"+TERM"
 _PULL_ENDED = ("408", "409")
 _HEARTBEAT = "100"
 _EXPIRES = 30.0
+_RECONNECT_WAIT = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class PullConsumer:
         self._heartbeat = heartbeat
         self._stalled_after = stalled_after
         self._inbox: Inbox | None = None
+        self._rebuilding: asyncio.Task[None] | None = None
         self._received: deque[Msg] = deque()
         self._arrived = asyncio.Event()
         self._asked = 0
@@ -115,6 +117,13 @@ class PullConsumer:
 
     async def close(self) -> None:
         """Stop receiving; what was not acknowledged comes again to whoever consumes next. Idempotent."""
+        rebuilding, self._rebuilding = self._rebuilding, None
+        if rebuilding is not None:
+            rebuilding.cancel()
+            await asyncio.wait({rebuilding})
+        await self._drop()
+
+    async def _drop(self) -> None:
         self._received.clear()
         inbox, self._inbox = self._inbox, None
         if inbox is not None:
@@ -210,9 +219,16 @@ class PullConsumer:
         return bool(info["num_pending"] > 0 and info["num_ack_pending"] < self._max_ack_pending)
 
     async def _rebuild(self) -> None:
-        self.rebuilds += 1
-        await self.close()
-        await self._link.wait_connected(self._heartbeat)
+        # It may take longer than the caller of next_batch waits, so it goes on without one.
+        if self._rebuilding is None or self._rebuilding.done():
+            self.rebuilds += 1
+            self._rebuilding = asyncio.create_task(self._build_again())
+            self._rebuilding.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.shield(self._rebuilding)
+
+    async def _build_again(self) -> None:
+        await self._drop()
+        await self._link.wait_connected(_RECONNECT_WAIT)
         await self._build()
 
     async def _build(self) -> None:

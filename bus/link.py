@@ -185,6 +185,9 @@ class Link:
             raise BusUnavailable(what, str(error)) from error
         finally:
             connection.waiting.pop(token, None)
+            # The connection may break while the messages are still being written; nobody awaits the answer then.
+            if not future.cancel() and not future.cancelled():
+                future.exception()
         return answer
 
     async def api(
