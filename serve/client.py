@@ -17,6 +17,8 @@ TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 SILENCE = 40.0
 """Seconds without a heartbeat after which a live connection is given up and resumed."""
 RESUME_PAUSE = 1.0
+POLL = 0.1
+LAST_SEQ = 2**63 - 1
 GONE = 60.0
 """Seconds a server may be away before following it ends."""
 
@@ -169,6 +171,17 @@ class ApiClient:
                 if now - lost_at > GONE:
                     raise
             time.sleep(RESUME_PAUSE)
+
+    def wait_queryable(self, run: str, seq: int, *, seconds: float = 15.0) -> bool:
+        """Wait until the table has the run's event with this sequence; False when it takes longer than ``seconds``."""
+        give_up = time.monotonic() + seconds
+        while True:
+            newest = self.events(run=run, before=LAST_SEQ, limit=1, fields="seq")["data"]
+            if newest and newest[0]["seq"] >= seq:
+                return True
+            if time.monotonic() > give_up:
+                return False
+            time.sleep(POLL)
 
     def _listen(self, after: int | None, filters: Mapping[str, object]) -> Iterator[tuple[int, Json | None]]:
         headers = {} if after is None else {"Last-Event-ID": str(after)}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from enchanted.schemas.canonical import sha256_hex
@@ -17,6 +18,9 @@ from enchanted.serve.store import EventRow
 
 SINGLY = 10_000
 """Events that are looked up in the stream one by one at most."""
+FLUSH_GRACE = timedelta(seconds=5)
+"""How long after the stream an event may reach the table."""
+FLUSH_POLL = 0.25
 NAMED = 20
 """Sequences that are named in one list of differences."""
 
@@ -56,15 +60,20 @@ def _fault(stored: StoredEvent, why: str) -> Fault:
     return Fault(seq=stored.seq, agent_id=stored.event.agent_id, agent_seq=stored.event.agent_seq, why=why)
 
 
-def compare(hashes: Mapping[int, str], event_ids: set[str], stream: list[StoredEvent]) -> dict[str, Any]:
-    """Where table and stream differ; later copies of an event that is there are none of it."""
-    known = {stored.seq: stored for stored in stream}
-    first = min(known, default=0)
+def lacking(hashes: Mapping[int, str], event_ids: set[str], stream: Iterable[StoredEvent]) -> list[StoredEvent]:
+    """What the stream has and the table lacks; later copies of an event that is there are no loss."""
     copies = event_ids - {""}
-    missing = [seq for seq, stored in known.items() if seq not in hashes and stored.event.event_id not in copies]
-    differing = [seq for seq, stored in known.items() if seq in hashes and hashes[seq] != sha256_hex(stored.raw)]
-    # Older rows than the stream's first are its long-term memory, not an excess.
-    extra = [seq for seq in hashes if seq not in known and seq > first > 0]
+    return [stored for stored in stream if stored.seq not in hashes and stored.event.event_id not in copies]
+
+
+def compare(hashes: Mapping[int, str], event_ids: set[str], stream: Sequence[StoredEvent]) -> dict[str, Any]:
+    """Where the table and what was read from the stream before it differ."""
+    known = {stored.seq: sha256_hex(stored.raw) for stored in stream}
+    first, last = min(known, default=0), max(known, default=0)
+    missing = [stored.seq for stored in lacking(hashes, event_ids, stream)]
+    differing = [seq for seq, digest in known.items() if hashes.get(seq, digest) != digest]
+    # Rows before the stream's first are long-term memory, those after its last came in the meantime.
+    extra = [seq for seq in hashes if seq not in known and first < seq < last]
     return {
         "checked": True,
         "why": "",
@@ -77,38 +86,63 @@ def compare(hashes: Mapping[int, str], event_ids: set[str], stream: list[StoredE
 
 async def prove(deps: Dependencies, run: str) -> dict[str, Any]:
     """Both verdicts over a run, cross-checked with the stream when the bus answers."""
-    rows = _Rows()
-    async for row in deps.store.run_events(run):
-        rows.add(row)
+    stream, why = await _from_stream(deps, run)
+    rows = await _caught_up(deps, run, stream)
+    if not why:
+        stream, why = await _with_others(deps, rows, stream)
+    if why:
+        check = {"checked": False, "why": why, "events": 0, "only_in_stream": [], "only_in_table": [], "differing": []}
+    else:
+        check = await asyncio.to_thread(compare, rows.hashes, rows.event_ids, stream)
     verdict = rows.verdict()
-    stream = await _stream_check(deps, run, rows)
-    faults = [fault for fault in (rows.damaged, verdict.first_bad, _differing(stream)) if fault]
+    faults = [fault for fault in (rows.damaged, verdict.first_bad, _differing(check)) if fault]
     first_bad = min(faults, key=lambda fault: fault.seq or 2**64, default=None)
     return {
         "run_id": run,
-        "intact": first_bad is None and not stream["only_in_table"],
-        "complete": verdict.complete and not stream["only_in_stream"],
+        "intact": first_bad is None and not check["only_in_table"],
+        "complete": verdict.complete and not check["only_in_stream"],
         "checked": verdict.checked + rows.unreadable,
         "closed": verdict.closed,
         "first_bad": asdict(first_bad) if first_bad else None,
         "missing": [asdict(fault) for fault in verdict.missing],
-        "stream": stream,
+        "stream": check,
     }
 
 
-async def _stream_check(deps: Dependencies, run: str, rows: _Rows) -> dict[str, Any]:
-    unchecked = {"events": 0, "only_in_stream": [], "only_in_table": [], "differing": []}
+async def _from_stream(deps: Dependencies, run: str) -> tuple[list[StoredEvent], str]:
+    """The run's events as the stream has them, or why they could not be read."""
     try:
-        events = await deps.bus.read_run(run)
-        if not events and len(rows.hashes) <= SINGLY:
-            # A producer without runs: its subjects do not tell its events from others', their sequences do.
-            events = await deps.bus.read_events(sorted(rows.hashes))
+        return await deps.bus.read_run(run), ""
     except ServeError as error:
-        return {"checked": False, "why": str(error), **unchecked}
-    if not events:
-        why = "the stream no longer holds this run, or it is a long one of a producer without runs"
-        return {"checked": False, "why": why, **unchecked}
-    return await asyncio.to_thread(compare, rows.hashes, rows.event_ids, events)
+        return [], str(error)
+
+
+async def _with_others(deps: Dependencies, rows: _Rows, stream: list[StoredEvent]) -> tuple[list[StoredEvent], str]:
+    """The same with what other producers wrote: their subjects do not name the run, so it is looked up by sequence."""
+    others = sorted(rows.hashes.keys() - {stored.seq for stored in stream})
+    if len(others) > SINGLY:
+        return [], f"more than {SINGLY} events of it would have to be looked up one by one"
+    try:
+        stream = sorted(stream + await deps.bus.read_events(others), key=lambda stored: stored.seq)
+    except ServeError as error:
+        return [], str(error)
+    return stream, "" if stream else "the stream no longer holds this run"
+
+
+async def _caught_up(deps: Dependencies, run: str, stream: Sequence[StoredEvent]) -> _Rows:
+    """The table's rows, read again while it lacks something the stream took in only a moment ago."""
+    while True:
+        rows = _Rows()
+        async for row in deps.store.run_events(run):
+            rows.add(row)
+        missing = lacking(rows.hashes, rows.event_ids, stream)
+        if not any(_is_recent(stored) for stored in missing):
+            return rows
+        await asyncio.sleep(FLUSH_POLL)
+
+
+def _is_recent(stored: StoredEvent) -> bool:
+    return datetime.now(UTC) - stored.time < FLUSH_GRACE
 
 
 def _differing(stream: Mapping[str, Any]) -> Fault | None:

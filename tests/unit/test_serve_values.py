@@ -139,9 +139,9 @@ def test_the_comparison_names_what_differs_and_forgives_later_copies() -> None:
         event = SwarmEvent(event_id=event_id)
         return StoredEvent(seq=seq, time=NOW, subject="s", raw=event.SerializeToString(), event=event)
 
-    stream = [stored(5, "a"), stored(6, "b"), stored(7, "c"), stored(8, "a")]
-    hashes = {3: "old", 5: sha256_hex(stream[0].raw), 6: "tampered", 9: "made up"}
+    stream = [stored(5, "a"), stored(6, "b"), stored(8, "c"), stored(9, "a")]
+    hashes = {3: "old", 5: sha256_hex(stream[0].raw), 6: "tampered", 7: "x", 10: "since"}
     found = compare(hashes, {"a", "b"}, stream)
-    assert found["only_in_stream"] == [7]
+    assert found["only_in_stream"] == [8]
     assert found["differing"] == [6]
-    assert found["only_in_table"] == [9]
+    assert found["only_in_table"] == [7]

@@ -6,6 +6,7 @@ import base64
 
 from enchanted.actors.gitstore import ShadowRepository
 from enchanted.bus.agent_log import AgentLog
+from enchanted.bus.batch import Outgoing
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import StoredEvent, decision, system_signal
 from enchanted.serve.testing import History, World
@@ -123,6 +124,32 @@ async def test_verify_names_a_tampered_row(world: World) -> None:
             assert (raw.status_code, raw.json()["code"]) == (500, "event-corrupted")
             assert (state.status_code, state.json()["code"]) == (500, "event-corrupted")
             assert shown["corrupted"] is True
+
+
+async def test_verify_waits_for_what_the_stream_took_in_just_now(world: World) -> None:
+    log = AgentLog(world.bus, run_id="run-fresh", role="coder", agent_name="coder-1")
+    await log.emit(system_signal(status="STARTING"))
+    await world.stored("run-fresh", 1)
+    for _ in range(3):
+        await log.emit(system_signal(status="HEALTHY"), system_signal(status="HEALTHY"))
+        verdict = await world.document("runs/run-fresh/verify")
+        assert (verdict["intact"], verdict["complete"]) == (True, True)
+        assert verdict["checked"] == log.head.seq
+
+
+async def test_a_tool_that_joins_a_run_from_a_plain_subject_is_part_of_the_proof(world: World) -> None:
+    log = AgentLog(world.bus, run_id="run-joined", role="coder", agent_name="coder-1")
+    await log.emit(system_signal(status="STARTING"))
+    event = decision(context_hash="", trigger="", rationale="from outside", action={})
+    event.event_id, event.run_id, event.agent_id = "joined-1", "run-joined", "go-tool"
+    await world.bus.publisher.publish(
+        Outgoing(subject="swarm.events.operator.decision", payload=event.SerializeToString(), event_id="joined-1")
+    )
+    await log.emit(system_signal(status="STOPPING"))
+    await world.stored("run-joined", 3)
+    verdict = await world.document("runs/run-joined/verify")
+    assert (verdict["intact"], verdict["complete"], verdict["checked"]) == (True, True, 3)
+    assert verdict["stream"]["events"] == 3
 
 
 async def test_verify_names_a_missing_row(world: World) -> None:
