@@ -194,12 +194,15 @@ class Keeper:
             await asyncio.gather(*ending)
 
     def _note(self, service: ServiceState) -> None:
-        self._state = self._state.with_service(service)
-        state.write(self._home, self._state)
+        self._publish(services=self._state.with_service(service).services)
 
     def _publish(self, **changes: Any) -> None:
         self._state = replace(self._state, **changes)
-        state.write(self._home, self._state)
+        try:
+            state.write(self._home, self._state)
+        except OSError as error:
+            # A full disk: the services decide for themselves what they still can do.
+            log.warning("the state could not be written: %s", error)
 
 
 def _describe(service: Service, child: Child, restarts: int) -> ServiceState:

@@ -70,8 +70,13 @@ class RayHead:
         flags = [str(part) for pair in options.items() for part in pair]
         return Command(
             argv=[*python("enchanted.cluster.ray_head"), "start", "--head", "--block", *flags],
-            # It would wait 30 s for leases to be returned before it ends.
-            environment={**environment(self._home.ray_token), "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"},
+            environment={
+                **environment(self._home.ray_token),
+                # It would wait 30 s for leases to be returned before it ends.
+                "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+                # A job's `python` is the one that has our packages, whether or not its environment is activated.
+                "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
+            },
         )
 
     async def probe(self) -> None:

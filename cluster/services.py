@@ -30,8 +30,8 @@ DOWN_SECONDS = 60.0
 LEFTOVER_GRACE = 3.0
 POLL_SECONDS = 0.05
 JOB_HOME = Path("~/.enchanted")
-JOB_VARIABLES = ("RAY_JOB_ID", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_ADDRESS")
-"""What Ray tells a job's driver about the job; the services outlive it."""
+LEFT_OUT = ("RAY_JOB_ID", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_ADDRESS")
+"""What Ray tells a job's driver about the job, which the services outlive, and what the settings have read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,9 +147,8 @@ async def _registered() -> Endpoints | None:
 
 def _spawn(home: Home) -> subprocess.Popen[bytes]:
     """Start the supervisor in a session of its own, so that neither Ctrl-C nor the end of a Ray job reaches it."""
-    environment = {**os.environ, MARKER: str(home.path), "ENCHANTED_HOME": str(home.path)}
-    if in_ray_job(environment):
-        environment = {name: value for name, value in environment.items() if name not in JOB_VARIABLES}
+    environment = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
+    environment |= {MARKER: str(home.path), "ENCHANTED_HOME": str(home.path)}
     if paths := environment.get("PYTHONPATH"):
         environment["PYTHONPATH"] = os.pathsep.join(
             str(Path(path).absolute()) for path in paths.split(os.pathsep) if path

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import stat
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import anyio
 import pytest
 
+from enchanted.bus.testing import nats_server
+from enchanted.cluster import probes
 from enchanted.cluster.testing import HomeUnderTest, eventually, home_under_test, kill
 
 pytestmark = pytest.mark.timeout(300)
@@ -93,10 +98,29 @@ def test_config_show_says_where_a_value_was_set(home: HomeUnderTest) -> None:
     assert json.loads(done.stdout)["settings"]["nats_port"] == {"value": 0, "origin": "environment ENCHANTED_NATS_PORT"}
 
 
-def test_a_second_home_runs_beside_the_first_and_down_ends_only_its_own(home: HomeUnderTest, tmp_path: Path) -> None:
-    with home_under_test(tmp_path / "second") as second:
+def test_a_submitted_job_finds_the_services_and_its_exit_code_is_the_jobs(home: HomeUnderTest, tmp_path: Path) -> None:
+    done = home.run("submit", "--working-dir", str(tmp_path), "--", "--quiet", "up", "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("raysubmit_")
+    assert home.status()["nats_url"] in done.stderr
+    failed = home.run("--quiet", "submit", "--working-dir", str(tmp_path), "--", "no-such-command")
+    assert failed.returncode == 1
+
+
+async def test_a_second_home_on_an_external_bus_runs_beside_the_first_and_down_ends_only_its_own(
+    home: HomeUnderTest, tmp_path: Path
+) -> None:
+    async with nats_server(tmp_path / "bus", limits=None) as bus:
+        await anyio.to_thread.run_sync(partial(second_home, home, tmp_path / "second", bus.url))
+        await probes.nats(bus.url)
+
+
+def second_home(home: HomeUnderTest, folder: Path, nats_url: str) -> None:
+    with home_under_test(folder, ENCHANTED_NATS_URL=nats_url) as second:
         status = second.up()
         assert status["healthy"], status
+        assert status["nats_url"] == nats_url
+        assert {service["name"]: service["state"] for service in status["services"]}["nats"] == "external"
         ours = {process.pid for process in home.processes()}
         assert not ours & {process.pid for process in second.processes()}
         assert second.run("down").returncode == 0
