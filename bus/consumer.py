@@ -193,16 +193,17 @@ class PullConsumer:
         """Wait for a message, asking for more first if nothing is asked for."""
         now = time.monotonic()
         inbox = self._inbox
-        if inbox is None or inbox.lost or now - self._last_sign > 2.5 * self._heartbeat:
+        asking = self._asked > 0
+        if inbox is None or inbox.lost or (asking and now - self._last_sign > 2.5 * self._heartbeat):
             await self._rebuild()
             return
-        if now - self._last_delivery > self._stalled_after:
+        if asking and now - self._last_delivery > self._stalled_after:
             self._last_delivery = now
             if await self._is_stalled():
                 await self._rebuild()
                 return
         self._arrived.clear()
-        if self._asked <= 0:
+        if not asking:
             await self._pull(inbox)
         try:
             async with asyncio.timeout(self._heartbeat / 2):
@@ -262,7 +263,7 @@ class PullConsumer:
         subject = f"{API}.CONSUMER.MSG.NEXT.{self._stream}.{self._durable}"
         await self._link.send(subject, json.dumps(request).encode(), inbox.subject)
         self._asked = self._batch
-        self._last_sign = time.monotonic()
+        self._last_sign = self._last_delivery = time.monotonic()
 
     def _on_message(self, message: Msg) -> None:
         self._last_sign = time.monotonic()
