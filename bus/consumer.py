@@ -202,6 +202,8 @@ class PullConsumer:
             if await self._is_stalled():
                 await self._rebuild()
                 return
+        if self._received:
+            return
         self._arrived.clear()
         if not asking:
             await self._pull(inbox)
