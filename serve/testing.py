@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import uvicorn
@@ -122,83 +122,90 @@ class History:
     files: dict[int, Files]
 
 
+class _Script:
+    """Writes a run down while it happens, with what the main workspace holds after each event."""
+
+    def __init__(self, world: World, run: str, repository: ShadowRepository, workspace: Workspace) -> None:
+        self.orchestrator = AgentLog(world.bus, run_id=run, role="operator", agent_name="orchestrator")
+        self.coder = AgentLog(world.bus, run_id=run, role="coder", agent_name="coder-1")
+        self.repository = repository
+        self.workspace = workspace
+        self.content: Files = {}
+        self.history = History(run=run, events=[], files={})
+
+    async def tell(self, log: AgentLog, *drafts: SwarmEvent) -> None:
+        for stored in await log.emit(*drafts):
+            self.history.files[stored.seq] = dict(self.content)
+            self.history.events.append(stored)
+
+    async def run_moves(self, start: str, end: str, **details: Any) -> None:
+        step = run_transition(subject="run", from_state=start, to_state=end, reason=f"it is {end}", **details)
+        await self.tell(self.orchestrator, step)
+
+    async def base(self, bundle: str) -> None:
+        tree = self.repository.base_tree
+        self.content = self.on_disk()
+        change = state_change(
+            workspace_id="main",
+            previous_tree=self.repository.empty_tree,
+            new_tree=tree,
+            patch="",
+            files=await self.repository.list(tree),
+            reason="base",
+            resource="user",
+            content_sha256=bundle,
+        )
+        await self.tell(self.orchestrator, change)
+
+    async def change(self, reason: Literal["merge", "rollback"], old: str, new: str) -> None:
+        patch = await self.repository.diff(old, new)
+        change = state_change(
+            workspace_id="main",
+            previous_tree=old,
+            new_tree=new,
+            patch=patch.text,
+            files=patch.files,
+            reason=reason,
+            resource="files",
+        )
+        await self.tell(self.orchestrator, change)
+
+    def on_disk(self) -> Files:
+        root = self.workspace.path
+        links = {path: str(path.readlink()).encode() for path in root.rglob("*") if path.is_symlink()}
+        files = {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and path not in links}
+        return {str(path.relative_to(root)): data for path, data in (files | links).items()}
+
+
 async def scripted(world: World, run: str) -> History:
     """A run from base to verdict: edits, a rename, a binary file, modes, a link, a rollback."""
     home = world.folder / run
-    user = home / "user"
-    user.mkdir(parents=True)
-    await asyncio.to_thread(_commit_something, user)
-    repository = await ShadowRepository.create(home / "repo.git", user)
+    await asyncio.to_thread(_commit_something, home / "user")
+    repository = await ShadowRepository.create(home / "repo.git", home / "user")
     workspace = await Workspace.checkout(repository, home / "work", repository.base_tree)
-    orchestrator = AgentLog(world.bus, run_id=run, role="operator", agent_name="orchestrator")
-    coder = AgentLog(world.bus, run_id=run, role="coder", agent_name="coder-1")
-    events: list[StoredEvent] = []
-    files: dict[int, Files] = {}
-
-    async def tell(log: AgentLog, *drafts: SwarmEvent) -> None:
-        for stored in await log.emit(*drafts):
-            files[stored.seq] = dict(content)
-            events.append(stored)
-
-    def on_disk() -> Files:
-        paths = [path for path in workspace.path.rglob("*") if path.is_symlink() or path.is_file()]
-        return {
-            str(path.relative_to(workspace.path)): str(path.readlink()).encode()
-            if path.is_symlink()
-            else path.read_bytes()
-            for path in paths
-        }
-
-    async def change(reason: Any, old: str, new: str) -> None:
-        patch = await repository.diff(old, new)
-        await tell(
-            orchestrator,
-            state_change(
-                workspace_id="main", previous_tree=old, new_tree=new, patch=patch.text, files=patch.files,
-                reason=reason, resource="files",
-            ),
-        )  # fmt: skip
-
-    content: Files = {}
-    await tell(
-        orchestrator,
-        run_transition(subject="run", from_state="", to_state="created", reason="tidy", details={"task": "tidy"}),
-    )
-    base = repository.base_tree
-    content = on_disk()
-    await tell(
-        orchestrator,
-        state_change(
-            workspace_id="main", previous_tree=repository.empty_tree, new_tree=base, patch="",
-            files=await repository.list(base), reason="base", resource="user",
-            content_sha256=await world.bus.blobs.put(await repository.bundle(base)),
-        ),
-    )  # fmt: skip
-    await tell(coder, decision(context_hash="c", trigger="task", rationale="begin", action={}, task_id="t-1"))
-    await tell(
-        orchestrator,
-        run_transition(subject="task", from_state="", to_state="coding", reason="assigned", task_id="t-1", details={}),
-    )
-    trees = [base]
+    script = _Script(world, run, repository, workspace)
+    await script.run_moves("", "created", details={"task": "tidy"})
+    await script.base(await world.bus.blobs.put(await repository.bundle(repository.base_tree)))
+    await script.tell(script.coder, decision(context_hash="c", trigger="task", rationale="begin", action={}))
+    step = run_transition(subject="task", from_state="", to_state="coding", reason="assigned", task_id="t-1")
+    await script.tell(script.orchestrator, step)
+    trees, contents = [repository.base_tree], [script.content]
     for edit in _edits(workspace.path):
         edit()
-        tree = await workspace.snapshot()
-        content = on_disk()
-        await change("merge", trees[-1], tree)
-        trees.append(tree)
-        await tell(coder, tool_call(tool="edit", arguments={"n": len(trees)}, outcome="OK"))
-    content = files[next(s.seq for s in events if s.event.state_change.new_state_hash == trees[2])]
-    await change("rollback", trees[-1], trees[2])
-    heads = heads_of(events)
-    await tell(
-        orchestrator,
-        run_transition(subject="run", from_state="checking", to_state="rejected", reason="checks fail", heads=heads),
-    )
-    await world.stored(run, len(events))
-    return History(run=run, events=events, files=files)
+        trees.append(await workspace.snapshot())
+        script.content = script.on_disk()
+        contents.append(script.content)
+        await script.change("merge", trees[-2], trees[-1])
+        await script.tell(script.coder, tool_call(tool="edit", arguments={"n": len(trees)}, outcome="OK"))
+    script.content = contents[2]
+    await script.change("rollback", trees[-1], trees[2])
+    await script.run_moves("checking", "rejected", heads=heads_of(script.history.events))
+    await world.stored(run, len(script.history.events))
+    return script.history
 
 
 def _commit_something(folder: Path) -> None:
+    folder.mkdir(parents=True)
     (folder / "a.py").write_text("print('a')\n")
     (folder / "dos.txt").write_bytes(b"one\r\ntwo\r\n")
     who = ("-c", "user.name=a", "-c", "user.email=a@b")

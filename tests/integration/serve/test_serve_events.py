@@ -122,7 +122,7 @@ async def test_the_list_of_runs_goes_on_where_it_ended(world: World, history: Hi
         cursor = {"cursor": page["meta"]["cursor"]}
     assert [run["first_seq"] for run in runs] == sorted((run["first_seq"] for run in runs), reverse=True)
     mine = next(run for run in runs if run["run_id"] == history.run)
-    assert (mine["state"], mine["closed"], mine["reason"]) == ("rejected", True, "checks fail")
+    assert (mine["state"], mine["closed"], mine["reason"]) == ("rejected", True, "it is rejected")
     assert mine["request"] == {"task": "tidy"}
     assert mine["events"] == len(history.events)
 
