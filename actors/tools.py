@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -126,9 +127,9 @@ class ToolBox:
             "limit": _MAX_MATCHES,
             "max_bytes": self._limits.file_bytes,
         }
-        argv = ["python3", "-I", "-S", "-c", SEARCH]
+        argv = [sys.executable, "-I", "-S", "-c", SEARCH]
         limits = Limits(seconds=self._limits.search_seconds)
-        result = await self._sandboxed(argv, limits, stdin=_json(ask), writable=False)
+        result = await self._sandboxed(argv, limits, stdin=orjson.dumps(ask), writable=False)
         if result.exit_code != 0 or result.timed_out:
             return self._report(result)
         matches = [orjson.loads(line) for line in result.output.splitlines() if line.startswith(b"[")]
@@ -253,6 +254,10 @@ class ToolBox:
     def _report(self, result: SandboxResult) -> ToolResult:
         outcome: ToolOutcome = "OK" if result.exit_code == 0 else "FAILED"
         reason = "" if result.exit_code == 0 else f"exit status {result.exit_code}"
+        if result.truncated:
+            reason = "; ".join(
+                filter(None, (reason, f"only the ends of the output are kept, {len(result.output)} bytes"))
+            )
         if result.exceeded:
             outcome, reason = "FAILED", f"ended: over its limit of {result.exceeded}"
         if result.timed_out:
@@ -276,6 +281,10 @@ def _misfit(method: Callable[..., Awaitable[ToolResult]], arguments: Mapping[str
     for name, value in bound.arguments.items():
         if not _fits(value, hints[name]):
             return f"bad arguments: {name} must be {getattr(hints[name], '__name__', hints[name])}"
+    try:
+        orjson.dumps(bound.arguments)
+    except TypeError as error:
+        return f"bad arguments: {error}"
     return ""
 
 
@@ -284,10 +293,3 @@ def _fits(value: object, kind: Any) -> bool:
         inner = str if kind == list[str] else int
         return isinstance(value, list | tuple) and all(_fits(item, inner) for item in value)
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(value)
-    except TypeError as error:
-        raise ToolRefused("the text is not valid Unicode") from error
