@@ -29,6 +29,7 @@ check: install
 	$(BIN)/mypy -p enchanted
 	$(BIN)/lint-imports
 	$(BIN)/python -m enchanted.schemas.generate --check
+	$(BIN)/python -m enchanted.serve.openapi --check
 
 bench: install
 	$(BIN)/enchanted bench

@@ -10,7 +10,7 @@ from enchanted.actors import prompts
 from enchanted.actors.agent import Agent, BudgetSpent, Decision, Place, Question, of_task
 from enchanted.actors.desk import Desk, Site
 from enchanted.actors.lint import Finding
-from enchanted.actors.repair import Repair, find_repairs
+from enchanted.actors.mutations import Candidate
 from enchanted.actors.work import Assignment, Budget, Submission
 
 SUBMIT = "submit"
@@ -113,17 +113,17 @@ class Coder:
         fixes = [fix_action(finding) for finding in findings if finding.fix]
         if fixes:
             return View(problem=_listing(findings), actions=tuple(fixes[:MAX_OPTIONS]))
-        failing = [check.command for check in job.report.checks if not check.passed]
+        failing = [command for command in job.report.failing if not command.startswith("ruff")]
         repairs = await self._repairs(job, desk, failing)
         problem = _listing(findings) or (f"these checks fail: {', '.join(failing)}" if failing else job.task.goal)
         return View(problem=problem, actions=tuple(repair_action(repair) for repair in repairs[:MAX_OPTIONS]))
 
-    async def _repairs(self, job: Assignment, desk: Desk, failing: Sequence[str]) -> list[Repair]:
+    async def _repairs(self, job: Assignment, desk: Desk, failing: Sequence[str]) -> Sequence[Candidate]:
         for command in failing:
             result = await desk.use("run_check", {"command": command}, parent=job.parent)
             if result.exit_code != 0:
-                return await find_repairs(desk, command, job.task.files)
-        return []
+                return await desk.find_repairs(command, job.task.files, parent=job.parent)
+        return ()
 
     async def _source(self, job: Assignment, desk: Desk) -> str:
         parts: list[str] = []
@@ -136,7 +136,8 @@ class Coder:
 async def lint_findings(desk: Desk, files: Sequence[str]) -> list[Finding]:
     """What the linter says about ``files``, in order of place."""
     result = await desk.use("lint", {})
-    return [finding for finding in result.data.get("findings", ()) if finding.path in files]
+    findings: Sequence[Finding] = result.data.get("findings", ())
+    return [finding for finding in findings if finding.path in files]
 
 
 def fix_action(finding: Finding) -> Action:
@@ -150,13 +151,13 @@ def fix_action(finding: Finding) -> Action:
     )
 
 
-def repair_action(repair: Repair) -> Action:
+def repair_action(repair: Candidate) -> Action:
     """Apply a small change that was seen to make a failing check pass."""
     return Action(
-        name=f"repair line {repair.line}: {repair.after}"[:80],
-        meaning=f"{repair.path}: replace {repair.before!r} with {repair.after!r}",
+        name=f"repair {repair.path} {repair.id}",
+        meaning=f"{repair.path}:{repair.line}: replace `{repair.before.strip()}` with `{repair.after.strip()}`",
         tool="replace_lines",
-        arguments={"path": repair.path, "first": repair.line, "last": repair.line, "text": repair.after},
+        arguments={"path": repair.path, "first": repair.line, "last": repair.last_line, "text": repair.after},
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from enchanted.actors.agent import Agent, Place, of_task
 from enchanted.actors.errors import FileTooLarge, UnsupportedFile
 from enchanted.actors.gitstore import ShadowRepository
+from enchanted.actors.mutations import Candidate
+from enchanted.actors.repair import find_repairs
 from enchanted.actors.sandbox import Sandbox
 from enchanted.actors.tool_results import ToolResult
 from enchanted.actors.tools import ToolBox, ToolLimits
@@ -72,6 +74,15 @@ class Desk:
         result, event_id = await self._agent.use(tool, dict(arguments), call, place, self.tree)
         await self._settle(tool, place, event_id)
         return result
+
+    async def find_repairs(self, command: str, files: Sequence[str], *, parent: str = "") -> tuple[Candidate, ...]:
+        """Small changes that make a failing check pass; the search is one recorded tool call."""
+        place = of_task(self.place, parent or self.place.parent)
+        arguments = {"command": command, "files": list(files)}
+        search = find_repairs(self._tools, command, files)
+        result, _ = await self._agent.use("find_repairs", arguments, search, place, self.tree)
+        repairs: tuple[Candidate, ...] = result.data.get("repairs", ())
+        return repairs
 
     async def _settle(self, tool: str, place: Place, event_id: str) -> None:
         try:

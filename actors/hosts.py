@@ -21,6 +21,7 @@ from enchanted.actors.agent import Agent
 from enchanted.actors.architect import Architect
 from enchanted.actors.coder import Coder
 from enchanted.actors.config import RoleModel, SwarmConfig
+from enchanted.actors.confinement import Limits
 from enchanted.actors.desk import Site
 from enchanted.actors.engine import EngineSpec
 from enchanted.actors.engine_pool import VllmModel
@@ -94,7 +95,7 @@ class RoleHost:
             repository=await asyncio.to_thread(ShadowRepository.open, folder / REPOSITORY),
             folder=folder,
             sandbox=sandbox_of(spec.config),
-            limits=ToolLimits(),
+            limits=tool_limits(spec.config),
         )
         if spec.role == "coder":
             return Coder(agent, site, guided=chosen.is_guided, budget=request.budget)
@@ -205,8 +206,20 @@ def open_model(role: RoleName, chosen: RoleModel, home: str) -> Model:
 
 
 def sandbox_of(config: SwarmConfig) -> Sandbox:
-    """The sandbox with this home's limits."""
-    raise NotImplementedError(config)
+    """The sandbox of this home: its folder is hidden from every command."""
+    return Sandbox(hidden=(Path(config.home),), unsafe=config.unsafe_no_sandbox)
+
+
+def tool_limits(config: SwarmConfig) -> ToolLimits:
+    """What one use of a tool may take and give."""
+    check = Limits(
+        seconds=config.tool_seconds,
+        memory_bytes=config.tool_memory_mb << 20,
+        processes=config.tool_processes,
+        file_bytes=config.tool_file_mb << 20,
+        output_bytes=config.tool_output_kb << 10,
+    )
+    return ToolLimits(check=check)
 
 
 async def _inflated(bus: Bus, stored: events.StoredEvent) -> events.StoredEvent:

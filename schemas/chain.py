@@ -59,6 +59,7 @@ class Verdict:
 @dataclass(slots=True)
 class _Chain:
     head: Head = field(default_factory=Head)
+    hashes: dict[int, str] = field(default_factory=dict)
     gap: Fault | None = None
 
 
@@ -68,7 +69,6 @@ class ChainVerifier:
     def __init__(self) -> None:
         self._chains: dict[str, _Chain] = {}
         self._anchors: dict[str, Head] = {}
-        self._closer = ""
         self._first_bad: Fault | None = None
         self._checked = 0
 
@@ -85,8 +85,8 @@ class ChainVerifier:
         elif fault is not None:
             self._first_bad = self._first_bad or fault
         chain.head = Head(event.agent_seq, sha256_hex(stored.raw))
+        chain.hashes[event.agent_seq] = chain.head.event_hash
         if kind_of(event) == "run_transition" and event.run_transition.heads:
-            self._closer = event.agent_id
             self._anchors = {h.agent_id: Head(h.agent_seq, h.event_hash) for h in event.run_transition.heads}
 
     @staticmethod
@@ -106,12 +106,12 @@ class ChainVerifier:
         missing = [chain.gap for chain in self._chains.values() if chain.gap]
         first_bad = self._first_bad
         for agent_id, anchor in self._anchors.items():
-            head = self._chains.get(agent_id, _Chain()).head
+            chain = self._chains.get(agent_id, _Chain())
             fault = partial(Fault, seq=0, agent_id=agent_id, agent_seq=anchor.seq)
-            if head.seq < anchor.seq:
-                missing.append(fault(why=f"missing: agent_seq {head.seq + 1} to {anchor.seq} (tail)"))
-            elif agent_id != self._closer and head != anchor:
-                first_bad = first_bad or fault(why="the chain's head is not the one anchored at the close")
+            if chain.head.seq < anchor.seq:
+                missing.append(fault(why=f"missing: agent_seq {chain.head.seq + 1} to {anchor.seq} (tail)"))
+            elif chain.hashes.get(anchor.seq, anchor.event_hash) != anchor.event_hash:
+                first_bad = first_bad or fault(why="the event is not the one anchored at the close")
         return Verdict(
             intact=first_bad is None,
             complete=not missing,

@@ -110,6 +110,7 @@ def execute(settings: Settings, body: dict[str, Any], *, detach: bool, as_json: 
         progress = RunProgress(run_id, begun)
         try:
             watch(client, progress)
+            client.wait_queryable(run_id, progress.last_seq)
         except KeyboardInterrupt:
             cancel(client, progress)
             raise typer.Exit(INTERRUPTED) from None

@@ -33,6 +33,7 @@ class RunProgress:
     details: str = ""
     stored: int = 0
     """Events acknowledged by the stream."""
+    last_seq: int = 0
     output_tokens: int = 0
     last_decision: str = ""
     tasks: dict[str, str] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class RunProgress:
     def add(self, event: Event) -> str:
         """Take one event in; returns it as a sentence where a person wants to read one, else ""."""
         self.stored += 1
+        self.last_seq = int(event["seq"])
         name = event.get("agent_name") or event.get("agent_id", "")
         agent = self.agents.setdefault(name, AgentLine(name))
         match event["kind"]:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enchanted.schemas import events
+from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.chain import Head, heads_of, verify
 from enchanted.schemas.events import StoredEvent, SwarmEvent, parse_event
 
@@ -68,6 +69,16 @@ def test_an_edited_event_breaks_its_chain(writes: list[tuple[str, str]], data: s
     assert not verdict.intact
     assert verdict.first_bad is not None
     assert verdict.first_bad.agent_id == forged.agent_id
+
+
+def test_what_an_agent_writes_after_the_close_is_no_fault() -> None:
+    log = record([("a", "1")], close=True)
+    late = events.system_signal(status="STOPPING")
+    late.agent_id = "a"
+    raw, _ = Head(1, sha256_hex(log[0].raw)).stamp(late)
+    log.append(StoredEvent(seq=3, time=datetime.now(UTC), subject="s", raw=raw, event=parse_event(raw)))
+    verdict = verify(log)
+    assert (verdict.intact, verdict.complete, verdict.checked) == (True, True, 3)
 
 
 def test_a_swap_of_two_events_of_one_agent_is_not_intact() -> None:

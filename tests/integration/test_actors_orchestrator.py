@@ -1,0 +1,244 @@
+"""A whole run in one process: real bus, real git, real sandbox, the model without weights."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from enchanted.actors.config import RoleModel, SwarmConfig
+from enchanted.actors.hosts import OrchestratorHost, RoleHost, RoleSpec
+from enchanted.actors.ledger import Ledger, request_to_json
+from enchanted.actors.lifecycle import RunState
+from enchanted.actors.minimal_model import MinimalModel
+from enchanted.actors.work import (
+    Assignment,
+    CheckReport,
+    CheckRequest,
+    Plan,
+    PlanRequest,
+    Review,
+    ReviewRequest,
+    RoleName,
+    RunRequest,
+    Submission,
+)
+from enchanted.bus.agent_log import AgentLog
+from enchanted.bus.connection import Bus
+from enchanted.bus.testing import SMALL_LIMITS, NatsServer, nats_server
+from enchanted.schemas import events
+from enchanted.schemas.chain import verify
+from enchanted.schemas.events import StoredEvent, kind_of
+from enchanted.schemas.fold import fold
+
+SOURCE = 'import os\nimport sys\n\n\ndef status(order):\n    return f"open" if order else "closed"\n'
+TEST = 'from shop import status\n\nassert status(1) == "open"\nassert status(0) == "closed"\n'
+CHECKS = ("ruff check .", "python test_shop.py")
+
+
+class LocalTeam:
+    """The roles of a run in this process."""
+
+    living: ClassVar[list[LocalTeam]] = []
+
+    def __init__(self, request: RunRequest, config: SwarmConfig, ledger: Ledger) -> None:
+        self.living.append(self)
+        self._request = request
+        self._config = config
+        self._hosts: dict[str, RoleHost] = {}
+        self.coders = request.coders
+
+    async def plan(self, request: PlanRequest) -> Plan:
+        return await self._call("architect", "architect", "plan", request)
+
+    async def code(self, coder: int, job: Assignment) -> Submission:
+        return await self._call(f"coder-{coder + 1}", "coder", "code", job)
+
+    async def check(self, request: CheckRequest) -> CheckReport:
+        return await self._call("reviewer", "reviewer", "check", request)
+
+    async def review(self, request: ReviewRequest) -> Review:
+        return await self._call("reviewer", "reviewer", "review", request)
+
+    async def disband(self) -> None:
+        hosts, self._hosts = self._hosts, {}
+        for host in hosts.values():
+            await host.stop()
+
+    async def _call(self, name: str, role: RoleName, method: str, request: Any) -> Any:
+        if name not in self._hosts:
+            host = RoleHost(RoleSpec(role=role, name=name, request=self._request, config=self._config))
+            await host.start()
+            self._hosts[name] = host
+        return await self._hosts[name].call(method, request)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.invalid")
+    done = subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A repository with three lint findings and a passing test."""
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "shop.py").write_text(SOURCE)
+    (folder / "test_shop.py").write_text(TEST)
+    git(folder, "init", "-q", "-b", "main")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "first")
+    return folder
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    async with nats_server(tmp_path / "nats") as server:
+        yield server
+
+
+@pytest.fixture
+async def bus(server: NatsServer) -> AsyncIterator[Bus]:
+    async with Bus.connect(server.url) as bus:
+        await bus.ensure_streams(SMALL_LIMITS)
+        yield bus
+
+
+@pytest.fixture
+def config(server: NatsServer, tmp_path: Path) -> SwarmConfig:
+    minimal = RoleModel(url="minimal")
+    return SwarmConfig(
+        nats_url=server.url,
+        home=str(tmp_path / "home"),
+        models={"architect": minimal, "coder": minimal, "reviewer": minimal},
+        signal_seconds=0.5,
+    )
+
+
+async def ask(bus: Bus, request: RunRequest) -> None:
+    log = AgentLog(bus, run_id=request.run_id, role="operator", agent_name="operator")
+    await log.emit(
+        events.run_transition(
+            subject="run", from_state="", to_state="created", reason=request.task, details=request_to_json(request)
+        )
+    )
+
+
+def wanted(shop: Path, **changes: Any) -> RunRequest:
+    request = RunRequest(run_id="run-1", task="make the linter pass", repo=str(shop), checks=CHECKS)
+    return replace(request, **changes)
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model without weights prefers to act and to approve, so that the run can be merged."""
+    prefers: Callable[..., MinimalModel] = lambda *_: MinimalModel(("fix", "approve"))  # noqa: E731
+    monkeypatch.setattr("enchanted.actors.hosts.open_model", prefers)
+
+
+def of_kind(log: list[StoredEvent], kind: str) -> list[StoredEvent]:
+    return [stored for stored in log if kind_of(stored.event) == kind]
+
+
+@pytest.fixture(autouse=True)
+async def nobody_left(bus: Bus) -> AsyncIterator[None]:
+    yield
+    while LocalTeam.living:
+        await LocalTeam.living.pop().disband()
+
+
+async def test_a_run_is_merged_onto_a_branch_of_its_own(bus: Bus, config: SwarmConfig, shop: Path, eager: None) -> None:
+    await ask(bus, wanted(shop))
+    assert await OrchestratorHost("run-1", config, LocalTeam).run() == RunState.MERGED
+    assert git(shop, "show", "enchanted/run-1:shop.py").startswith("def status") or "import os" not in git(
+        shop, "show", "enchanted/run-1:shop.py"
+    )
+    assert (git(shop, "status", "--porcelain"), git(shop, "branch", "--show-current")) == ("", "main")
+    log = await bus.read_run("run-1")
+    verdict = verify(log)
+    assert (verdict.intact, verdict.complete, verdict.closed) == (True, True, True)
+    state = fold([replace(s, event=await bus.inflate(s.event)) for s in log])
+    assert state.state == "merged"
+    assert state.workspaces["main"].tree == of_kind(log, "state_change")[-1].event.state_change.new_state_hash
+    assert {"decision", "state_change", "system_signal", "model_call", "tool_call", "run_transition"} == {
+        kind_of(stored.event) for stored in log
+    }
+    assert len({stored.event.event_id for stored in log}) == len(log)
+
+
+async def test_every_event_of_a_run_is_in_one_trace_with_a_live_span(
+    bus: Bus, config: SwarmConfig, shop: Path, eager: None
+) -> None:
+    from enchanted.cluster.telemetry import configure
+
+    configure("test", None)
+    from opentelemetry import trace
+
+    with trace.get_tracer("test").start_as_current_span("create_run"):
+        await ask(bus, wanted(shop))
+    await OrchestratorHost("run-1", config, LocalTeam).run()
+    log = await bus.read_run("run-1")
+    assert len({stored.event.trace_id for stored in of_kind(log, "decision") + of_kind(log, "tool_call")}) == 1
+    assert all(len(stored.event.span_id) == 16 for stored in of_kind(log, "decision"))
+
+
+async def test_a_run_whose_checks_stay_red_is_rejected_and_rolled_back(
+    bus: Bus, config: SwarmConfig, shop: Path, eager: None
+) -> None:
+    await ask(bus, wanted(shop, checks=(*CHECKS, "false")))
+    assert await OrchestratorHost("run-1", config, LocalTeam).run() == RunState.REJECTED
+    log = await bus.read_run("run-1")
+    trees = [s.event.state_change for s in of_kind(log, "state_change") if s.event.workspace_id == "main"]
+    assert trees[-1].reason == "rollback"
+    assert trees[-1].new_state_hash == trees[0].new_state_hash
+    assert git(shop, "branch", "--list", "enchanted/*") == ""
+    assert verify(log).complete
+
+
+async def test_a_run_on_a_folder_without_a_repository_fails_with_the_remedy(
+    bus: Bus, config: SwarmConfig, tmp_path: Path
+) -> None:
+    await ask(bus, wanted(tmp_path / "nowhere"))
+    assert await OrchestratorHost("run-1", config, LocalTeam).run() == RunState.FAILED
+    closing = (await bus.read_run("run-1"))[-2:]
+    assert any("git init" in stored.event.run_transition.reason for stored in closing)
+
+
+async def test_a_cancelled_run_is_closed_as_cancelled(bus: Bus, config: SwarmConfig, shop: Path, eager: None) -> None:
+    await ask(bus, wanted(shop, checks=("sleep 60",)))
+    host = OrchestratorHost("run-1", config, LocalTeam)
+    running = asyncio.create_task(host.run())
+    async for stored in bus.tail(after=0):
+        if stored.event.run_transition.to_state == "prepared":
+            break
+    host.cancel("enough")
+    assert await running == RunState.CANCELLED
+    assert fold(await bus.read_run("run-1")).reason == "enough"
+
+
+@pytest.mark.parametrize("crash_after", ["prepared", "planning", "working", "coding", "reviewing", "checking"])
+async def test_an_orchestrator_that_dies_after_any_step_is_continued_to_a_verdict(
+    bus: Bus, config: SwarmConfig, shop: Path, eager: None, crash_after: str
+) -> None:
+    await ask(bus, wanted(shop))
+    first = asyncio.create_task(OrchestratorHost("run-1", config, LocalTeam).run())
+    async for stored in bus.tail(after=0):
+        if stored.event.run_transition.to_state == crash_after:
+            break
+    first.cancel()
+    await asyncio.wait([first])
+    # As with Ray, the roles end with the orchestrator that made them.
+    await LocalTeam.living[-1].disband()
+    assert await OrchestratorHost("run-1", config, LocalTeam).run() == RunState.MERGED
+    log = await bus.read_run("run-1")
+    closings = [s for s in log if s.event.run_transition.heads]
+    merges = [s.event.task_id for s in of_kind(log, "state_change") if s.event.state_change.reason == "merge"]
+    assert len(closings) == 1
+    assert len(merges) == len(set(merges))
+    assert (verify(log).intact, verify(log).complete) == (True, True)
