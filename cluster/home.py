@@ -24,6 +24,7 @@ class Home:
         self.state = self.path / "services.json"
         self.ports = self.path / "ports.json"
         self.lock_file = self.path / "supervisor.lock"
+        self.start_lock_file = self.path / "start.lock"
         self.settings = self.path / "settings.json"
         self.logs = self.path / "logs"
         self.nats = self.path / "nats"
@@ -56,24 +57,19 @@ class Home:
         return path.read_text().strip()
 
     def lock(self) -> int | None:
-        """A descriptor that holds the home's lock until it is closed; None when another process has it."""
-        descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        return descriptor
+        """A descriptor that holds the supervisor's lock until it is closed; None when another process has it."""
+        return take_lock(self.lock_file)
 
-    def locked(self) -> bool:
-        """Whether a supervisor of this home lives."""
-        if not self.lock_file.exists():
-            return False
-        descriptor = self.lock()
-        if descriptor is None:
-            return True
+
+def take_lock(path: Path) -> int | None:
+    """A descriptor that holds the lock at ``path`` until it is closed; None when another process has it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         os.close(descriptor)
-        return False
+        return None
+    return descriptor
 
 
 def write_once(path: Path, text: str) -> None:

@@ -7,22 +7,21 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from enchanted.cluster import probes, ray_head, state
 from enchanted.cluster.errors import ClusterError, CommandFailed, NotRunning, ServiceFailed, StartTimedOut, StillRunning
-from enchanted.cluster.home import Home, in_ray_job, refuse_uploaded, write_atomic
+from enchanted.cluster.home import Home, in_ray_job, refuse_uploaded, take_lock, write_atomic
 from enchanted.cluster.probes import NotReady
 from enchanted.cluster.processes import ProcessId, end, with_variable
 from enchanted.cluster.service import MARKER, last_lines, python
 from enchanted.cluster.settings import DEFAULT_HOME, Settings
 from enchanted.cluster.state import Endpoints as Endpoints
 from enchanted.cluster.state import ServiceState, State
-from enchanted.cluster.supervisor import ANOTHER_RUNS
 
 Progress = Callable[[str], None]
 
@@ -119,13 +118,9 @@ async def up(settings: Settings, progress: Progress = lambda _: None) -> Endpoin
     if current.phase == "healthy" and current.endpoints and not await _unhealthy(current):
         return current.endpoints
     home.prepare()
-    started = None
-    if current.supervisor() is None:
-        _end_leftovers(home)
-        write_atomic(home.settings, settings.model_copy(update={"home": home.path}).model_dump_json())
-        started = _spawn(home)
+    started = await _start(home, settings)
     try:
-        return await _wait_healthy(home, settings.start_seconds, progress, started, before=current)
+        return await _wait_healthy(home, settings.start_seconds, progress)
     except (asyncio.CancelledError, StartTimedOut):
         if started is not None:
             progress("stopping what was started")
@@ -164,31 +159,62 @@ def _spawn(home: Home) -> subprocess.Popen[bytes]:
         )
 
 
-async def _wait_healthy(
-    home: Home, seconds: float, progress: Progress, started: subprocess.Popen[bytes] | None, *, before: State
-) -> Endpoints:
+async def _start(home: Home, settings: Settings) -> subprocess.Popen[bytes] | None:
+    """Start a supervisor unless one is at work; returns when it has said so. Of two at once, one starts it."""
+    async with _alone(home, settings.start_seconds):
+        current = state.read(home)
+        supervisor = current.supervisor()
+        if supervisor and current.phase in ("starting", "healthy"):
+            return None
+        if supervisor:  # it is on its way out
+            await asyncio.to_thread(supervisor.wait, DOWN_SECONDS)
+        await asyncio.to_thread(_end_leftovers, home)
+        write_atomic(home.settings, settings.model_copy(update={"home": home.path}).model_dump_json())
+        started = _spawn(home)
+        try:
+            await _introduced(home, started)
+        except asyncio.CancelledError:
+            await asyncio.shield(_stop(home, ProcessId.of(started.pid)))
+            raise
+        return started
+
+
+async def _introduced(home: Home, started: subprocess.Popen[bytes]) -> None:
+    """Wait until the supervisor has written its name into the state."""
+    while state.read(home).pid != started.pid:
+        if started.poll() is not None:
+            lines = last_lines(home.logs / "supervisor.log")
+            raise ServiceFailed("supervisor", lines[-1] if lines else "ended", f"read {home.logs}/supervisor.log")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+@asynccontextmanager
+async def _alone(home: Home, seconds: float) -> AsyncIterator[None]:
+    """Hold the lock under which a supervisor is started."""
+    until = time.monotonic() + seconds
+    while (descriptor := take_lock(home.start_lock_file)) is None:
+        if time.monotonic() > until:
+            raise StartTimedOut("another `enchanted up`", seconds, home.logs)
+        await asyncio.sleep(POLL_SECONDS)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+async def _wait_healthy(home: Home, seconds: float, progress: Progress) -> Endpoints:
     deadline = time.monotonic() + seconds
     shown: dict[str, str] = {}
     while True:
         current = state.read(home)
-        fresh = started is None or (current.pid, current.started) != (before.pid, before.started)
-        if fresh:
-            _show(current, shown, progress)
-            if current.phase == "failed":
-                raise _failed(current, progress)
-            if current.phase == "healthy" and current.endpoints and not await _unhealthy(current):
-                return current.endpoints
-        code = started.poll() if started else None
-        if code == ANOTHER_RUNS:
-            started = None
-        elif code is not None and not (fresh and current.phase == "failed"):
-            current = state.read(home)
-            if current.phase != "failed":
-                lines = last_lines(home.logs / "supervisor.log")
-                raise ServiceFailed("supervisor", lines[-1] if lines else "ended", f"read {home.logs}/supervisor.log")
+        _show(current, shown, progress)
+        if current.phase in ("failed", "stopped"):
+            raise _failed(current, progress)
+        if current.phase == "healthy" and current.endpoints and not await _unhealthy(current):
+            return current.endpoints
         if time.monotonic() > deadline:
-            waiting = [s.name for s in current.services if s.state not in ("healthy", "external")] if fresh else []
-            raise StartTimedOut(", ".join(waiting) or "the supervisor", seconds, home.logs)
+            waiting = [s.name for s in current.services if s.state not in ("healthy", "external")]
+            raise StartTimedOut(", ".join(waiting), seconds, home.logs)
         await asyncio.sleep(POLL_SECONDS)
 
 
@@ -203,7 +229,7 @@ def _show(current: State, shown: dict[str, str], progress: Progress) -> None:
 def _failed(current: State, progress: Progress) -> ClusterError:
     failure = current.failure
     if failure is None:
-        return ServiceFailed("supervisor", "failed without saying why")
+        return ServiceFailed("supervisor", "was stopped meanwhile", "run `enchanted up` again")
     for line in failure.log:
         progress(f"  | {line}")
     return CommandFailed(failure.cause, failure.remedy, failure.exit_code)
