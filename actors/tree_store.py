@@ -15,6 +15,7 @@ from pathlib import Path
 
 from enchanted.actors.errors import BadPatch, GitFailed, GitTooOld, MissingContent
 from enchanted.actors.git import Git, require_git
+from enchanted.actors.tree_writer import TreeWriter
 from enchanted.schemas.events import FileChange
 
 EMPTY_TREE = "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321"
@@ -78,6 +79,7 @@ class TreeStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.git = Git(cwd=folder, git_dir=folder)
+        self.writer = TreeWriter(folder, self.git)
 
     @classmethod
     def create(cls, folder: Path) -> TreeStore:
@@ -214,11 +216,13 @@ class TreeStore:
         return self.git.run(*command, *arguments, self._tree(old), self._tree(new))
 
     def _sizes(self, blobs: Sequence[str]) -> dict[str, int]:
-        if not blobs:
-            return {}
-        output = self.git.run("cat-file", "--batch-check", "--buffer", stdin="\n".join(blobs).encode() + b"\n")
-        rows = (line.split() for line in output.splitlines())
-        return {row[0].decode(): int(row[2]) for row in rows if len(row) == 3}
+        known = {blob: self.writer.size(blob) for blob in blobs}
+        wanted = [blob for blob, size in known.items() if size is None]
+        if wanted:
+            output = self.git.run("cat-file", "--batch-check", "--buffer", stdin="\n".join(wanted).encode() + b"\n")
+            rows = (line.split() for line in output.splitlines())
+            known |= {row[0].decode(): int(row[2]) for row in rows if len(row) == 3}
+        return {blob: size or 0 for blob, size in known.items()}
 
     def _as_text(self, patch: bytes) -> str:
         """The patch with a binary hunk for every file whose text hunks are not UTF-8."""

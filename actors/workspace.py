@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,6 +33,8 @@ class Workspace:
         self._tracked = False
         self._marked: set[bytes] | None = None
         """What may have changed since the last snapshot; None when that could be anything."""
+        self._behind: set[bytes] = set()
+        """Files that are in the tree as they are now, but not in the index."""
         self._index = repository.folder / "indexes" / sha256_hex(os.fsencode(self.path))[:32]
         self._git = Git(cwd=folder, git_dir=repository.folder, work_tree=folder, index=self._index)
         self._turn = asyncio.Lock()
@@ -120,15 +122,29 @@ class Workspace:
             leftover.unlink(missing_ok=True)
 
     def _snapshot(self) -> str:
-        paths = sorted(self._changed() if self._marked is None else self._marked)
-        if paths:
+        if self._marked is not None and (tree := self._with_marked(self._marked)):
+            self._behind |= self._marked
+            self.tree = tree
+        elif paths := sorted(self._changed() | self._behind):
             for path in paths:
                 self._require_storable(path)
             wanted = b"\0".join(self._reachable(paths))
             self._git.run("update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=wanted)
             self.tree = self._git.run("write-tree").decode().strip()
+            self._behind = set()
         self._marked = set() if self._tracked else None
         return self.tree
+
+    def _with_marked(self, paths: Collection[bytes]) -> str | None:
+        """The tree with the marked files as they are now; None when only a look at every file can tell."""
+        files = {}
+        for path in paths:
+            self._require_storable(path)
+            file = self.path / os.fsdecode(path)
+            if file.is_symlink() or not file.is_file():
+                return None
+            files[path] = "100755" if file.stat().st_mode & 0o100 else "100644", file.read_bytes()
+        return self.repository.store.writer.with_files(self.tree, files) if files else self.tree
 
     def _changed(self) -> set[bytes]:
         _remove_any(self.path / ".git")
@@ -162,6 +178,7 @@ class Workspace:
         self._git.run("read-tree", "--reset", "-u", tree)
         self._git.run("clean", "-ffdq")
         self.tree = tree
+        self._behind = set()
         self._marked = set() if self._tracked else None
 
     def _remove_nested_git(self) -> list[str]:

@@ -324,6 +324,19 @@ async def test_a_tracked_workspace_sees_what_it_was_told_of(workspace: Workspace
     assert len((await workspace.repository.diff(base, tree)).files) == 2
 
 
+async def test_a_marked_change_that_someone_else_takes_back_is_seen(workspace: Workspace) -> None:
+    base = workspace.repository.base_tree
+    workspace.track()
+    write_files(workspace.path, {"a.py": "changed", "made": "x"})
+    workspace.mark("a.py")
+    workspace.mark("made")
+    assert await workspace.snapshot() != base
+    write_files(workspace.path, {"a.py": FILES["a.py"]})
+    (workspace.path / "made").unlink()
+    workspace.mark_unknown()
+    assert await workspace.snapshot() == base
+
+
 async def test_closing_removes_the_folder_and_can_be_repeated(workspace: Workspace) -> None:
     (workspace.path / "locked").mkdir(mode=0o500)
     await workspace.close()
@@ -472,6 +485,22 @@ async def test_whatever_files_become_the_snapshot_is_their_tree_and_a_reset_brin
     assert await workspace.snapshot() == trees[0]
 
 
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(old=ENTRIES, new=ENTRIES)
+async def test_files_that_are_marked_give_the_tree_git_would_write(
+    workspace: Workspace, old: dict[str, tuple[str, bytes]], new: dict[str, tuple[str, bytes]]
+) -> None:
+    await workspace.reset(build(workspace.repository.store, old))
+    workspace.track()
+    put(workspace.path, new)
+    for name in (*old, *new):
+        workspace.mark(name)
+    tree = await workspace.snapshot()
+    workspace.mark_unknown()
+    assert await workspace.snapshot() == tree
+    workspace.repository.store.git.run("fsck", "--strict", "--no-dangling", tree)
+
+
 def put(folder: Path, entries: dict[str, tuple[str, bytes]]) -> None:
     """Write entries to a folder as `build` puts them into a tree."""
     for name, (mode, content) in entries.items():
@@ -482,6 +511,7 @@ def put(folder: Path, entries: dict[str, tuple[str, bytes]]) -> None:
             (folder / parent).mkdir(exist_ok=True)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
+        path.unlink(missing_ok=True)
         if mode == "120000":
             path.symlink_to(os.fsdecode(content.replace(b"\0", b"0") or b"x"))
         else:
