@@ -119,14 +119,19 @@ def environment(token_file: Path | None) -> Mapping[str, str]:
     return variables
 
 
+def session_path(home: Home) -> Path:
+    """Where Ray's folder for this home is. Not inside the home: a socket's path may have 107 bytes at most."""
+    digest = hashlib.sha256(str(home.path).encode()).hexdigest()[:10]
+    return Path(tempfile.gettempdir()) / f"enchanted-{os.getuid()}-{digest}"
+
+
 def session_folder(home: Home) -> Path:
-    """Ray's folder for this home, private. Not inside the home: a socket's path may have 107 bytes at most.
+    """Ray's folder for this home, made private. The last session's logs stay in it until the next start.
 
     Raises:
         HomeRefused: somebody else made it.
     """
-    digest = hashlib.sha256(str(home.path).encode()).hexdigest()[:10]
-    folder = Path(tempfile.gettempdir()) / f"enchanted-{os.getuid()}-{digest}"
+    folder = session_path(home)
     folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise HomeRefused(f"{folder} belongs to another user", "remove it, or set TMPDIR")

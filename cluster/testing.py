@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 from enchanted.cluster.home import Home
 from enchanted.cluster.processes import ProcessId, end, with_variable
+from enchanted.cluster.ray_head import session_path
 from enchanted.cluster.service import MARKER
 
 FREE_PORTS = {
@@ -86,6 +88,7 @@ def home_under_test(folder: Path, **environment: str) -> Iterator[HomeUnderTest]
         yield home
     finally:
         end(home.processes, grace=1.0)
+        shutil.rmtree(session_path(home.home), ignore_errors=True)
 
 
 def eventually(what: Callable[[], bool], *, seconds: float, about: str) -> float:
