@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from enchanted.actors import prompts
 from enchanted.actors.agent import Agent, Place, Question
+from enchanted.actors.prompts import Option
 from enchanted.actors.repair import files_of_failure
 from enchanted.actors.work import CheckReport, Plan, PlanRequest, TaskSpec
 
@@ -19,6 +20,7 @@ class WorkItem:
     name: str
     meaning: str
     files: tuple[str, ...]
+    check: str = ""
 
 
 class Architect:
@@ -50,12 +52,12 @@ class Architect:
         return Plan(tasks=_tasks(items), decision_id=decision_id)
 
     async def _guide(self, request: PlanRequest, items: tuple[WorkItem, ...]) -> Plan:
-        names = [item.name for item in items]
+        options = tuple(Option(name=item.name, meaning=item.meaning, reasons=(item.meaning,)) for item in items)
         question = Question(
             trigger=request.task,
-            messages=prompts.plan_guided(request.task, [item.meaning for item in items], names),
-            schema=prompts.choice_schema(names),
-            options=tuple(names),
+            messages=prompts.plan_guided(request.task, options),
+            schema=prompts.guided_schema(options),
+            options=tuple(option.name for option in options),
         )
         decision = await self._agent.decide(question, Place())
         ordered = sorted(items, key=lambda item: item.name != decision.choice)
@@ -87,12 +89,23 @@ def work_items(report: CheckReport, files: tuple[str, ...]) -> tuple[WorkItem, .
         if check.passed or check.command.startswith("ruff"):
             continue
         blamed = files_of_failure(check.output, files)
-        items.append(WorkItem(name=check.command, meaning=f"the check {check.command!r} fails", files=blamed))
+        meaning = f"the check {check.command!r} fails"
+        items.append(WorkItem(name=check.command, meaning=meaning, files=blamed, check=check.command))
     return tuple(items[:MAX_ITEMS])
 
 
 def _tasks(items: tuple[WorkItem, ...]) -> tuple[TaskSpec, ...]:
+    """Failing checks come after the findings, which may be what makes them fail."""
+    numbered = [(f"task-{number}", item) for number, item in enumerate(items, start=1)]
+    findings = tuple(task_id for task_id, item in numbered if not item.check)
     return tuple(
-        TaskSpec(task_id=f"task-{number}", title=item.name, goal=f"Solve: {item.meaning}", files=item.files)
-        for number, item in enumerate(items, start=1)
+        TaskSpec(
+            task_id=task_id,
+            title=item.name,
+            goal=f"Solve: {item.meaning}",
+            files=item.files,
+            check=item.check,
+            after=findings if item.check else (),
+        )
+        for task_id, item in numbered
     )

@@ -9,21 +9,26 @@ from typing import Any
 from enchanted.actors import prompts
 from enchanted.actors.agent import Agent, BudgetSpent, Decision, Place, Question, of_task
 from enchanted.actors.desk import Desk, Site
-from enchanted.actors.lint import Finding
+from enchanted.actors.lint import Finding, Fix
 from enchanted.actors.mutations import Candidate
+from enchanted.actors.prompts import Option
 from enchanted.actors.work import Assignment, Budget, Submission
 
 SUBMIT = "submit"
 MAX_OPTIONS = 6
 SOURCE_CHARS = 12_000
+PROBLEM_CHARS = 1_000
+FREE_OPTIONS = (
+    Option(name="edit", meaning="change a file yourself", reasons=()),
+    Option(name=SUBMIT, meaning="hand the work in as it is", reasons=()),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Action:
     """One thing the Coder could do next, as a tool found it."""
 
-    name: str
-    meaning: str
+    option: Option
     tool: str
     arguments: dict[str, Any]
 
@@ -84,18 +89,21 @@ class Coder:
         raise BudgetSpent(self._budget.model_calls_per_task)
 
     async def _choose(self, job: Assignment, desk: Desk, view: View, parent: str) -> Decision:
-        options = [(action.name, action.meaning) for action in view.actions]
-        options.append((SUBMIT, "hand the work in as it is"))
-        names = [name for name, _ in options]
+        options = [action.option for action in view.actions]
         if self._guided:
             messages = prompts.code_guided(job.task.goal, view.problem, options, job.feedback)
-            schema, tokens = prompts.choice_schema(names), 100
+            schema, tokens = prompts.guided_schema(options), 120
         else:
+            options += FREE_OPTIONS
             source = await self._source(job, desk)
             messages = prompts.code_free(job.task.goal, view.problem, options, job.feedback, source)
-            schema, tokens = prompts.edit_schema(names, job.task.files), 2_000
+            schema, tokens = prompts.edit_schema(options, job.task.files), 2_000
         question = Question(
-            trigger=view.problem, messages=messages, schema=schema, options=tuple(names), max_tokens=tokens
+            trigger=view.problem,
+            messages=messages,
+            schema=schema,
+            options=tuple(one.name for one in options),
+            max_tokens=tokens,
         )
         return await self._agent.decide(question, of_task(desk.place, parent))
 
@@ -104,26 +112,25 @@ class Coder:
             arguments = {name: decision.answer.get(name, "") for name in ("path", "search", "replace")}
             result = await desk.use("edit", arguments, parent=decision.event_id)
             return f"edit {arguments['path']} ({result.outcome.lower()})"
-        action = next(action for action in view.actions if action.name == decision.choice)
+        action = next(action for action in view.actions if action.option.name == decision.choice)
         result = await desk.use(action.tool, action.arguments, parent=decision.event_id)
-        return f"{action.meaning} ({result.outcome.lower()})"
+        return f"{action.option.meaning} ({result.outcome.lower()})"
 
     async def _look(self, job: Assignment, desk: Desk) -> View:
+        if job.task.check:
+            return await self._look_at_check(job, desk)
         findings = await lint_findings(desk, job.task.files)
-        fixes = [fix_action(finding) for finding in findings if finding.fix]
-        if fixes:
-            return View(problem=_listing(findings), actions=tuple(fixes[:MAX_OPTIONS]))
-        failing = [command for command in job.report.failing if not command.startswith("ruff")]
-        repairs = await self._repairs(job, desk, failing)
-        problem = _listing(findings) or (f"these checks fail: {', '.join(failing)}" if failing else job.task.goal)
-        return View(problem=problem, actions=tuple(repair_action(repair) for repair in repairs[:MAX_OPTIONS]))
+        fixes = [fix_action(finding, finding.fix) for finding in findings if finding.fix]
+        return View(problem=_listing(findings) or job.task.goal, actions=tuple(fixes[:MAX_OPTIONS]))
 
-    async def _repairs(self, job: Assignment, desk: Desk, failing: Sequence[str]) -> Sequence[Candidate]:
-        for command in failing:
-            result = await desk.use("run_check", {"command": command}, parent=job.parent)
-            if result.exit_code != 0:
-                return await desk.find_repairs(command, job.task.files, parent=job.parent)
-        return ()
+    async def _look_at_check(self, job: Assignment, desk: Desk) -> View:
+        check = job.task.check
+        result = await desk.use("run_check", {"command": check}, parent=job.parent)
+        if result.exit_code == 0 and result.outcome == "OK":
+            return View(problem=f"{check!r} passes", actions=())
+        repairs = await desk.find_repairs(check, job.task.files, parent=job.parent)
+        actions = tuple(repair_action(repair, check) for repair in repairs[:MAX_OPTIONS])
+        return View(problem=result.output[-PROBLEM_CHARS:], actions=actions)
 
     async def _source(self, job: Assignment, desk: Desk) -> str:
         parts: list[str] = []
@@ -140,25 +147,28 @@ async def lint_findings(desk: Desk, files: Sequence[str]) -> list[Finding]:
     return [finding for finding in findings if finding.path in files]
 
 
-def fix_action(finding: Finding) -> Action:
+def fix_action(finding: Finding, fix: Fix) -> Action:
     """Apply the fix the linter offers for a finding."""
-    meaning = f"{finding.fix.message if finding.fix else finding.message} (line {finding.line})"
-    return Action(
+    option = Option(
         name=f"fix {finding.code} line {finding.line}",
-        meaning=meaning,
-        tool="apply_fix",
-        arguments={"fix_ids": [finding.id]},
+        meaning=f"{fix.message} (line {finding.line})",
+        reasons=(
+            f"line {finding.line}: {finding.message}",
+            f"the linter offers the {fix.applicability} fix: {fix.message}",
+        ),
     )
+    return Action(option=option, tool="apply_fix", arguments={"fix_ids": [finding.id]})
 
 
-def repair_action(repair: Candidate) -> Action:
+def repair_action(repair: Candidate, check: str) -> Action:
     """Apply a small change that was seen to make a failing check pass."""
-    return Action(
+    option = Option(
         name=f"repair {repair.path} {repair.id}",
         meaning=f"{repair.path}:{repair.line}: replace `{repair.before.strip()}` with `{repair.after.strip()}`",
-        tool="replace_lines",
-        arguments={"path": repair.path, "first": repair.line, "last": repair.last_line, "text": repair.after},
+        reasons=(f"with this change {check!r} was seen to pass",),
     )
+    arguments = {"path": repair.path, "first": repair.line, "last": repair.last_line, "text": repair.after}
+    return Action(option=option, tool="replace_lines", arguments=arguments)
 
 
 def _listing(findings: Sequence[Finding]) -> str:

@@ -99,7 +99,7 @@ class RoleHost:
         )
         if spec.role == "coder":
             return Coder(agent, site, guided=chosen.is_guided, budget=request.budget)
-        return Reviewer(agent, site, checks=request.checks)
+        return Reviewer(agent, site, checks=request.checks, guided=chosen.is_guided)
 
     async def call(self, method: str, request: Any) -> Any:
         """Have the role do one thing: ``plan``, ``code``, ``check`` or ``review``."""

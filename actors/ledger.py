@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import orjson
@@ -94,7 +94,7 @@ class Ledger:
         step, task_id = stored.event.run_transition, stored.event.task_id
         details = orjson.loads(step.details) if step.details else {}
         if step.from_state == TaskState.NEW:
-            self.tasks[task_id] = TaskRecord(spec=TaskSpec(**{**details, "files": tuple(details["files"])}))
+            self.tasks[task_id] = TaskRecord(spec=spec_from_json(details))
         task = self.tasks[task_id]
         task.state, task.event_id = TaskState(step.to_state), stored.event.event_id
         if task.state == TaskState.CODING:
@@ -153,6 +153,16 @@ def request_to_json(request: RunRequest) -> dict[str, Any]:
 def request_from_json(value: dict[str, Any]) -> RunRequest:
     """The request `request_to_json` wrote."""
     return RunRequest(**{**value, "checks": tuple(value["checks"]), "budget": Budget(**value["budget"])})
+
+
+def spec_to_json(spec: TaskSpec) -> dict[str, Any]:
+    """A task as plain JSON values."""
+    return {**asdict(spec), "files": list(spec.files), "after": list(spec.after)}
+
+
+def spec_from_json(value: dict[str, Any]) -> TaskSpec:
+    """The task `spec_to_json` wrote."""
+    return TaskSpec(**{**value, "files": tuple(value["files"]), "after": tuple(value["after"])})
 
 
 def report_to_json(report: CheckReport) -> dict[str, Any]:

@@ -48,6 +48,8 @@ class MinimalModel:
     def _value(self, schema: Mapping[str, Any], chance: random.Random) -> Any:
         if "enum" in schema:
             return self._pick(schema["enum"], chance)
+        if "anyOf" in schema:
+            return self._value(self._alternative(schema["anyOf"], chance), chance)
         match schema.get("type"):
             case "object":
                 known: Mapping[str, Any] = schema.get("properties", {})
@@ -62,6 +64,10 @@ class MinimalModel:
             case "boolean":
                 return False
         raise ModelRefused(self.name, f"it does not know the schema {dict(schema)}", "use type or enum")
+
+    def _alternative(self, schemas: list[Mapping[str, Any]], chance: random.Random) -> Mapping[str, Any]:
+        by_choice = {schema["properties"]["choice"]["enum"][0]: schema for schema in schemas}
+        return by_choice[self._pick(list(by_choice), chance)]
 
     def _pick(self, options: list[Any], chance: random.Random) -> Any:
         for wish in self._preferred:

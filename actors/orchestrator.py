@@ -12,9 +12,10 @@ from typing import Protocol, TypeVar
 from enchanted.actors import spans
 from enchanted.actors.errors import ActorError
 from enchanted.actors.gitstore import ShadowRepository
-from enchanted.actors.ledger import Ledger, TaskRecord, report_to_json
+from enchanted.actors.ledger import Ledger, TaskRecord, report_to_json, spec_to_json
 from enchanted.actors.lifecycle import (
     CLOSED_RUN,
+    CLOSED_TASK,
     RunSignal,
     RunState,
     TaskSignal,
@@ -107,6 +108,7 @@ class Orchestrator:
         self._repository = repository
         self._now = now
         self._merging = asyncio.Lock()
+        self._closed: dict[str, asyncio.Event] = {}
         self._queue = MergeQueue(repository)
 
     @property
@@ -190,7 +192,7 @@ class Orchestrator:
                 from_state="",
                 to_state=next_task_state(TaskState.NEW, TaskSignal.PLAN),
                 reason=task.title,
-                details={"task_id": task.task_id, "title": task.title, "goal": task.goal, "files": list(task.files)},
+                details=spec_to_json(task),
                 task_id=task.task_id,
                 parent=plan.decision_id,
             )
@@ -202,6 +204,10 @@ class Orchestrator:
         for task in self._ledger.open_tasks:
             if task.state == TaskState.CODING:
                 await self._task_step(task, TaskSignal.INTERRUPT, "the orchestrator restarted")
+        self._closed = {task_id: asyncio.Event() for task_id in self._ledger.tasks}
+        for task_id, task in self._ledger.tasks.items():
+            if task.state in CLOSED_TASK:
+                self._closed[task_id].set()
         idle: asyncio.Queue[int] = asyncio.Queue()
         for coder in range(self._team.coders):
             idle.put_nowait(coder)
@@ -215,7 +221,9 @@ class Orchestrator:
         await self._step(RunSignal.TASKS_DONE, f"{accepted} of {len(self._ledger.tasks)} tasks accepted")
 
     async def _finish(self, task: TaskRecord, idle: asyncio.Queue[int]) -> None:
-        while task.state not in (TaskState.ACCEPTED, TaskState.REJECTED):
+        for earlier in task.spec.after:
+            await self._closed[earlier].wait()
+        while task.state not in CLOSED_TASK:
             if task.state == TaskState.PENDING:
                 coder = await idle.get()
                 try:
@@ -225,6 +233,7 @@ class Orchestrator:
             else:
                 async with self._merging:
                     await self._merge(task)
+        self._closed[task.spec.task_id].set()
 
     async def _code(self, task: TaskRecord, coder: int) -> None:
         ledger = self._ledger

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enchanted.actors import prompts
 from enchanted.actors.agent import Agent, Place, Question
 from enchanted.actors.desk import Desk, Site
+from enchanted.actors.prompts import Option
 from enchanted.actors.work import CheckReport, CheckRequest, CheckResult, Review, ReviewRequest
 
 APPROVE = "approve"
@@ -17,10 +18,11 @@ OUTPUT_CHARS = 2_000
 class Reviewer:
     """Judges trees. Facts it saw itself bind it: what makes a check worse can only be rejected."""
 
-    def __init__(self, agent: Agent, site: Site, *, checks: tuple[str, ...]) -> None:
+    def __init__(self, agent: Agent, site: Site, *, checks: tuple[str, ...], guided: bool) -> None:
         self._agent = agent
         self._site = site
         self._checks = checks
+        self._guided = guided
         self._reports: dict[str, CheckReport] = {}
 
     async def check(self, request: CheckRequest) -> CheckReport:
@@ -74,10 +76,14 @@ class Reviewer:
         return Review(approved=False, reason=reason, report=report, decision_id=decision_id)
 
     async def _judge(self, request: ReviewRequest, report: CheckReport, place: Place) -> Review:
+        good, bad = _merits(request, report), _shortcomings(request, report)
+        options = [Option(name=APPROVE, meaning="merge the change", reasons=good)]
+        if bad or not self._guided:
+            options.append(Option(name=REJECT, meaning="send it back", reasons=bad))
         question = Question(
             trigger=request.summary,
-            messages=prompts.review(request.task.goal, _facts(request, report), request.patch[:PATCH_CHARS]),
-            schema=prompts.choice_schema([APPROVE, REJECT]),
+            messages=prompts.review(request.task.goal, (*good, *bad), request.patch[:PATCH_CHARS]),
+            schema=prompts.guided_schema(options) if self._guided else prompts.free_schema(options),
             options=(APPROVE, REJECT),
         )
         decision = await self._agent.decide(question, place)
@@ -91,15 +97,24 @@ class Reviewer:
 
 def _objections(request: ReviewRequest, report: CheckReport) -> tuple[str, ...]:
     worse = report.regressions(request.before)
-    if not worse and not request.patch and not report.green:
-        return ("nothing was changed and checks still fail",)
+    if not worse and not request.patch:
+        return tuple(f"nothing was changed and {fact}" for fact in _shortcomings(request, report))
     return worse
 
 
-def _facts(request: ReviewRequest, report: CheckReport) -> list[str]:
+def _merits(request: ReviewRequest, report: CheckReport) -> tuple[str, ...]:
+    facts = [f"the check {command!r} passes now" for command in request.before.failing if command not in report.failing]
     before, after = sum(request.before.findings.values()), sum(report.findings.values())
-    facts = [f"lint findings: {before} before, {after} after"]
-    for check in report.checks:
-        was = "failed" if check.command in request.before.failing else "passed"
-        facts.append(f"check {check.command!r}: {was} before, {'passes' if check.passed else 'fails'} now")
-    return facts
+    if after < before:
+        facts.append(f"lint findings went from {before} to {after}")
+    return (*facts, "no check that passed before fails now")
+
+
+def _shortcomings(request: ReviewRequest, report: CheckReport) -> tuple[str, ...]:
+    task, facts = request.task, list[str]()
+    if task.check in report.failing:
+        facts.append(f"the check {task.check!r} still fails")
+    left = {path: report.findings[path] for path in task.files if report.findings.get(path)}
+    if left and not task.check:
+        facts += [f"{count} lint findings remain in {path}" for path, count in left.items()]
+    return tuple(facts)

@@ -92,6 +92,10 @@ class TaskSpec:
     goal: str
     files: tuple[str, ...]
     """Files the task is about; the Coder may look at others."""
+    check: str = ""
+    """The check that the task is to make pass, where it is about one."""
+    after: tuple[str, ...] = ()
+    """Tasks that must be closed before this one begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
