@@ -26,7 +26,7 @@ CONCURRENCY = 64
 """Requests an engine's actor holds at once; vLLM computes `max_num_seqs` of them."""
 CONTROL = "control"
 """Statistics answer under full load: Ray gives the group its own event loop, so only what awaits nothing may use it."""
-CLOSE_TIMEOUT_S = 15.0
+CLOSE_TIMEOUT_S = 8.0
 READY_TIMEOUT_S = 300.0
 DEADLINE_S = 240.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
@@ -65,7 +65,8 @@ async def start_engine(spec: EngineSpec, *, timeout_s: float = READY_TIMEOUT_S) 
     try:
         statistics: EngineStatistics = await _ask(spec, lambda actor: actor.ready.remote(), timeout_s)
     except ModelError:
-        await stop_engine(spec.key)
+        # Nothing to close: it has no core yet, or Ray has not placed it at all.
+        await stop_engine(spec.key, timeout_s=0.0)
         raise
     return statistics
 
@@ -91,15 +92,15 @@ async def list_engines() -> list[str]:
     )
 
 
-async def stop_engine(key: str) -> None:
-    """End an engine and its core process. Nothing happens when there is none."""
+async def stop_engine(key: str, *, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+    """End an engine and its core process, orderly for as long as `timeout_s`. Nothing happens when there is none."""
     try:
         actor = await asyncio.to_thread(ray.get_actor, PREFIX + key, NAMESPACE)
     except ValueError:
         return
     # Dead, restarting or stuck: the kill ends it in each case.
     with contextlib.suppress(TimeoutError, RayError):
-        await asyncio.wait_for(asyncio.wrap_future(actor.close.remote().future()), CLOSE_TIMEOUT_S)
+        await asyncio.wait_for(asyncio.wrap_future(actor.close.remote().future()), timeout_s)
     await asyncio.to_thread(ray.kill, actor, no_restart=True)
 
 

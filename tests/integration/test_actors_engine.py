@@ -38,6 +38,8 @@ SCHEMA: dict[str, Any] = {
     "required": ["choice", "rationale"],
     "additionalProperties": False,
 }
+LONG_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1500, "maxLength": 1500}
+"""Keeps the model busy for seconds, where free text may end at any token."""
 
 
 @dataclass(frozen=True)
@@ -135,14 +137,14 @@ async def test_prompts_that_begin_alike_are_read_once(engines: Engines) -> None:
 
 async def test_a_request_nobody_waits_for_is_dropped(engines: Engines) -> None:
     with pytest.raises(ModelUnavailable, match=r"within 0\.5 s"):
-        await VllmModel(spec=engines.shared, deadline_s=0.5).complete(_request(schema=None, max_tokens=1900))
+        await VllmModel(spec=engines.shared, deadline_s=0.5).complete(_request(schema=LONG_SCHEMA, max_tokens=1900))
     await _until_running(engines.shared, 0)
 
 
 async def test_a_killed_core_is_reported_at_once_and_its_engine_comes_back(engines: Engines) -> None:
     old = await engine_statistics(engines.shared.key)
     assert old is not None
-    long = _request(schema=None, max_tokens=1900)
+    long = _request(schema=LONG_SCHEMA, max_tokens=1900)
     failing = engine_actor(engines.shared).complete.remote(long)
     retried = asyncio.create_task(VllmModel(spec=engines.shared).complete(long))
     await _until_running(engines.shared, 2)
