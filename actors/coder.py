@@ -150,7 +150,7 @@ async def lint_findings(desk: Desk, files: Sequence[str]) -> list[Finding]:
 def fix_action(finding: Finding, fix: Fix) -> Action:
     """Apply the fix the linter offers for a finding."""
     option = Option(
-        name=f"fix {finding.code} line {finding.line}",
+        name=f"fix {finding.code} {finding.line}:{finding.column}",
         meaning=f"{fix.message} (line {finding.line})",
         reasons=(
             f"line {finding.line}: {finding.message}",

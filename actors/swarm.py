@@ -36,6 +36,8 @@ from enchanted.bus.connection import Bus
 from enchanted.schemas import events
 
 NAMESPACE = "enchanted"
+TRANSITIONS = "swarm.events.operator.run_transition.*"
+"""Runs' own transitions: the newest of a closed run holds its heads."""
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0
 
@@ -174,6 +176,15 @@ class Swarm:
         actor = await asyncio.to_thread(self._orchestrate, run_id)
         with contextlib.suppress(ActorDiedError):
             await _result(actor.cancel.remote(reason))
+
+    async def adopt(self) -> list[str]:
+        """Set an orchestrator going for every run that has none and no verdict: after a restart of Ray, all of them."""
+        async with Bus.connect(self._config.nats_url, name="operator") as bus:
+            newest = await bus.last_of_each(TRANSITIONS)
+        runs = [stored.event.run_id for stored in newest if not stored.event.run_transition.heads]
+        for run_id in runs:
+            await asyncio.to_thread(self._orchestrate, run_id)
+        return runs
 
     def _orchestrate(self, run_id: str) -> ActorHandle:
         return (

@@ -13,7 +13,7 @@ from enchanted.bus.errors import BusAccessDenied, BusUnavailable, BusUnreachable
 from enchanted.bus.fields import inflate
 from enchanted.bus.link import Link
 from enchanted.bus.publisher import Publisher
-from enchanted.bus.reader import OrderedReader, RawMessage, as_event, message_at, read_all
+from enchanted.bus.reader import OrderedReader, RawMessage, as_event, last_of_each, message_at, read_all
 from enchanted.bus.streams import EVENTS_STREAM, Durability, StreamInfo, StreamLimits, ensure, parse_info
 from enchanted.bus.subjects import ALL_EVENTS, run_filters
 from enchanted.schemas.events import StoredEvent, SwarmEvent
@@ -121,6 +121,11 @@ class Bus:
         """
         messages = await read_all(self.link, EVENTS_STREAM, run_filters(run_id), after=after)
         return [event for event in map(as_event, messages) if event is not None]
+
+    async def last_of_each(self, subject: str) -> list[StoredEvent]:
+        """The newest event of every subject that ``subject`` (with wildcards) stands for."""
+        found = [as_event(raw) for raw in await last_of_each(self.link, EVENTS_STREAM, subject)]
+        return [stored for stored in found if stored is not None]
 
     async def inflate(self, event: SwarmEvent) -> SwarmEvent:
         """A copy with the fields that were moved to the blob store put back.

@@ -128,6 +128,11 @@ class InMemoryBus:
             if event is not None:
                 yield event
 
+    async def last_of_each(self, subject: str) -> list[StoredEvent]:
+        newest = {message.subject: message for message in self._messages if matches(subject, message.subject)}
+        found = [as_event(raw) for raw in newest.values()]
+        return [stored for stored in found if stored is not None]
+
     async def get(self, seq: int) -> StoredEvent | RawMessage:
         if not 1 <= seq <= len(self._messages):
             raise MessageMissing(EVENTS_STREAM, seq)

@@ -95,6 +95,20 @@ async def message_at(link: Link, stream: str, query: Mapping[str, Any]) -> RawMe
     )
 
 
+async def last_of_each(link: Link, stream: str, subject: str) -> list[RawMessage]:
+    """The newest message of every subject that ``subject`` (with wildcards) stands for."""
+    subjects: list[str] = []
+    while True:
+        query = {"subjects_filter": subject, "offset": len(subjects)}
+        answer = await link.api(f"STREAM.INFO.{stream}", query)
+        page = (answer["state"].get("subjects") or {}).keys()
+        subjects += page
+        if not page or len(subjects) >= answer.get("total", 0):
+            break
+    found = [await message_at(link, stream, {"last_by_subj": one}) for one in subjects]
+    return [message for message in found if message is not None]
+
+
 def _parse_headers(raw: bytes) -> dict[str, str]:
     lines = raw.decode("utf-8", "replace").split("\r\n")[1:]
     return {name: value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}

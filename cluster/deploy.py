@@ -80,6 +80,7 @@ def run(verb: str, home: Home, settings: Settings) -> dict[str, Any]:
     api_url = start_api(endpoints, settings)
     endpoints = Endpoints.from_dict({**endpoints.as_dict(), "api_url": api_url, "ray_dashboard_url": dashboard_url()})
     registry.register(endpoints)
+    resume_runs(endpoints, settings)
     asyncio.run(_ready(partial(_healthy, api_url), API_SECONDS))
     return {"api_url": api_url, "ray_dashboard_url": endpoints.ray_dashboard_url, "notes": notes}
 
@@ -186,6 +187,14 @@ def start_api(endpoints: Endpoints, settings: Settings) -> str:
     serve.run(build_app(config), name=APPLICATION, route_prefix=PROXY_PATH)
     options = _get_global_client().http_config
     return f"http://{options.host}:{options.port}"
+
+
+def resume_runs(endpoints: Endpoints, settings: Settings) -> None:
+    """Runs that a stop or a crash of Ray left without an orchestrator go on from their logs."""
+    from enchanted.actors.swarm import Swarm
+
+    for run_id in asyncio.run(Swarm(swarm_config(settings, endpoints)).adopt()):
+        log.info("run %s goes on", run_id)
 
 
 def remove(endpoints: Endpoints, settings: Settings) -> None:

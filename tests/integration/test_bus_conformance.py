@@ -263,3 +263,15 @@ async def test_any_client_reads_our_blobs_from_the_object_store(server: NatsServ
         assert (await store.get(name)).data == data
     finally:
         await client.close()
+
+
+async def test_the_newest_event_of_each_subject_is_found(bus: AnyBus) -> None:
+    for run, words in (("run-a", ("old", "new")), ("run-b", ("only",))):
+        log = AgentLog(bus, run_id=run, role="operator", agent_name="o")
+        for word in words:
+            await log.emit(events.run_transition(subject="run", from_state="", to_state=word, reason=""))
+    newest = await bus.last_of_each("swarm.events.operator.run_transition.*")
+    assert sorted((s.event.run_id, s.event.run_transition.to_state) for s in newest) == [
+        ("run-a", "new"),
+        ("run-b", "only"),
+    ]
