@@ -42,6 +42,7 @@ from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.connection import Bus
 from enchanted.schemas import events
 from enchanted.schemas.chain import heads_of
+from enchanted.schemas.fold import fold
 
 ORCHESTRATOR = "orchestrator"
 REPOSITORY = "repo.git"
@@ -160,6 +161,24 @@ class OrchestratorHost:
                 state = RunState.CANCELLED
         await asyncio.to_thread(clear_workspaces, folder)
         return state
+
+    async def abandon(self, error: Exception) -> None:
+        """Close the run as failed for an error of ours that no step expected."""
+        async with Bus.connect(self._config.nats_url, name=ORCHESTRATOR) as bus:
+            events_so_far = await bus.read_run(self._run_id)
+            state = fold(events_so_far).state
+            if state in CLOSED_RUN:
+                return
+            log = AgentLog(bus, run_id=self._run_id, role="operator", agent_name=ORCHESTRATOR)
+            await log.emit(
+                events.run_transition(
+                    subject="run",
+                    from_state=state,
+                    to_state=RunState.FAILED,
+                    reason=f"internal error, please report it: {type(error).__name__}: {error}",
+                    heads=heads_of(events_so_far),
+                )
+            )
 
     def cancel(self, reason: str) -> None:
         """Stop driving and close the run as cancelled."""

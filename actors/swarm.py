@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import os
 from typing import Any
 
 import ray
@@ -33,7 +35,10 @@ from enchanted.actors.work import (
 )
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.connection import Bus
+from enchanted.bus.errors import BusError
 from enchanted.schemas import events
+
+log = logging.getLogger(__name__)
 
 NAMESPACE = "enchanted"
 TRANSITIONS = "swarm.events.operator.run_transition.*"
@@ -127,14 +132,19 @@ class OrchestratorActor(OrchestratorHost):
         self._running = asyncio.create_task(self._run_and_leave())
 
     async def _run_and_leave(self) -> None:
-        await self.run()
+        try:
+            await self.run()
+        except BusError:
+            # The bus was away for longer than it is waited for: Ray's restart of this process is the next try.
+            os._exit(1)
+        except Exception as error:  # the process boundary: a run must end with a verdict, whatever we did wrong
+            log.exception("the orchestrator of %s failed", self._run_id)
+            await self.abandon(error)
         actor = ray.get_runtime_context().current_actor
         await asyncio.to_thread(ray.kill, actor, no_restart=True)
 
     async def pid(self) -> int:
         """Process id, for whoever watches it."""
-        import os
-
         return os.getpid()
 
 

@@ -210,6 +210,15 @@ async def test_a_run_on_a_folder_without_a_repository_fails_with_the_remedy(
     assert any("git init" in stored.event.run_transition.reason for stored in closing)
 
 
+async def test_an_error_nobody_expected_still_closes_the_run(bus: Bus, config: SwarmConfig, shop: Path) -> None:
+    await ask(bus, wanted(shop))
+    await OrchestratorHost("run-1", config, LocalTeam).abandon(KeyError("odd"))
+    log = await bus.read_run("run-1")
+    assert fold(log).state == RunState.FAILED
+    assert "KeyError: 'odd'" in log[-1].event.run_transition.reason
+    assert verify(log).closed
+
+
 async def test_a_cancelled_run_is_closed_as_cancelled(bus: Bus, config: SwarmConfig, shop: Path, eager: None) -> None:
     await ask(bus, wanted(shop, checks=("sleep 60",)))
     host = OrchestratorHost("run-1", config, LocalTeam)
