@@ -116,7 +116,9 @@ class Agent:
                 span.set_attribute(spans.FINISH_REASONS, [reply.finish_reason])
                 answer = _parse(reply.text)
                 if answer is not None:
-                    stored = await self.log.emit(call, self._decision(question, request, answer, place))
+                    stored = await self.log.emit(
+                        call, self._decision(question, request, answer, reply.probability, place)
+                    )
                     return Decision(answer=answer, event_id=stored[-1].event.event_id)
                 await self.log.emit(call)
         raise AnswerUnusable(self.model.name, TRIES, reply.text)
@@ -210,14 +212,16 @@ class Agent:
         )
 
     @staticmethod
-    def _decision(question: Question, request: ModelRequest, answer: dict[str, Any], place: Place) -> SwarmEvent:
+    def _decision(
+        question: Question, request: ModelRequest, answer: dict[str, Any], probability: float, place: Place
+    ) -> SwarmEvent:
         return events.decision(
             context_hash=sha256_hex(canonical_json([asdict(message) for message in request.messages])),
             trigger=question.trigger,
             rationale=str(answer.get("rationale", "")),
             action=answer,
             rejected=[option for option in question.options if option != answer.get("choice")],
-            confidence=float(answer.get("confidence", 0)) / 100,
+            confidence=float(answer["confidence"]) / 100 if "confidence" in answer else probability,
             task_id=place.task_id,
             workspace_id=place.workspace_id,
         )

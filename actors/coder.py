@@ -114,7 +114,7 @@ class Coder:
             return f"edit {arguments['path']} ({result.outcome.lower()})"
         action = next(action for action in view.actions if action.option.name == decision.choice)
         result = await desk.use(action.tool, action.arguments, parent=decision.event_id)
-        return f"{action.option.meaning} ({result.outcome.lower()})"
+        return f"{action.option.name} ({result.outcome.lower()})"
 
     async def _look(self, job: Assignment, desk: Desk) -> View:
         if job.task.check:
@@ -149,13 +149,11 @@ async def lint_findings(desk: Desk, files: Sequence[str]) -> list[Finding]:
 
 def fix_action(finding: Finding, fix: Fix) -> Action:
     """Apply the fix the linter offers for a finding."""
+    place = f"line {finding.line}, column {finding.column}"
     option = Option(
-        name=f"fix {finding.code} {finding.line}:{finding.column}",
-        meaning=f"{fix.message} (line {finding.line})",
-        reasons=(
-            f"line {finding.line}: {finding.message}",
-            f"the linter offers the {fix.applicability} fix: {fix.message}",
-        ),
+        name=f"{fix.message} ({place})",
+        meaning=f"{finding.code}, {fix.applicability}",
+        reasons=(f"{place}: {finding.message}", f"the linter offers this {fix.applicability} fix for {finding.code}"),
     )
     return Action(option=option, tool="apply_fix", arguments={"fix_ids": [finding.id]})
 
@@ -163,8 +161,8 @@ def fix_action(finding: Finding, fix: Fix) -> Action:
 def repair_action(repair: Candidate, check: str) -> Action:
     """Apply a small change that was seen to make a failing check pass."""
     option = Option(
-        name=f"repair {repair.path} {repair.id}",
-        meaning=f"{repair.path}:{repair.line}: replace `{repair.before.strip()}` with `{repair.after.strip()}`",
+        name=f"{repair.path}:{repair.line}: replace `{repair.before.strip()}` with `{repair.after.strip()}`",
+        meaning="a repair that was tried",
         reasons=(f"with this change {check!r} was seen to pass",),
     )
     arguments = {"path": repair.path, "first": repair.line, "last": repair.last_line, "text": repair.after}

@@ -27,7 +27,7 @@ class RoleModel:
     """File holding the API key of an ``openai:`` server."""
     guided: bool | None = None
     """The model only chooses among what tools found; None: yes for the bundled model, no for others."""
-    temperature: float = 0.5
+    temperature: float = 0.3
 
     @property
     def source(self) -> ModelSource:

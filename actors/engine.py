@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -227,6 +228,7 @@ class Engine:
         pieces: list[str] = []
         output_tokens = 0
         finish_reason = ""
+        log_probability = 0.0
         try:
             async for part in self._llm.generate(prompt, self._sampling(request), uuid4().hex):
                 first = first or time.perf_counter()
@@ -234,6 +236,7 @@ class Engine:
                 pieces.append(output.text)
                 output_tokens += len(output.token_ids)
                 finish_reason = output.finish_reason or finish_reason
+                log_probability = output.cumulative_logprob or log_probability
                 cached_tokens = part.num_cached_tokens or 0
         except Exception as error:
             # The boundary to vLLM, as above.
@@ -251,6 +254,7 @@ class Engine:
             duration_ms=(ended - started) * 1000,
             time_to_first_token_ms=(first - started) * 1000,
             model=self._spec.model_source.name,
+            probability=math.exp(log_probability),
         )
 
     def _prompt(self, request: ModelRequest) -> dict[str, list[int]]:
@@ -276,6 +280,7 @@ class Engine:
             temperature=request.temperature,
             seed=request.seed,
             output_kind=kinds.RequestOutputKind.DELTA,
+            logprobs=0,
             structured_outputs=None if request.schema is None else kinds.StructuredOutputsParams(json=request.schema),
         )
 
@@ -304,6 +309,8 @@ def _engine_arguments(spec: EngineSpec) -> dict[str, Any]:
         "max_num_seqs": spec.max_num_seqs,
         "enable_prefix_caching": True,
         "disable_log_stats": True,
+        # After the schema's mask: what is forced counts as certain.
+        "logprobs_mode": "processed_logprobs",
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
         "served_model_name": spec.model_source.name,
     }

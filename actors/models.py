@@ -49,6 +49,8 @@ class ModelReply:
     time_to_first_token_ms: float
     """0 where the server does not say."""
     model: str
+    probability: float = 0.0
+    """Of this answer among all that the schema allows, as the model weighs them; 0 where the server does not say."""
 
 
 class Model(Protocol):

@@ -8,10 +8,8 @@ from enchanted.actors.desk import Desk, Site
 from enchanted.actors.prompts import Option
 from enchanted.actors.work import CheckReport, CheckRequest, CheckResult, Review, ReviewRequest
 
-APPROVE = "approve"
-REJECT = "reject"
 WORKSPACE = "review"
-PATCH_CHARS = 1_500
+PATCH_CHARS = 6_000
 OUTPUT_CHARS = 2_000
 
 
@@ -41,8 +39,8 @@ class Reviewer:
             place = Place(task_id=request.task.task_id, workspace_id=WORKSPACE, parent=request.parent)
             report = await self._report(request.tree, place)
             objections = _objections(request, report)
-            if objections:
-                return await self._reject(request, report, objections, place)
+            if objections or not request.patch:
+                return await self._by_facts(request, report, objections, place)
             return await self._judge(request, report, place)
 
     async def _report(self, tree: str, place: Place) -> CheckReport:
@@ -66,29 +64,30 @@ class Reviewer:
             )
         return CheckReport(tree=tree, checks=tuple(results), findings=findings)
 
-    async def _reject(
+    async def _by_facts(
         self, request: ReviewRequest, report: CheckReport, objections: tuple[str, ...], place: Place
     ) -> Review:
-        reason = "; ".join(objections)
-        decision_id = await self._agent.record(
-            trigger=request.summary, rationale=reason, action={"choice": REJECT}, place=place
-        )
-        return Review(approved=False, reason=reason, report=report, decision_id=decision_id)
+        reason = "; ".join(objections) or "nothing had to be changed"
+        action = {"choice": prompts.NO if objections else prompts.YES}
+        decision_id = await self._agent.record(trigger=request.summary, rationale=reason, action=action, place=place)
+        return Review(approved=not objections, reason=reason, report=report, decision_id=decision_id)
 
     async def _judge(self, request: ReviewRequest, report: CheckReport, place: Place) -> Review:
         good, bad = _merits(request, report), _shortcomings(request, report)
-        options = [Option(name=APPROVE, meaning="merge the change", reasons=good)]
+        options = [Option(name=prompts.YES, meaning="merge the change", reasons=good)]
         if bad or not self._guided:
-            options.append(Option(name=REJECT, meaning="send it back", reasons=bad))
+            options.append(Option(name=prompts.NO, meaning="send it back", reasons=bad))
+        if self._guided:
+            messages, schema = prompts.review_guided(len(bad)), prompts.guided_schema(options)
+        else:
+            messages = prompts.review_free(request.task.goal, (*good, *bad), request.patch[:PATCH_CHARS])
+            schema = prompts.free_schema(options)
         question = Question(
-            trigger=request.summary,
-            messages=prompts.review(request.task.goal, (*good, *bad), request.patch[:PATCH_CHARS]),
-            schema=prompts.guided_schema(options) if self._guided else prompts.free_schema(options),
-            options=(APPROVE, REJECT),
+            trigger=request.summary, messages=messages, schema=schema, options=(prompts.YES, prompts.NO)
         )
         decision = await self._agent.decide(question, place)
         return Review(
-            approved=decision.choice == APPROVE,
+            approved=decision.choice == prompts.YES,
             reason=decision.rationale,
             report=report,
             decision_id=decision.event_id,

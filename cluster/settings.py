@@ -47,7 +47,7 @@ class ModelSettings(_Section):
     """File holding the API key of an ``openai:`` server."""
     guided: bool | None = None
     """The model only chooses among what tools found; None: yes for the bundled model, no for others."""
-    temperature: float = Field(default=0.5, ge=0, le=2)
+    temperature: float = Field(default=0.3, ge=0, le=2)
 
     @model_validator(mode="before")
     @classmethod

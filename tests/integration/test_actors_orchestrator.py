@@ -138,7 +138,7 @@ def wanted(shop: Path, **changes: Any) -> RunRequest:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model without weights prefers to act and to approve, so that the run can be merged."""
-    prefers: Callable[..., MinimalModel] = lambda *_: MinimalModel(("fix", "approve"))  # noqa: E731
+    prefers: Callable[..., MinimalModel] = lambda *_: MinimalModel(("Remove", "yes"))  # noqa: E731
     monkeypatch.setattr("enchanted.actors.hosts.open_model", prefers)
 
 
