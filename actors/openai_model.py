@@ -15,6 +15,8 @@ from enchanted.actors.model_errors import ModelNotFound, ModelRefused, ModelUnav
 from enchanted.actors.models import ModelReply, ModelRequest
 
 DEADLINE_S = 240.0
+FIRST_CONNECTION_S = 15.0
+"""How long a server nobody has reached yet may refuse connections: it is rather misspelt than restarting."""
 CONNECT_TIMEOUT_S = 5.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
 UNREADABLE_TRIES = 3
@@ -24,15 +26,21 @@ UNREADABLE_TRIES = 3
 class _Passing(Exception):
     """Why an attempt failed, where asking again may help."""
 
-    def __init__(self, why: str, remedy: str, *, wait_s: float = 0.0, unreadable: bool = False) -> None:
+    def __init__(
+        self, why: str, remedy: str, *, wait_s: float = 0.0, unreadable: bool = False, down: bool = False
+    ) -> None:
         super().__init__(why)
         self.remedy = remedy
         self.wait_s = wait_s
         self.unreadable = unreadable
+        self.down = down
 
 
 class OpenAIModel:
-    """One model of one server. What may pass (429, 5xx, no connection) is asked again until `deadline_s`."""
+    """One model of one server. What may pass (429, 5xx, no connection) is asked again until `deadline_s`.
+
+    A server that was never reached is given up after `first_connection_s`.
+    """
 
     def __init__(
         self,
@@ -41,6 +49,7 @@ class OpenAIModel:
         *,
         key_file: Path | None = None,
         deadline_s: float = DEADLINE_S,
+        first_connection_s: float = FIRST_CONNECTION_S,
         request_timeout_s: float = 120.0,
     ) -> None:
         """`base_url` usually ends in /v1. `key_file` holds the API key; it is read again for each attempt."""
@@ -48,6 +57,8 @@ class OpenAIModel:
         self._base_url = base_url.rstrip("/")
         self._key_file = key_file
         self._deadline_s = deadline_s
+        self._first_connection_s = min(first_connection_s, deadline_s)
+        self._reached = False
         self._client = httpx.AsyncClient(timeout=httpx.Timeout(request_timeout_s, connect=CONNECT_TIMEOUT_S))
 
     async def __aenter__(self) -> Self:
@@ -64,7 +75,8 @@ class OpenAIModel:
 
     async def complete(self, request: ModelRequest) -> ModelReply:
         """Answer once; see `Model.complete` for what it raises."""
-        give_up = time.monotonic() + self._deadline_s
+        begun = time.monotonic()
+        give_up = begun + self._deadline_s
         pause, unreadable = FIRST_PAUSE_S, 0
         while True:
             try:
@@ -78,8 +90,9 @@ class OpenAIModel:
             if unreadable >= UNREADABLE_TRIES:
                 raise ModelRefused(self.name, f"{failure}", failure.remedy) from failure
             wait = max(pause * random.uniform(0.5, 1.0), failure.wait_s)
-            if time.monotonic() + wait >= give_up:
-                raise ModelUnavailable(self.name, self._deadline_s, f"{failure}", failure.remedy) from failure
+            patience = self._first_connection_s if failure.down and not self._reached else self._deadline_s
+            if time.monotonic() + wait >= begun + patience:
+                raise ModelUnavailable(self.name, patience, f"{failure}", failure.remedy) from failure
             await asyncio.sleep(wait)
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
@@ -89,14 +102,20 @@ class OpenAIModel:
             response = await self._client.post(
                 f"{self._base_url}/chat/completions", json=_body(self.name, request), headers=self._headers()
             )
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise _Passing(
+                f"model server down: no connection to {self._base_url}: {error}",
+                "start it, or correct its base url",
+                down=True,
+            ) from error
         except httpx.TimeoutException as error:
             raise _Passing(f"{self._base_url} did not answer in time", "raise the timeout, or look at it") from error
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise ModelRefused(self.name, f"{error}", f"correct its base url {self._base_url}") from error
         except httpx.TransportError as error:
-            raise _Passing(
-                f"model server down: no connection to {self._base_url}: {error}", "start it, or correct its base url"
-            ) from error
+            self._reached = True
+            raise _Passing(f"{self._base_url} broke the connection off: {error}", "look at its log") from error
+        self._reached = True
         self._check(response)
         return _read(response, self._base_url, self.name, (time.perf_counter() - started) * 1000)
 

@@ -146,6 +146,21 @@ async def test_a_server_that_is_down_is_named_with_its_address(closed_port: Call
             await model.complete(REQUEST)
 
 
+async def test_a_server_that_was_never_reached_is_given_up_before_the_deadline(closed_port: Callable[[], int]) -> None:
+    url = f"http://127.0.0.1:{closed_port()}/v1"
+    async with OpenAIModel(url, "served-name", first_connection_s=0.8) as model:
+        with pytest.raises(ModelUnavailable, match=r"no answer within 0\.8 s \(model server down"):
+            await model.complete(REQUEST)
+
+
+async def test_a_server_that_was_reached_may_be_away_until_the_deadline(server: Server) -> None:
+    async with OpenAIModel(server.url, "served-name", deadline_s=1.2, first_connection_s=0) as model:
+        await model.complete(REQUEST)
+        server.stop()
+        with pytest.raises(ModelUnavailable, match=r"no answer within 1\.2 s"):
+            await model.complete(REQUEST)
+
+
 async def test_a_server_that_never_answers_does_not_hang_the_agent() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
