@@ -15,6 +15,8 @@ from fastapi import APIRouter, Header, Query, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import Response
 
+from enchanted.actors.model_errors import BadModelUrl
+from enchanted.actors.models import parse_model_url
 from enchanted.actors.work import Budget, RoleName, RunRequest
 from enchanted.bus.errors import BusError
 from enchanted.schemas.canonical import canonical_json, sha256_hex
@@ -54,6 +56,14 @@ def _repository(text: str) -> str:
     return text
 
 
+def _model_url(text: str) -> str:
+    try:
+        parse_model_url(text)
+    except BadModelUrl as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
 def _no_nul(text: str) -> str:
     if "\0" in text:
         raise ValueError("NUL is not allowed")
@@ -61,6 +71,7 @@ def _no_nul(text: str) -> str:
 
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_no_nul)]
+ModelUrl = Annotated[Text, StringConstraints(max_length=1_000), AfterValidator(_model_url)]
 
 
 class BudgetBody(BaseModel):
@@ -83,9 +94,9 @@ class RunBody(BaseModel):
     """Absolute path of a git repository on the server."""
     checks: list[Annotated[Text, StringConstraints(max_length=4_000)]] = Field(default=[], max_length=20)
     """Commands that must exit 0 for a merge."""
-    model: Annotated[Text, StringConstraints(max_length=1_000)] | None = None
+    model: ModelUrl | None = None
     """Model URL for every role; the settings' models by default."""
-    models: dict[RoleName, Annotated[Text, StringConstraints(max_length=1_000)]] = {}
+    models: dict[RoleName, ModelUrl] = {}
     """Role -> model URL, where it differs."""
     apply: bool = False
     """Fast-forward the repository's current branch to a merged result."""

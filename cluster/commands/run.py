@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import secrets
 import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from enchanted.actors.model_errors import BadModelUrl
+from enchanted.actors.models import parse_model_url
+from enchanted.actors.work import RoleName
 from enchanted.cluster import console
 from enchanted.cluster.commands.run_view import RunProgress, view_of
-from enchanted.cluster.errors import CHECK_FAILED, DONE, INTERRUPTED, RepositoryRefused
+from enchanted.cluster.errors import CHECK_FAILED, DONE, INTERRUPTED, USAGE, CommandFailed, RepositoryRefused
 
 if TYPE_CHECKING:
     from enchanted.cluster.settings import Settings
@@ -24,6 +27,7 @@ CANCEL_SECONDS = 60.0
 DEMO_TASK = "make the checks pass without changing behaviour"
 DEMO_CHECKS = ("ruff check .", "python -m unittest -q")
 DEMO_PROJECT = Path(__file__).resolve().parent.parent / "demo" / "project"
+ROLES: tuple[RoleName, ...] = get_args(RoleName)
 DEFAULT_CHECKS = ("ruff check .",)
 
 ModelOption = Annotated[
@@ -46,12 +50,14 @@ def run(
     model: ModelOption = None,
     coders: CodersOption = None,
     seed: SeedOption = 0,
-    budget: Annotated[float | None, typer.Option(help="Seconds the run may take.", show_default=False)] = None,
+    budget: Annotated[float | None, typer.Option(min=0, help="Seconds the run may take.", show_default=False)] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Fast-forward the current branch to a merged result.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Print the run's id and return.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Plan, code, review and merge onto branch enchanted/<run id>."""
+    if not task.strip():
+        raise CommandFailed("the task is empty", "say in a sentence what is to be done", USAGE)
     folder = checked_repository(repo)
     settings = console.settings()
     body: dict[str, Any] = {
@@ -102,7 +108,7 @@ def execute(settings: Settings, body: dict[str, Any], *, detach: bool, as_json: 
     begun = time.monotonic()
     endpoints = asyncio.run(services.up(settings, console.say))
     with ApiClient(endpoints.api_url, endpoints.token_file.read_text().strip()) as client:
-        run_id = str(client.start(body)["run_id"])
+        run_id = started(client, body)
         if detach:
             console.emit_json({"run_id": run_id}) if as_json else console.emit(run_id)
             return
@@ -120,6 +126,16 @@ def execute(settings: Settings, body: dict[str, Any], *, detach: bool, as_json: 
     raise typer.Exit(DONE if progress.state == "merged" else CHECK_FAILED)
 
 
+def started(client: ApiClient, body: dict[str, Any]) -> str:
+    """Start the run; a Ctrl-C meanwhile cancels what it became."""
+    key = secrets.token_hex(16)
+    try:
+        return str(client.start(body, key=key)["run_id"])
+    except KeyboardInterrupt:
+        cancel(client, RunProgress(str(client.start(body, key=key)["run_id"]), time.monotonic()))
+        raise
+
+
 def watch(client: ApiClient, progress: RunProgress) -> None:
     """Show the run until it is closed."""
     with view_of(progress, console.say) as view:
@@ -135,16 +151,17 @@ def cancel(client: ApiClient, progress: RunProgress) -> None:
     client.cancel(progress.run_id)
     give_up = time.monotonic() + CANCEL_SECONDS
     while time.monotonic() < give_up:
-        state = client.run(progress.run_id)
-        if state["closed"]:
-            progress.state, progress.reason = state["state"], state.get("reason", "")
+        run = client.run(progress.run_id)
+        if run["closed"]:
+            progress.close(run)
             return
         time.sleep(0.2)
+    console.say(f"it is still running; `enchanted run-info {progress.run_id}` shows it")
 
 
 def report(progress: RunProgress, body: dict[str, Any], api_url: str, *, as_json: bool, seconds: float) -> None:
     """The verdict, on stdout."""
-    details = json.loads(progress.details) if progress.details else {}
+    details = progress.details
     document = {
         "run_id": progress.run_id,
         "verdict": progress.state,
@@ -168,9 +185,19 @@ def report(progress: RunProgress, body: dict[str, Any], api_url: str, *, as_json
 
 
 def chosen_models(settings: Settings, model: str | None) -> dict[str, str]:
-    """Role -> model URL, as this command line's flags and settings say."""
-    roles = ("architect", "coder", "reviewer")
-    return {role: model or settings.role_model(role).url for role in roles}  # type: ignore[arg-type]
+    """Role -> model URL, as this command line's flags and settings say.
+
+    Raises:
+        CommandFailed: one is no model URL.
+    """
+    chosen: dict[str, str] = {role: model or settings.role_model(role).url for role in ROLES}
+    for url in chosen.values():
+        try:
+            parse_model_url(url)
+        except BadModelUrl as error:
+            cause, _, remedy = str(error).partition("; ")
+            raise CommandFailed(cause, remedy, USAGE) from error
+    return chosen
 
 
 def checked_repository(repo: Path) -> Path:

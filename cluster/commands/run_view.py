@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -30,7 +31,8 @@ class RunProgress:
     started: float
     state: str = ""
     reason: str = ""
-    details: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What the last transition said beside its reason."""
     stored: int = 0
     """Events acknowledged by the stream."""
     last_seq: int = 0
@@ -70,13 +72,18 @@ class RunProgress:
                     return f"{name} was denied {call.get('tool', '')}: {call.get('reason', '')}"
         return ""
 
+    def close(self, run: dict[str, Any]) -> None:
+        """Take the verdict of a closed run from the API's document."""
+        self.state, self.reason, self.details = run["state"], run["reason"], run["details"] or {}
+        self.stored, self.last_seq, self.output_tokens = run["events"], run["last_seq"], run["output_tokens"]
+
     def _transition(self, event: Event) -> str:
         step = event["run_transition"]
         if step.get("subject") == "task":
             self.tasks[event.get("task_id", "")] = step.get("to_state", "")
             return f"{event.get('task_id', '')} {step.get('to_state', '')}: {step.get('reason', '')}"
         self.state, self.reason = step.get("to_state", ""), step.get("reason", "")
-        self.details = step.get("details", "")
+        self.details = parsed(step.get("details", ""))
         return f"run {self.state}: {self.reason}"
 
     def _decision(self, agent: AgentLine, event: Event) -> str:
@@ -156,6 +163,15 @@ class LiveView:
 def view_of(progress: RunProgress, say: Callable[[str], None]) -> PlainView | LiveView:
     """A live table on a terminal, lines elsewhere."""
     return LiveView(progress) if sys.stderr.isatty() else PlainView(progress, say)
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """The object in a transition's details; empty where another producer wrote something else."""
+    try:
+        value = json.loads(text or "{}")
+    except json.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def printable(text: str) -> str:
