@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from enchanted.actors import spans
-from enchanted.actors.errors import ActorError
+from enchanted.actors.errors import ActorError, CannotApply
 from enchanted.actors.gitstore import ShadowRepository
 from enchanted.actors.ledger import Ledger, TaskRecord, report_to_json, spec_to_json
 from enchanted.actors.lifecycle import (
@@ -25,18 +25,17 @@ from enchanted.actors.lifecycle import (
 )
 from enchanted.actors.merge_queue import Conflict, MergeQueue
 from enchanted.actors.model_errors import ModelError
+from enchanted.actors.team import AgentLost, Team
 from enchanted.actors.work import (
     Assignment,
     CheckReport,
     CheckRequest,
-    Plan,
     PlanRequest,
-    Review,
     ReviewRequest,
     RunRequest,
-    Submission,
 )
 from enchanted.bus.agent_log import AgentLog
+from enchanted.bus.errors import BusError
 from enchanted.bus.ports import BusPort
 from enchanted.schemas import events
 from enchanted.schemas.canonical import Json
@@ -50,41 +49,11 @@ MAX_INTERRUPTIONS = 5
 """A task whose Coder died this often is given up."""
 
 
-class AgentLost(ActorError):
-    """A role's process ended while it worked."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"{name} ended in the middle of its work; the task is given to a new one")
-
-
 class OutOfTime(ActorError):
     """The run used all the wall time it may."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the run's budget of {seconds:.0f} s is spent; raise ENCHANTED_BUDGET__SECONDS")
-
-
-class Team(Protocol):
-    """The roles of one run, wherever they live. A role that dies is replaced; its caller gets `AgentLost`."""
-
-    @property
-    def coders(self) -> int:
-        """How many Coders can work at once."""
-
-    async def plan(self, request: PlanRequest) -> Plan:
-        """Ask the Architect."""
-
-    async def code(self, coder: int, job: Assignment) -> Submission:
-        """Give a task to a Coder (0, 1, ...)."""
-
-    async def check(self, request: CheckRequest) -> CheckReport:
-        """Have the Reviewer run the checks."""
-
-    async def review(self, request: ReviewRequest) -> Review:
-        """Have the Reviewer judge a candidate."""
-
-    async def disband(self) -> None:
-        """End every role; returns when they write no more."""
 
 
 class Orchestrator:
@@ -215,7 +184,7 @@ class Orchestrator:
             async with asyncio.TaskGroup() as group:
                 for task in self._ledger.open_tasks:
                     group.create_task(self._finish(task, idle))
-        except* (ActorError, ModelError) as errors:
+        except* (ActorError, ModelError, BusError) as errors:
             raise errors.exceptions[0] from errors
         accepted = sum(task.state == TaskState.ACCEPTED for task in self._ledger.tasks.values())
         await self._step(RunSignal.TASKS_DONE, f"{accepted} of {len(self._ledger.tasks)} tasks accepted")
@@ -313,21 +282,25 @@ class Orchestrator:
     async def _judge(self) -> None:
         report = await self._checked(self._ledger.main_tree)
         if report.green:
-            branch = await self._publish()
+            branch, not_applied = await self._publish()
             given_up = [t.spec.title for t in self._ledger.tasks.values() if t.state == TaskState.REJECTED]
             left = f"; given up: {', '.join(given_up)}" if given_up else ""
-            reason = f"every check passes; branch {branch}{left}"
+            reason = f"every check passes; branch {branch}{left}{not_applied}"
             return await self._close(RunSignal.GREEN, reason, {"branch": branch, "tree": report.tree})
         reason = f"checks still fail: {', '.join(report.failing)}"
         return await self._close(RunSignal.RED, reason, await self._roll_back())
 
-    async def _publish(self) -> str:
+    async def _publish(self) -> tuple[str, str]:
+        """The branch, and why it was not applied where that was asked for."""
         branch = f"enchanted/{self._request.run_id}"
         message = f"{self._request.task}\n\nEnchanted-Run: {self._request.run_id}"
         await self._repository.export_branch(self._request.repo, branch, self._ledger.main_tree, message)
         if self._request.apply:
-            await self._repository.apply_to_working_tree(self._request.repo, branch)
-        return branch
+            try:
+                await self._repository.apply_to_working_tree(self._request.repo, branch)
+            except CannotApply as error:
+                return branch, f"; not applied: {error}"
+        return branch, ""
 
     async def _roll_back(self) -> dict[str, Json]:
         ledger = self._ledger
