@@ -32,9 +32,10 @@ from enchanted.actors.lifecycle import CLOSED_RUN, RunSignal, RunState, next_run
 from enchanted.actors.minimal_model import MinimalModel
 from enchanted.actors.models import Model
 from enchanted.actors.openai_model import OpenAIModel
-from enchanted.actors.orchestrator import Orchestrator, Team
+from enchanted.actors.orchestrator import Orchestrator
 from enchanted.actors.reviewer import Reviewer
 from enchanted.actors.sandbox import Sandbox
+from enchanted.actors.team import Team
 from enchanted.actors.tools import ToolLimits
 from enchanted.actors.vitals import vital
 from enchanted.actors.work import RoleName, RunRequest

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from typing import Any
 
 import ray
@@ -20,7 +21,7 @@ from enchanted.actors.hosts import OrchestratorHost, RoleHost, RoleSpec
 from enchanted.actors.ledger import Ledger, request_to_json
 from enchanted.actors.lifecycle import RunState
 from enchanted.actors.model_errors import ModelError
-from enchanted.actors.orchestrator import AgentLost
+from enchanted.actors.team import AgentLost
 from enchanted.actors.work import (
     Assignment,
     CheckReport,
@@ -45,6 +46,8 @@ TRANSITIONS = "swarm.events.operator.run_transition.*"
 """Runs' own transitions: the newest of a closed run holds its heads."""
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0
+NAME_SECONDS = 60.0
+NAME_POLL = 0.2
 
 
 class RayTeam:
@@ -97,11 +100,11 @@ class RayTeam:
             actor = await self._actor(name, role, number)
             return await _result(actor.call.remote(method, request))
         except RayTaskError as error:
-            if isinstance(error.cause, (ActorError, ModelError)):
+            if isinstance(error.cause, (ActorError, ModelError, BusError)):
                 raise error.cause from None
             raise
-        except RayActorError as error:
-            self._actors.pop(name, None)
+        except (RayActorError, TimeoutError) as error:
+            await self._bury(name)
             raise AgentLost(name) from error
 
     async def _actor(self, name: str, role: RoleName, number: int) -> ActorHandle:
@@ -118,10 +121,16 @@ class RayTeam:
                 actor = ray.remote(num_cpus=0, max_concurrency=8)(RoleHost).options(
                     name=f"{name}:{self._request.run_id}", namespace=NAMESPACE
                 )
-                handle = await asyncio.to_thread(actor.remote, spec)
-                self._agents[name] = await asyncio.wait_for(_result(handle.start.remote()), START_SECONDS)
-                self._actors[name] = handle
+                self._actors[name] = await _named(actor, spec)
+                started = _result(self._actors[name].start.remote())
+                self._agents[name] = await asyncio.wait_for(started, START_SECONDS)
             return self._actors[name]
+
+    async def _bury(self, name: str) -> None:
+        """Make sure that a role which cannot be reached writes no more."""
+        actor = self._actors.pop(name, None)
+        if actor is not None:
+            await asyncio.to_thread(ray.kill, actor, no_restart=True)
 
 
 class OrchestratorActor(OrchestratorHost):
@@ -133,15 +142,21 @@ class OrchestratorActor(OrchestratorHost):
 
     async def _run_and_leave(self) -> None:
         try:
-            await self.run()
+            await self._run_or_abandon()
         except BusError:
             # The bus was away for longer than it is waited for: Ray's restart of this process is the next try.
             os._exit(1)
+        actor = ray.get_runtime_context().current_actor
+        await asyncio.to_thread(ray.kill, actor, no_restart=True)
+
+    async def _run_or_abandon(self) -> None:
+        try:
+            await self.run()
+        except BusError:
+            raise
         except Exception as error:  # the process boundary: a run must end with a verdict, whatever we did wrong
             log.exception("the orchestrator of %s failed", self._run_id)
             await self.abandon(error)
-        actor = ray.get_runtime_context().current_actor
-        await asyncio.to_thread(ray.kill, actor, no_restart=True)
 
     async def pid(self) -> int:
         """Process id, for whoever watches it."""
@@ -208,6 +223,18 @@ class Swarm:
             )
             .remote(run_id, self._config)
         )
+
+
+async def _named(actor: Any, *arguments: Any) -> ActorHandle:
+    """Create a named actor, once Ray has seen the end of the one that had its name: so two never write at once."""
+    give_up = time.monotonic() + NAME_SECONDS
+    while True:
+        try:
+            return await asyncio.to_thread(actor.remote, *arguments)
+        except ValueError:
+            if time.monotonic() > give_up:
+                raise
+        await asyncio.sleep(NAME_POLL)
 
 
 async def _result(reference: Any) -> Any:
