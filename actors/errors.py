@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from enchanted.schemas.errors import PortableError
 
-class ActorError(Exception):
+
+class ActorError(PortableError):
     """Base of everything the swarm can object to."""
 
 

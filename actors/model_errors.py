@@ -1,22 +1,12 @@
-"""What can go wrong between an agent and its model; every message names the remedy.
-
-These errors travel between Ray processes, so they are rebuilt from their message alone.
-"""
+"""What can go wrong between an agent and its model; every message names the remedy."""
 
 from __future__ import annotations
 
-from typing import Any
+from enchanted.schemas.errors import PortableError
 
 
-class ModelError(Exception):
+class ModelError(PortableError):
     """Base of everything a model can object to."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), str(self))
-
-
-def _rebuild(kind: type[ModelError], message: str) -> ModelError:
-    return kind.__new__(kind, message)
 
 
 class BadModelUrl(ModelError):

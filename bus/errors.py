@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from enchanted.schemas.errors import PortableError
 
-class BusError(Exception):
+
+class BusError(PortableError):
     """Base of everything the bus can object to."""
 
 

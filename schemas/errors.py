@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
 
-class SchemaError(Exception):
+
+class PortableError(Exception):
+    """An error that travels between processes: rebuilt from its message and attributes, not from its arguments."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), str(self), self.__dict__)
+
+
+def _rebuild(kind: type[PortableError], message: str, attributes: dict[str, Any]) -> PortableError:
+    error = kind.__new__(kind, message)
+    error.__dict__.update(attributes)
+    return error
+
+
+class SchemaError(PortableError):
     """Base of everything the contract can object to."""
 
 
