@@ -110,6 +110,7 @@ class RoleHost:
     async def stop(self) -> None:
         """Say STOPPING and disconnect; nothing is written afterwards."""
         await self._stack.aclose()
+        await asyncio.to_thread(spans.flush)
 
 
 class OrchestratorHost:
@@ -136,8 +137,11 @@ class OrchestratorHost:
                 predecessor=ledger.agents.get(ORCHESTRATOR, ""),
             )
             context.attach(_context_of(ledger))
-            with spans.workflow_span(self._run_id):
-                return await self._drive(bus, log, ledger, ledger.request)
+            try:
+                with spans.workflow_span(self._run_id):
+                    return await self._drive(bus, log, ledger, ledger.request)
+            finally:
+                await asyncio.to_thread(spans.flush)
 
     async def _drive(self, bus: Bus, log: AgentLog, ledger: Ledger, request: RunRequest) -> RunState:
         team: Team = self._make_team(request, self._config, ledger)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from opentelemetry import context, propagate, trace
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 OPERATION = "gen_ai.operation.name"
@@ -28,6 +29,8 @@ TOOL_NAME = "gen_ai.tool.name"
 TOOL_TYPE = "gen_ai.tool.type"
 ERROR_TYPE = "error.type"
 
+FLUSH_MILLISECONDS = 3_000
+
 _tracer = trace.get_tracer("enchanted.actors")
 
 
@@ -46,6 +49,13 @@ def continued(headers: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:
         context.detach(token)
+
+
+def flush() -> None:
+    """Export what is waiting, for at most three seconds: an actor that Ray kills runs no exit handlers."""
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, TracerProvider):
+        provider.force_flush(FLUSH_MILLISECONDS)
 
 
 @contextmanager
