@@ -28,6 +28,9 @@ _PULL_ENDED = ("408", "409")
 _HEARTBEAT = "100"
 _EXPIRES = 30.0
 _RECONNECT_WAIT = 10.0
+_RECLAIM_WAIT = 0.1
+_RECLAIM_SETTLE = 0.5
+"""Seconds; the server takes a tenth of one to act on a changed ack_wait."""
 
 log = logging.getLogger(__name__)
 
@@ -235,12 +238,30 @@ class PullConsumer:
         await self._build()
 
     async def _build(self) -> None:
+        await self._configure(self._ack_wait)
+        await self._reclaim()
+        self._inbox = await self._link.open_inbox(self._on_message, self._arrived.set)
+        self._asked = 0
+        self._last_sign = self._last_delivery = time.monotonic()
+
+    async def _reclaim(self) -> None:
+        """Have what a dead process, or a broken connection, took with it delivered again now, not after ``ack_wait``.
+
+        Others at work under this name are given what they have not acknowledged a second time.
+        """
+        if (await self._info())["num_ack_pending"]:
+            # A changed ack_wait makes the server look through what is unacknowledged.
+            await self._configure(_RECLAIM_WAIT)
+            await asyncio.sleep(_RECLAIM_SETTLE)
+            await self._configure(self._ack_wait)
+
+    async def _configure(self, ack_wait: float) -> None:
         config = {
             "durable_name": self._durable,
             "name": self._durable,
             "deliver_policy": "all",
             "ack_policy": "explicit",
-            "ack_wait": int(self._ack_wait * _NANOSECONDS),
+            "ack_wait": int(ack_wait * _NANOSECONDS),
             # An outage must never turn good events into dead letters.
             "max_deliver": -1,
             "max_ack_pending": self._max_ack_pending,
@@ -251,9 +272,6 @@ class PullConsumer:
         # Without an "action" an existing consumer is updated to these settings, and goes on where it was.
         request = {"stream_name": self._stream, "config": config}
         await self._link.api(f"CONSUMER.CREATE.{self._stream}.{self._durable}", request)
-        self._inbox = await self._link.open_inbox(self._on_message, self._arrived.set)
-        self._asked = 0
-        self._last_sign = self._last_delivery = time.monotonic()
 
     async def _pull(self, inbox: Inbox) -> None:
         request = {

@@ -96,6 +96,17 @@ async def test_what_is_acknowledged_does_not_come_again_and_what_is_not_does(bus
     assert {d.num_delivered for d in again} == {2}
 
 
+async def test_what_a_dead_consumer_held_comes_at_once_and_not_after_its_ack_wait(bus: Bus) -> None:
+    await publish(bus, 10)
+    async with PullConsumer(bus, durable="ingest", ack_wait=60) as consumer:
+        await consumer.ack_all((await take(consumer, 10))[:7])
+    async with PullConsumer(bus, durable="ingest", ack_wait=60) as consumer:
+        again = await take(consumer, 3)
+        assert await consumer.next_batch(10, MIB, 0.7) == [], "the ack_wait is 60 s again"
+        await consumer.ack_all(again)
+    assert sorted(d.seq for d in again) == [8, 9, 10]
+
+
 async def test_a_nak_delays_a_message_and_a_term_ends_it(bus: Bus) -> None:
     await publish(bus, 2)
     async with PullConsumer(bus, durable="ingest", ack_wait=30) as consumer:
