@@ -74,8 +74,10 @@ class NotBack(AssertionError):
 class RunWatch:
     """The next run on a repository, as the stream tells it."""
 
-    def __init__(self, bus: Bus, repository: Path) -> None:
+    def __init__(self, bus: Bus, repository: Path, *, after: int | None = None) -> None:
+        """``after``: the stream sequence to read from; by default what comes from now on."""
         self._bus = bus
+        self._after = after
         self._repository = str(repository)
         self._changed = asyncio.Condition()
         self._reading: asyncio.Task[None] | None = None
@@ -89,7 +91,7 @@ class RunWatch:
         return self.state in CLOSED_STATES
 
     async def __aenter__(self) -> Self:
-        after = (await self._bus.stream_info()).last_seq
+        after = (await self._bus.stream_info()).last_seq if self._after is None else self._after
         self._reading = asyncio.create_task(self._read(after))
         return self
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from enchanted.cluster.errors import HomeRefused
 
 PRIVATE_FOLDER = 0o700
 PRIVATE_FILE = 0o600
+LEAST_FREE = 256 << 20
+"""Bytes on the disk of the home without which nothing is started."""
 
 
 class Home:
@@ -35,9 +38,10 @@ class Home:
         """Make the folder and its secrets; what exists is kept.
 
         Raises:
-            HomeRefused: it is inside a Ray runtime environment, not ours to write, or on a read-only disk.
+            HomeRefused: it is inside a Ray runtime environment, not ours to write, or on a read-only or full disk.
         """
         refuse_uploaded(self.path)
+        refuse_full(self.path)
         try:
             for folder in (self.path, self.logs, self.nats, self.store, self.secrets):
                 folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
@@ -99,14 +103,29 @@ def new_secret() -> str:
 def _draft(path: Path, text: str) -> Path:
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+    except OSError:  # a full disk
+        draft.unlink()
+        raise
     return draft
 
 
 def in_ray_job(environment: Mapping[str, str]) -> bool:
     """Whether this process is the driver of a submitted Ray job, or a worker of one."""
     return bool(environment.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
+
+
+def refuse_full(path: Path) -> None:
+    """Raise HomeRefused when the disk of ``path`` has too little room for services."""
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if free < LEAST_FREE:
+        raise HomeRefused(
+            f"the disk of {path} is full: {free >> 20} MiB are free",
+            f"free {LEAST_FREE >> 20} MiB or more there, or set ENCHANTED_HOME to another disk",
+        )
 
 
 def refuse_uploaded(path: Path) -> None:

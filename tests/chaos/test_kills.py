@@ -15,6 +15,7 @@ import pytest
 from enchanted.bus.connection import Bus
 from enchanted.cluster import services
 from enchanted.cluster.chaos import Kill, RunWatch, Strike, strike, strikes
+from enchanted.cluster.processes import ProcessId, descendants
 from enchanted.cluster.testing import HomeUnderTest
 from enchanted.ingest import tables
 from enchanted.schemas.events import StoredEvent
@@ -119,3 +120,53 @@ async def test_a_run_survives_three_kills_of_its_engine(home: HomeUnderTest, rep
     plan = strikes(["core", "engine", "core"], first=8, last=50, seed=SEED)
     survived = await struck_run(home, repository(8), plan)
     assert len({kill.killed for kill in survived.kills}) == 3
+    assert len(cores(home)) == 1, "a killed engine's core ends with it"
+
+
+def cores(home: HomeUnderTest) -> list[int]:
+    """vLLM's own processes below this home's supervisor."""
+    titles = {process.pid: Path(f"/proc/{process.pid}/cmdline") for process in descendants(home.state()["pid"])}
+    return [pid for pid, title in titles.items() if title.exists() and b"EngineCore" in title.read_bytes()]
+
+
+async def test_a_run_goes_on_after_down_and_up_and_verify_notices_what_is_taken_away(
+    home: HomeUnderTest, repository: Repository
+) -> None:
+    folder = repository(FILES)
+    before = untouched(folder)
+    endpoints = services.read_endpoints(home.home.path)
+    arguments = ("run", "make the linter pass", "--repo", str(folder), "--check", "sleep 0.3", "--model", "minimal")
+    async with Bus.connect(endpoints.nats_url) as bus, RunWatch(bus, folder) as watch:
+        run_id = (await asyncio.to_thread(home.run, *arguments, "--detach")).stdout.strip()
+        assert await watch.until(lambda: watch.actions() >= 20)
+    everything = await down(home)
+    assert not [process for process in everything if process.alive()]
+    await asyncio.to_thread(home.up)
+    async with Bus.connect(services.read_endpoints(home.home.path).nats_url) as bus:
+        async with RunWatch(bus, folder, after=0) as watch:
+            await watch.until(lambda: False)
+        log = await bus.read_run(run_id)
+    assert watch.state == "merged"
+    assert untouched(folder) == before
+    await assert_whole(home, run_id, log)
+    await assert_a_missing_row_is_noticed(home, run_id, log)
+
+
+async def down(home: HomeUnderTest) -> list[ProcessId]:
+    """Stop the services; returns every process there was, also those that no longer tell whose they are."""
+    everything = [*home.processes(), *descendants(home.state()["pid"])]
+    done = await asyncio.to_thread(home.run, "down")
+    assert done.returncode == 0, done.stderr
+    return [*everything, *home.processes()]
+
+
+async def assert_a_missing_row_is_noticed(home: HomeUnderTest, run_id: str, log: list[StoredEvent]) -> None:
+    taken = log[len(log) // 2].seq
+    client = await tables.connect(services.read_endpoints(home.home.path).clickhouse_url)
+    try:
+        await client.command(f"DELETE FROM events WHERE run = '{run_id}' AND stream_seq = {taken}")
+    finally:
+        await client.close()
+    done = await asyncio.to_thread(home.run, "verify", run_id, "--json")
+    proof = json.loads(done.stdout)
+    assert (done.returncode, proof["complete"], proof["stream"]["only_in_stream"]) == (1, False, [taken])
