@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import shutil
 import subprocess
@@ -212,8 +213,7 @@ def checked_repository(repo: Path) -> Path:
     bare = _git(folder, "rev-parse", "--is-bare-repository") == "true"
     top = str(folder) if bare else _git(folder, "rev-parse", "--show-toplevel")
     if not top:
-        remedy = f"run `git -C {folder} init` and commit, or give another --repo"
-        raise RepositoryRefused(f"{folder} is not a git repository", remedy)
+        raise _unreadable(folder)
     if not _git(folder, "rev-parse", "--verify", "HEAD^{commit}"):
         remedy = f"run `git -C {folder} commit` first: agents work on what is committed"
         raise RepositoryRefused(f"{folder} has no commits", remedy)
@@ -249,6 +249,22 @@ def copy_demo(folder: Path) -> None:
         subprocess.run(["git", "-C", str(folder), *arguments], check=True)
 
 
+def _unreadable(folder: Path) -> RepositoryRefused:
+    """Why git finds no repository at ``folder``: there is none, or git will not read it."""
+    words = _ask_git(folder, "rev-parse", "--git-dir").stderr.strip()
+    if "dubious ownership" in words:
+        remedy = f"`git config --global --add safe.directory {folder}` if you trust it"
+        return RepositoryRefused(f"the git repository {folder} belongs to somebody else", remedy)
+    remedy = f"run `git -C {folder} init` and commit, or give another --repo"
+    return RepositoryRefused(f"{folder} is not a git repository", remedy)
+
+
 def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+    done = _ask_git(folder, *arguments)
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _ask_git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "LC_ALL": "C"}
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, errors="replace")
