@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.request
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from enchanted.actors.testing import make_repository
 from enchanted.cluster.ports import LOOPBACK, free
 from enchanted.cluster.processes import end, with_variable
 from enchanted.cluster.testing import FREE_PORTS, HomeUnderTest, eventually, home_under_test
@@ -60,10 +62,11 @@ class PlainRay:
             return False
         return "ALIVE" in json.dumps(nodes)
 
-    def actors(self) -> set[str]:
+    def actors(self, *states: str) -> set[str]:
+        """Names of the actors the dashboard shows, in these states or any."""
         found = self.get("/api/v0/actors?detail=true&limit=1000")
         assert isinstance(found, dict)
-        return {row["name"] for row in found["data"]["result"]["result"] if row["state"] == "ALIVE"}
+        return {row["name"] for row in found["data"]["result"]["result"] if not states or row["state"] in states}
 
     def submit(self, folder: Path, *arguments: str, **variables: str) -> str:
         """`ray job submit` and wait; returns its output."""
@@ -95,7 +98,7 @@ def home(tmp_path: Path) -> Iterator[HomeUnderTest]:
         yield found
 
 
-def test_services_started_in_a_job_outlive_it_and_leave_the_joined_ray_running(
+def test_a_job_runs_the_swarm_and_its_services_outlive_it_in_a_ray_that_goes_on(
     ray: PlainRay, home: HomeUnderTest, tmp_path: Path
 ) -> None:
     upload = tmp_path / "upload"
@@ -105,14 +108,21 @@ def test_services_started_in_a_job_outlive_it_and_leave_the_joined_ray_running(
     status = home.status()
     assert status["healthy"], status
     assert {service["name"]: service["state"] for service in status["services"]}["ray"] == "external"
-    assert "ingest-0" in ray.actors()
+    assert "ingest-0" in ray.actors("ALIVE")
 
     # A second job knows nothing of the home and finds the services in the cluster.
-    found = ray.submit(upload, "--quiet", "up", "--json")
-    assert status["nats_url"] in found
-    assert status["api_url"] in found
+    git = make_repository(tmp_path / "shop", {"shop.py": "import os\n"})
+    command = ("run", "make the linter pass", "--repo", str(tmp_path / "shop"), "--check", "ruff check .")
+    log = ray.submit(upload, *command, ENCHANTED_MODEL="minimal")
+    verdict = re.search(r"(run-\w+) merged, branch (\S+), (\S+)/#/runs/", log)
+    assert verdict, log
+    assert "coder-1 decided: " in log
+    assert verdict[3] == status["api_url"]
+    assert git.run("branch", "--list", verdict[2]).decode().split() == [verdict[2]]
+    roles = ("orchestrator", "architect", "coder-1", "reviewer")
+    assert {f"{role}:{verdict[1]}" for role in roles} <= ray.actors()
 
     assert home.run("down").returncode == 0
     assert not home.processes()
     assert ray.ready()
-    assert "ingest-0" not in ray.actors()
+    assert "ingest-0" not in ray.actors("ALIVE")
