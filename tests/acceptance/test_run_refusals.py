@@ -50,6 +50,9 @@ def test_wrong_commands_are_refused_with_a_cause_and_start_no_run(
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
         assert words in done.stderr
         assert "Traceback" not in done.stderr
+    done = swarm.run("run", "tidy", "--repo", str(tmp_path / "shop"), GIT_TEST_ASSUME_DIFFERENT_OWNER="1")
+    assert done.returncode == 2
+    assert "belongs to somebody else" in done.stderr
     assert newest_run(swarm) == before
 
 
