@@ -84,6 +84,8 @@ class RunWatch:
         self.run_id = ""
         self._actions: Counter[str] = Counter()
         self.state = ""
+        self.over = False
+        """The orchestrator has written its last event."""
 
     @property
     def closed(self) -> bool:
@@ -112,6 +114,11 @@ class RunWatch:
             await self._changed.wait_for(lambda: self.closed or holds())
         return not self.closed
 
+    async def until_over(self, *, seconds: float = 300.0) -> None:
+        """Wait until nothing more is written to the run's log."""
+        async with asyncio.timeout(seconds), self._changed:
+            await self._changed.wait_for(lambda: self.over)
+
     async def _read(self, after: int) -> None:
         async for stored in self._bus.tail(after=after):
             async with self._changed:
@@ -128,6 +135,8 @@ class RunWatch:
             self._actions[event.agent_name] += 1
         if step.subject == "run":
             self.state = step.to_state
+        if self.closed and event.agent_name == "orchestrator" and event.system_signal.status == "STOPPING":
+            self.over = True
 
 
 def strikes(victims: Sequence[str], *, first: int, last: int, seed: int) -> list[Strike]:

@@ -50,6 +50,7 @@ async def struck_run(home: HomeUnderTest, repository: Path, plan: Sequence[Strik
         try:
             kills = await strike(home.home, watch, plan)
             output, errors = await ended
+            await watch.until_over(seconds=30)
         finally:
             run.kill()
         document = json.loads(output)
@@ -132,19 +133,19 @@ def cores(home: HomeUnderTest) -> list[int]:
 async def test_a_run_goes_on_after_down_and_up_and_verify_notices_what_is_taken_away(
     home: HomeUnderTest, repository: Repository
 ) -> None:
-    folder = repository(FILES)
+    folder = repository(FILES // 2)
     before = untouched(folder)
     endpoints = services.read_endpoints(home.home.path)
     arguments = ("run", "make the linter pass", "--repo", str(folder), "--check", "sleep 0.3", "--model", "minimal")
     async with Bus.connect(endpoints.nats_url) as bus, RunWatch(bus, folder) as watch:
         run_id = (await asyncio.to_thread(home.run, *arguments, "--detach")).stdout.strip()
-        assert await watch.until(lambda: watch.actions() >= 20)
+        assert await watch.until(lambda: watch.actions() >= 10)
     everything = await down(home)
     assert not [process for process in everything if process.alive()]
     await asyncio.to_thread(home.up)
     async with Bus.connect(services.read_endpoints(home.home.path).nats_url) as bus:
         async with RunWatch(bus, folder, after=0) as watch:
-            await watch.until(lambda: False)
+            await watch.until_over()
         log = await bus.read_run(run_id)
     assert watch.state == "merged"
     assert untouched(folder) == before
