@@ -12,9 +12,9 @@ from opentelemetry.trace import Span
 
 from enchanted.actors import spans
 from enchanted.actors.errors import ActorError
-from enchanted.actors.model_errors import ModelError
-from enchanted.actors.models import Message, Model, ModelReply, ModelRequest
-from enchanted.actors.tool_results import ToolResult
+from enchanted.actors.models.errors import ModelError
+from enchanted.actors.models.model import Message, Model, ModelReply, ModelRequest
+from enchanted.actors.tools.results import ToolResult
 from enchanted.actors.work import Carrier
 from enchanted.bus.agent_log import AgentLog
 from enchanted.schemas import events

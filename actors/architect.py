@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enchanted.actors import prompts
 from enchanted.actors.agent import Agent, Place, Question
 from enchanted.actors.prompts import Option
-from enchanted.actors.repair import files_of_failure
+from enchanted.actors.tools.repair import files_of_failure
 from enchanted.actors.work import CheckReport, Plan, PlanRequest, TaskSpec
 
 MAX_ITEMS = 12

@@ -9,9 +9,9 @@ from typing import Any
 from enchanted.actors import prompts
 from enchanted.actors.agent import Agent, BudgetSpent, Decision, Place, Question, of_task
 from enchanted.actors.desk import Desk, Site
-from enchanted.actors.lint import Finding, Fix
-from enchanted.actors.mutations import Candidate
 from enchanted.actors.prompts import Option
+from enchanted.actors.tools.lint import Finding, Fix
+from enchanted.actors.tools.mutations import Candidate
 from enchanted.actors.work import Assignment, Budget, Submission
 
 SUBMIT = "submit"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from enchanted.actors.models import BUNDLED, MINIMAL, ModelSource, parse_model_url
+from enchanted.actors.models.model import BUNDLED, MINIMAL, ModelSource, parse_model_url
 from enchanted.actors.work import RoleName, RunRequest
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from enchanted.actors.agent import Agent, Place, of_task
 from enchanted.actors.errors import FileTooLarge, UnsupportedFile
-from enchanted.actors.gitstore import ShadowRepository
-from enchanted.actors.mutations import Candidate
-from enchanted.actors.repair import find_repairs
-from enchanted.actors.sandbox import Sandbox
-from enchanted.actors.tool_results import ToolResult
-from enchanted.actors.tools import ToolBox, ToolLimits
-from enchanted.actors.workspace import Workspace
+from enchanted.actors.repository.gitstore import ShadowRepository
+from enchanted.actors.repository.workspace import Workspace
+from enchanted.actors.tools.mutations import Candidate
+from enchanted.actors.tools.repair import find_repairs
+from enchanted.actors.tools.results import ToolResult
+from enchanted.actors.tools.sandbox import Sandbox
+from enchanted.actors.tools.toolbox import ToolBox, ToolLimits
 from enchanted.schemas import events
 
 WRITING_TOOLS = frozenset({"edit", "write_file", "replace_lines", "apply_fix"})

@@ -21,22 +21,22 @@ from enchanted.actors.agent import Agent
 from enchanted.actors.architect import Architect
 from enchanted.actors.coder import Coder
 from enchanted.actors.config import RoleModel, SwarmConfig
-from enchanted.actors.confinement import Limits
 from enchanted.actors.desk import Site
-from enchanted.actors.engine import EngineSpec
-from enchanted.actors.engine_pool import VllmModel
 from enchanted.actors.errors import ActorError
-from enchanted.actors.gitstore import ShadowRepository
 from enchanted.actors.ledger import Ledger, read_ledger
 from enchanted.actors.lifecycle import CLOSED_RUN, RunSignal, RunState, next_run_state
-from enchanted.actors.minimal_model import MinimalModel
-from enchanted.actors.models import Model
-from enchanted.actors.openai_model import OpenAIModel
+from enchanted.actors.models.engine import EngineSpec
+from enchanted.actors.models.engine_pool import VllmModel
+from enchanted.actors.models.minimal import MinimalModel
+from enchanted.actors.models.model import Model
+from enchanted.actors.models.openai import OpenAIModel
 from enchanted.actors.orchestrator import Orchestrator
+from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.reviewer import Reviewer
-from enchanted.actors.sandbox import Sandbox
 from enchanted.actors.team import Team
-from enchanted.actors.tools import ToolLimits
+from enchanted.actors.tools.confinement import Limits
+from enchanted.actors.tools.sandbox import Sandbox
+from enchanted.actors.tools.toolbox import ToolLimits
 from enchanted.actors.vitals import vital
 from enchanted.actors.work import RoleName, RunRequest
 from enchanted.bus.agent_log import AgentLog

@@ -11,7 +11,6 @@ from typing import TypeVar
 
 from enchanted.actors import spans
 from enchanted.actors.errors import ActorError, CannotApply
-from enchanted.actors.gitstore import ShadowRepository
 from enchanted.actors.ledger import Ledger, TaskRecord, report_to_json, spec_to_json
 from enchanted.actors.lifecycle import (
     CLOSED_RUN,
@@ -23,8 +22,9 @@ from enchanted.actors.lifecycle import (
     next_run_state,
     next_task_state,
 )
-from enchanted.actors.merge_queue import Conflict, MergeQueue
-from enchanted.actors.model_errors import ModelError
+from enchanted.actors.models.errors import ModelError
+from enchanted.actors.repository.gitstore import ShadowRepository
+from enchanted.actors.repository.merge_queue import Conflict, MergeQueue
 from enchanted.actors.team import AgentLost, Team
 from enchanted.actors.work import (
     Assignment,

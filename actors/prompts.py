@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from enchanted.actors.models import Message
+from enchanted.actors.models.model import Message
 from enchanted.schemas.canonical import canonical_json
 
 RATIONALE_CHARS = 200

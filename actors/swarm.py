@@ -20,7 +20,7 @@ from enchanted.actors.errors import ActorError
 from enchanted.actors.hosts import OrchestratorHost, RoleHost, RoleSpec
 from enchanted.actors.ledger import Ledger, request_to_json
 from enchanted.actors.lifecycle import RunState
-from enchanted.actors.model_errors import ModelError
+from enchanted.actors.models.errors import ModelError
 from enchanted.actors.team import AgentLost
 from enchanted.actors.work import (
     Assignment,

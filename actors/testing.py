@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from enchanted.actors.git import Git
+from enchanted.actors.repository.git import Git
 
 _PERSON = {
     f"GIT_{role}_{key}": value

@@ -9,8 +9,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from enchanted.actors.gitstore import ShadowRepository
-from enchanted.actors.workspace import Workspace
+from enchanted.actors.repository.gitstore import ShadowRepository
+from enchanted.actors.repository.workspace import Workspace
 from enchanted.benchmarks.case import Benchmark, Result, Row
 
 QUESTION = "milliseconds to turn one changed file into a tree and a patch, in a repository of 5,000 files"

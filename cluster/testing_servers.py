@@ -13,8 +13,8 @@ from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from enchanted.actors.minimal_model import MinimalModel
-from enchanted.actors.models import Message, ModelRequest
+from enchanted.actors.models.minimal import MinimalModel
+from enchanted.actors.models.model import Message, ModelRequest
 
 Answer = Mapping[str, Any]
 Script = Callable[[str], Answer]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from enchanted.actors.errors import ActorError
-from enchanted.actors.gitstore import ShadowRepository
+from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of
 from enchanted.serve.dependencies import Dependencies

@@ -15,8 +15,8 @@ from fastapi import APIRouter, Header, Query, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import Response
 
-from enchanted.actors.model_errors import BadModelUrl
-from enchanted.actors.models import parse_model_url
+from enchanted.actors.models.errors import BadModelUrl
+from enchanted.actors.models.model import parse_model_url
 from enchanted.actors.work import Budget, RoleName, RunRequest
 from enchanted.bus.errors import BusError
 from enchanted.schemas.canonical import canonical_json, sha256_hex

@@ -14,9 +14,9 @@ import httpx
 import uvicorn
 from clickhouse_connect.driver.asyncclient import AsyncClient
 
-from enchanted.actors.gitstore import ShadowRepository
+from enchanted.actors.repository.gitstore import ShadowRepository
+from enchanted.actors.repository.workspace import Workspace
 from enchanted.actors.work import RunRequest
-from enchanted.actors.workspace import Workspace
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.connection import Bus
 from enchanted.bus.testing import NatsServer, free_port

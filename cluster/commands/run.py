@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from enchanted.actors.model_errors import BadModelUrl
-from enchanted.actors.models import parse_model_url
+from enchanted.actors.models.errors import BadModelUrl
+from enchanted.actors.models.model import parse_model_url
 from enchanted.actors.work import RoleName
 from enchanted.cluster import console
 from enchanted.cluster.commands.run_view import RunProgress, view_of

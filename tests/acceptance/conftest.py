@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from enchanted.actors.git import Git
+from enchanted.actors.repository.git import Git
 from enchanted.actors.testing import make_repository
 from enchanted.cluster.testing import HomeUnderTest, home_under_test
 from enchanted.cluster.testing_servers import ModelServer, SpanReceiver, model_server, span_receiver

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from enchanted.actors.git import Git
+from enchanted.actors.repository.git import Git
 from enchanted.bus.connection import Bus
 from enchanted.cluster.commands.run import DEMO_CHECKS, DEMO_PROJECT
 from enchanted.cluster.testing import HomeUnderTest, eventually

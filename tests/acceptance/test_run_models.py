@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from enchanted.actors.git import Git
+from enchanted.actors.repository.git import Git
 from enchanted.bus.testing import free_port
 from enchanted.cluster.testing import HomeUnderTest
 from enchanted.cluster.testing_servers import Answer, ModelServer

@@ -14,7 +14,7 @@ from pathlib import Path
 import nats
 import pytest
 
-from enchanted.actors.git import Git
+from enchanted.actors.repository.git import Git
 from enchanted.cluster.testing import HomeUnderTest, eventually
 from enchanted.schemas.gen.events_pb2 import ROLE_ARCHITECT, SwarmEvent
 from enchanted.serve.client import ApiClient

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from enchanted.actors.tiny_model import make_tiny_model
+from enchanted.actors.models.tiny import make_tiny_model
 from enchanted.cluster.testing import HomeUnderTest, home_under_test
 
 SOURCE = "import os\nimport sys\n\n\ndef part():\n    return {number}\n"

@@ -17,8 +17,8 @@ import psutil
 import pytest
 import ray
 
-from enchanted.actors.engine import EngineSpec
-from enchanted.actors.engine_pool import (
+from enchanted.actors.models.engine import EngineSpec
+from enchanted.actors.models.engine_pool import (
     VllmModel,
     engine_actor,
     engine_statistics,
@@ -26,9 +26,9 @@ from enchanted.actors.engine_pool import (
     start_engine,
     stop_engine,
 )
-from enchanted.actors.model_errors import EngineDied, ModelNotFound, ModelRefused, ModelUnavailable
-from enchanted.actors.models import Message, ModelRequest, parse_model_url
-from enchanted.actors.tiny_model import make_tiny_model
+from enchanted.actors.models.errors import EngineDied, ModelNotFound, ModelRefused, ModelUnavailable
+from enchanted.actors.models.model import Message, ModelRequest, parse_model_url
+from enchanted.actors.models.tiny import make_tiny_model
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from enchanted.actors.model_errors import ModelNotFound, ModelRefused, ModelUnavailable
-from enchanted.actors.models import Message, ModelRequest
-from enchanted.actors.openai_model import OpenAIModel
+from enchanted.actors.models.errors import ModelNotFound, ModelRefused, ModelUnavailable
+from enchanted.actors.models.model import Message, ModelRequest
+from enchanted.actors.models.openai import OpenAIModel
 
 Answer = tuple[int, str, dict[str, str]]
 SCHEMA = {"type": "object", "properties": {"choice": {"enum": ["yes", "no"]}}, "required": ["choice"]}

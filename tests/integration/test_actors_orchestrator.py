@@ -15,7 +15,7 @@ from enchanted.actors.config import RoleModel, SwarmConfig
 from enchanted.actors.hosts import OrchestratorHost, RoleHost, RoleSpec
 from enchanted.actors.ledger import Ledger, request_to_json
 from enchanted.actors.lifecycle import RunState
-from enchanted.actors.minimal_model import MinimalModel
+from enchanted.actors.models.minimal import MinimalModel
 from enchanted.actors.work import (
     Assignment,
     CheckReport,

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from enchanted.actors import sandbox as sandbox_module
-from enchanted.actors.confinement import Limits
 from enchanted.actors.errors import SandboxUnavailable
-from enchanted.actors.sandbox import Sandbox, find_bubblewrap
+from enchanted.actors.tools import sandbox as sandbox_module
+from enchanted.actors.tools.confinement import Limits
+from enchanted.actors.tools.sandbox import Sandbox, find_bubblewrap
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from enchanted.actors.confinement import Limits
-from enchanted.actors.gitstore import ShadowRepository
-from enchanted.actors.sandbox import Sandbox
+from enchanted.actors.repository.gitstore import ShadowRepository
+from enchanted.actors.repository.workspace import Workspace
 from enchanted.actors.testing import make_repository
-from enchanted.actors.tools import ToolBox, ToolLimits
-from enchanted.actors.workspace import Workspace
+from enchanted.actors.tools.confinement import Limits
+from enchanted.actors.tools.sandbox import Sandbox
+from enchanted.actors.tools.toolbox import ToolBox, ToolLimits
 
 SOURCE = "import os\nimport sys\n\n\ndef smaller(a, b):\n    if a == None:\n        return b\n    return a > b\n"
 FILES: dict[str, str | bytes] = {

@@ -23,12 +23,12 @@ from enchanted.actors.errors import (
     NotARepository,
     UnsupportedFile,
 )
-from enchanted.actors.git import Git, require_git
-from enchanted.actors.gitstore import ShadowRepository
-from enchanted.actors.merge_queue import Conflict, Merged, MergeQueue
+from enchanted.actors.repository.git import Git, require_git
+from enchanted.actors.repository.gitstore import ShadowRepository
+from enchanted.actors.repository.merge_queue import Conflict, Merged, MergeQueue
+from enchanted.actors.repository.tree_store import EMPTY_TREE, TreeStore
+from enchanted.actors.repository.workspace import Workspace
 from enchanted.actors.testing import make_repository, write_files
-from enchanted.actors.tree_store import EMPTY_TREE, TreeStore
-from enchanted.actors.workspace import Workspace
 
 ODD_NAMES = (
     "-rf",

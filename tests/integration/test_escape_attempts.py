@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from enchanted.actors import sandbox_view
-from enchanted.actors.confinement import Limits
-from enchanted.actors.gitstore import ShadowRepository
-from enchanted.actors.sandbox import Sandbox
+from enchanted.actors.repository.gitstore import ShadowRepository
+from enchanted.actors.repository.workspace import Workspace
 from enchanted.actors.testing import make_repository
-from enchanted.actors.tool_results import ToolResult
-from enchanted.actors.tools import ToolBox, ToolLimits
-from enchanted.actors.workspace import Workspace
+from enchanted.actors.tools import sandbox_view
+from enchanted.actors.tools.confinement import Limits
+from enchanted.actors.tools.results import ToolResult
+from enchanted.actors.tools.sandbox import Sandbox
+from enchanted.actors.tools.toolbox import ToolBox, ToolLimits
 
 CANARY = "canary-5b1d6c"
 MARKER = "86399.125"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from enchanted.actors.confined_files import ConfinedFiles, forbidden_name, split_path
 from enchanted.actors.errors import ActorError, FileTooLarge, MissingContent, UnsafePath
+from enchanted.actors.tools.confined_files import ConfinedFiles, forbidden_name, split_path
 
 
 @pytest.fixture

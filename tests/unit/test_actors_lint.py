@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
-from enchanted.actors.lint import Fix, apply_fixes, parse
-from enchanted.actors.text_edits import Edit
+from enchanted.actors.tools.lint import Fix, apply_fixes, parse
+from enchanted.actors.tools.text_edits import Edit
 
 
 def row(**changes: Any) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enchanted.actors import model_errors
-from enchanted.actors.bundled_model import convert_once
-from enchanted.actors.engine import Engine, EngineSpec, engine_environment
-from enchanted.actors.gguf_model import convert_gguf
-from enchanted.actors.model_errors import BadModelUrl, EngineUnusable, ModelNotFound
-from enchanted.actors.models import ModelSource, parse_model_url
-from enchanted.actors.tiny_model import HEAD_SIZE, HEADS, KV_HEADS, make_tiny_model
+from enchanted.actors.models import errors as model_errors
+from enchanted.actors.models.bundled import convert_once
+from enchanted.actors.models.engine import Engine, EngineSpec, engine_environment
+from enchanted.actors.models.errors import BadModelUrl, EngineUnusable, ModelNotFound
+from enchanted.actors.models.gguf import convert_gguf
+from enchanted.actors.models.model import ModelSource, parse_model_url
+from enchanted.actors.models.tiny import HEAD_SIZE, HEADS, KV_HEADS, make_tiny_model
 
 
 def test_the_three_kinds_of_model_url_are_read() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 
-from enchanted.actors import mutations
-from enchanted.actors.mutations import candidates
+from enchanted.actors.tools import mutations
+from enchanted.actors.tools.mutations import candidates
 
 
 def afters(source: str, line: int = 1) -> set[str]:

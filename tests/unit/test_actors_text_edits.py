@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enchanted.actors.text_edits import Edit, apply_edits, line_ending, line_starts
+from enchanted.actors.tools.text_edits import Edit, apply_edits, line_ending, line_starts
 
 
 def edit(line: int, column: int, end_line: int, end_column: int, content: str) -> Edit:

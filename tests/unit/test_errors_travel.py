@@ -8,7 +8,8 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from enchanted.actors import agent, errors, lifecycle, model_errors, orchestrator, team
+from enchanted.actors import agent, errors, lifecycle, orchestrator, team
+from enchanted.actors.models import errors as model_errors
 from enchanted.bus import errors as bus_errors
 from enchanted.schemas import errors as schema_errors
 from enchanted.schemas.errors import PortableError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 
-from enchanted.actors.gitstore import ShadowRepository
+from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.batch import Outgoing
 from enchanted.schemas.canonical import sha256_hex

@@ -11,8 +11,8 @@ from typing import Any, Self
 
 import httpx
 
-from enchanted.actors.model_errors import ModelNotFound, ModelRefused, ModelUnavailable
-from enchanted.actors.models import ModelReply, ModelRequest
+from enchanted.actors.models.errors import ModelNotFound, ModelRefused, ModelUnavailable
+from enchanted.actors.models.model import ModelReply, ModelRequest
 
 DEADLINE_S = 240.0
 FIRST_CONNECTION_S = 15.0

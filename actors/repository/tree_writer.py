@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from enchanted.actors.git import Git
+from enchanted.actors.repository.git import Git
 
 _FOLDER = b"40000"
 _ID = 32

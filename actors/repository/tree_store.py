@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enchanted.actors.errors import BadPatch, GitFailed, GitTooOld, MissingContent
-from enchanted.actors.git import Git, require_git
-from enchanted.actors.tree_writer import TreeWriter
+from enchanted.actors.repository.git import Git, require_git
+from enchanted.actors.repository.tree_writer import TreeWriter
 from enchanted.schemas.events import FileChange
 
 EMPTY_TREE = "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321"

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import IO
 
 from enchanted.actors.errors import GitFailed, MissingContent
-from enchanted.actors.git import Git, stop
+from enchanted.actors.repository.git import Git, stop
 
 _CHUNK = 1 << 20
 

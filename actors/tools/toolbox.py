@@ -12,16 +12,16 @@ from typing import Any, get_type_hints
 
 import orjson
 
-from enchanted.actors import lint, mutations
-from enchanted.actors.confined_files import split_path
-from enchanted.actors.confinement import Limits, SandboxResult
 from enchanted.actors.errors import ActorError, SandboxUnavailable, ToolRefused, UnsafePath
-from enchanted.actors.file_tools import FileTools
-from enchanted.actors.sandbox import Sandbox
-from enchanted.actors.sandbox_view import WORKSPACE
-from enchanted.actors.search_script import SEARCH
-from enchanted.actors.tool_results import ToolResult, cut
-from enchanted.actors.workspace import Workspace
+from enchanted.actors.repository.workspace import Workspace
+from enchanted.actors.tools import lint, mutations
+from enchanted.actors.tools.confined_files import split_path
+from enchanted.actors.tools.confinement import Limits, SandboxResult
+from enchanted.actors.tools.file_tools import FileTools
+from enchanted.actors.tools.results import ToolResult, cut
+from enchanted.actors.tools.sandbox import Sandbox
+from enchanted.actors.tools.sandbox_view import WORKSPACE
+from enchanted.actors.tools.search_script import SEARCH
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import ToolOutcome
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from enchanted.actors.model_errors import BadModelUrl
+from enchanted.actors.models.errors import BadModelUrl
 
 ModelKind = Literal["vllm", "openai", "bundled", "minimal"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import orjson
 
-from enchanted.actors.sandbox_view import WORKSPACE
-from enchanted.actors.text_edits import Edit, apply_edits
+from enchanted.actors.tools.sandbox_view import WORKSPACE
+from enchanted.actors.tools.text_edits import Edit, apply_edits
 
 _RUFF = Path(sys.prefix) / "bin" / "ruff"
 

@@ -16,9 +16,9 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
-from enchanted.actors.engine import Engine, EngineSpec, EngineStatistics, engine_environment
-from enchanted.actors.model_errors import EngineDied, EngineUnusable, ModelError, ModelUnavailable
-from enchanted.actors.models import ModelReply, ModelRequest
+from enchanted.actors.models.engine import Engine, EngineSpec, EngineStatistics, engine_environment
+from enchanted.actors.models.errors import EngineDied, EngineUnusable, ModelError, ModelUnavailable
+from enchanted.actors.models.model import ModelReply, ModelRequest
 
 NAMESPACE = "enchanted"
 PREFIX = "engine:"

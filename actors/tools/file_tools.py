@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from enchanted.actors.confined_files import ConfinedFiles
 from enchanted.actors.errors import ToolRefused
-from enchanted.actors.text_edits import line_ending, line_starts
-from enchanted.actors.tool_results import ToolResult
+from enchanted.actors.tools.confined_files import ConfinedFiles
+from enchanted.actors.tools.results import ToolResult
+from enchanted.actors.tools.text_edits import line_ending, line_starts
 
 
 class FileTools:

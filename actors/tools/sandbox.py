@@ -13,9 +13,9 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from enchanted.actors import sandbox_view
-from enchanted.actors.confinement import Confinement, Limits, SandboxResult
 from enchanted.actors.errors import SandboxUnavailable
+from enchanted.actors.tools import sandbox_view
+from enchanted.actors.tools.confinement import Confinement, Limits, SandboxResult
 
 
 class Sandbox:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from enchanted.actors.confined_files import forbidden_name
 from enchanted.actors.errors import (
     BranchExists,
     CannotApply,
@@ -17,9 +16,10 @@ from enchanted.actors.errors import (
     NotARepository,
     UnsafePath,
 )
-from enchanted.actors.fast_import import FastImport, read_marks
-from enchanted.actors.git import Git, require_git
-from enchanted.actors.tree_store import GITLINK, Change
+from enchanted.actors.repository.fast_import import FastImport, read_marks
+from enchanted.actors.repository.git import Git, require_git
+from enchanted.actors.repository.tree_store import GITLINK, Change
+from enchanted.actors.tools.confined_files import forbidden_name
 
 _NEUTRAL = ("core.splitIndex=false", "core.sparseCheckout=false", "index.sparse=false", "i18n.commitEncoding=UTF-8")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from enchanted.actors.gitstore import ShadowRepository
+from enchanted.actors.repository.gitstore import ShadowRepository
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import orjson
 
-from enchanted.actors.fast_import import FastImport
-from enchanted.actors.git import quote_path
-from enchanted.actors.tree_store import EMPTY_TREE, Patch, TreeStore
-from enchanted.actors.user_repository import Entry, RepositoryFacts, UserRepository
+from enchanted.actors.repository.fast_import import FastImport
+from enchanted.actors.repository.git import quote_path
+from enchanted.actors.repository.tree_store import EMPTY_TREE, Patch, TreeStore
+from enchanted.actors.repository.user_repository import Entry, RepositoryFacts, UserRepository
 from enchanted.schemas.events import FileChange
 
 AUTHOR = "Enchanted <enchanted@localhost>"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from enchanted.actors.model_errors import EngineUnusable
+from enchanted.actors.models.errors import EngineUnusable
 
 Progress = Callable[[str, float], None]
 """Told what is being done, and the fraction done so far."""

@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
-from enchanted.actors.bundled_model import prepare_bundled_model
-from enchanted.actors.model_errors import EngineDied, EngineUnusable, ModelError, ModelNotFound, ModelRefused
-from enchanted.actors.models import BUNDLED, ModelReply, ModelRequest, ModelSource
+from enchanted.actors.models.bundled import prepare_bundled_model
+from enchanted.actors.models.errors import EngineDied, EngineUnusable, ModelError, ModelNotFound, ModelRefused
+from enchanted.actors.models.model import BUNDLED, ModelReply, ModelRequest, ModelSource
 from enchanted.schemas.canonical import canonical_json, sha256_hex
 
 EXIT_AFTER_S = 0.3

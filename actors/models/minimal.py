@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from enchanted.actors.model_errors import ModelRefused
-from enchanted.actors.models import ModelReply, ModelRequest
+from enchanted.actors.models.errors import ModelRefused
+from enchanted.actors.models.model import ModelReply, ModelRequest
 
 WORDS = "this is the smallest answer that fits the form "
 

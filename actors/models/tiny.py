@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from enchanted.actors.gguf_model import write_tokenizer_config
-from enchanted.actors.model_errors import EngineUnusable
+from enchanted.actors.models.errors import EngineUnusable
+from enchanted.actors.models.gguf import write_tokenizer_config
 
 HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_SIZE, INTERMEDIATE = 64, 2, 4, 2, 32, 128
 """vLLM's CPU attention refuses heads smaller than 32."""

@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from enchanted.actors.errors import FileTooLarge, UnsupportedFile
-from enchanted.actors.git import Git
-from enchanted.actors.gitstore import ShadowRepository
+from enchanted.actors.repository.git import Git
+from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.schemas.canonical import sha256_hex
 
 MAX_FILE_BYTES = 64 << 20

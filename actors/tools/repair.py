@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from enchanted.actors.mutations import Candidate
-from enchanted.actors.tool_results import ToolResult
-from enchanted.actors.tools import ToolBox
+from enchanted.actors.tools.mutations import Candidate
+from enchanted.actors.tools.results import ToolResult
+from enchanted.actors.tools.toolbox import ToolBox
 
 MAX_TRIALS = 80
 MAX_SECONDS = 90.0

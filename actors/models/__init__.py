@@ -1,0 +1,1 @@
+"""What answers an agent: vLLM engines as actors, OpenAI-compatible servers, the bundled model."""

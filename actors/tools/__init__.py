@@ -1,0 +1,1 @@
+"""What agents do with files and commands: the tool box, the sandbox, lint fixes, repairs."""
