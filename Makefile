@@ -21,7 +21,7 @@ demo: install
 	$(BIN)/enchanted demo
 
 test: install
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --durations=15
 
 check: install
 	$(BIN)/ruff check .
