@@ -15,6 +15,8 @@ class BusError(PortableError):
 class BusUnreachable(BusError):
     """No server answered in time."""
 
+    exit_code = 4
+
     def __init__(self, where: str, why: str) -> None:
         super().__init__(f"no NATS server answers at {where} ({why}); start it with `enchanted up` or check the URL")
 
@@ -35,6 +37,8 @@ class BusClosed(BusError):
 
 class BusUnavailable(BusError):
     """A request got no answer, or one that says to come back later; what it asked for may or may not have happened."""
+
+    exit_code = 4
 
     def __init__(self, what: str, why: str) -> None:
         super().__init__(f"{what}: {why}; the server may be restarting, try again")

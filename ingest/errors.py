@@ -10,6 +10,8 @@ class IngestError(Exception):
 class TableUnavailable(IngestError):
     """ClickHouse did not answer, or refused for a reason that may pass."""
 
+    exit_code = 4
+
     def __init__(self, why: str) -> None:
         super().__init__(f"ClickHouse cannot be used now: {why}; `enchanted status` shows whether it runs")
 
