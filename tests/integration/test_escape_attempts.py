@@ -1,7 +1,4 @@
-"""Attempts to get out of a workspace, by tool and by command: each is stopped, and its result says so.
-
-Whatever a result says becomes a tool_call event, so "reported" here is what the log will hold.
-"""
+"""Attempts to get out of a workspace, by tool and by command: each is stopped, and is an event in the log."""
 
 from __future__ import annotations
 
@@ -17,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from enchanted.actors.agent import Agent, Place
+from enchanted.actors.models.minimal import MinimalModel
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.repository.workspace import Workspace
 from enchanted.actors.testing import make_repository
@@ -25,6 +24,9 @@ from enchanted.actors.tools.confinement import Limits
 from enchanted.actors.tools.results import ToolResult
 from enchanted.actors.tools.sandbox import Sandbox
 from enchanted.actors.tools.toolbox import ToolBox, ToolLimits
+from enchanted.bus.agent_log import AgentLog
+from enchanted.bus.connection import Bus
+from enchanted.bus.testing import NatsServer, nats_server
 
 CANARY = "canary-5b1d6c"
 MARKER = "86399.125"
@@ -42,11 +44,36 @@ class Stage:
     person: Path
     """A person's home folder with an SSH key."""
     workspace: Workspace
-    tools: ToolBox
+    tools: RecordedTools
+
+
+class RecordedTools:
+    """The tools as a role uses them: through its agent, which records each call."""
+
+    def __init__(self, workspace: Workspace, sandbox: Sandbox, agent: Agent) -> None:
+        self._workspace = workspace
+        self._sandbox = sandbox
+        self._agent = agent
+        self.limits = LIMITS
+        self.results: dict[str, ToolResult] = {}
+        """Event id -> what the tool answered."""
+
+    async def call(self, tool: str, arguments: dict[str, Any]) -> ToolResult:
+        """Use a tool and record it."""
+        call = ToolBox(self._workspace, self._sandbox, ToolLimits(check=self.limits)).call(tool, arguments)
+        result, event_id = await self._agent.use(tool, arguments, call, Place(), "")
+        self.results[event_id] = result
+        return result
+
+
+@pytest.fixture(scope="module")
+async def server(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NatsServer]:
+    async with nats_server(tmp_path_factory.mktemp("nats")) as running:
+        yield running
 
 
 @pytest.fixture
-async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+async def stage(tmp_path: Path, server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
     home, person = tmp_path / ".enchanted", tmp_path / "home" / "user"
     (person / ".ssh").mkdir(parents=True)
     (person / ".ssh" / "id_ed25519").write_text(CANARY)
@@ -59,8 +86,16 @@ async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     make_repository(tmp_path / "user", {})
     shadow = await ShadowRepository.create(home / "runs" / "r1" / "repo.git", tmp_path / "user")
     workspace = await Workspace.checkout(shadow, home / "runs" / "r1" / "work", shadow.base_tree)
-    tools = ToolBox(workspace, Sandbox(hidden=[home, person]), ToolLimits(check=LIMITS))
-    yield Stage(home=home, person=person, workspace=workspace, tools=tools)
+    run_id = tmp_path.name
+    async with Bus.connect(server.url) as bus:
+        log = AgentLog(bus, run_id=run_id, role="coder", agent_name="coder-1")
+        agent = Agent(name="coder-1", run_id=run_id, log=log, model=MinimalModel())
+        recorded = RecordedTools(workspace, Sandbox(hidden=[home, person]), agent)
+        yield Stage(home=home, person=person, workspace=workspace, tools=recorded)
+        calls = {one.event.event_id: one.event.tool_call for one in await bus.read_run(run_id)}
+    assert {event_id: (call.outcome, call.reason, call.exit_code) for event_id, call in calls.items()} == {
+        event_id: (result.outcome, result.reason, result.exit_code) for event_id, result in recorded.results.items()
+    }
     assert (home / "token").read_text() == CANARY
     assert (person / ".ssh" / "id_ed25519").read_text() == CANARY
     workspace.mark_unknown()
@@ -292,8 +327,8 @@ async def test_one_gibibyte_of_output_costs_no_memory(stage: Stage) -> None:
 
 
 async def test_an_endless_loop_is_ended(stage: Stage) -> None:
-    tools = ToolBox(stage.workspace, Sandbox(), ToolLimits(check=Limits(seconds=1)))
-    result = await tools.call("run_check", {"command": "trap '' TERM; while :; do :; done"})
+    stage.tools.limits = Limits(seconds=1)
+    result = await stage.tools.call("run_check", {"command": "trap '' TERM; while :; do :; done"})
     assert result.outcome == "TIMED_OUT"
 
 
