@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 import urllib.request
@@ -26,10 +27,11 @@ MARK = "_ENCHANTED_TEST_RAY"
 class PlainRay:
     """`ray start --head` as anybody types it, but for folder and ports."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, auth: dict[str, str]) -> None:
+        self.auth = auth
         self.port, self.dashboard_port = free(0, set()), free(0, set())
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        self.environment |= {MARK: str(folder), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+        self.environment |= {MARK: str(folder), "RAY_USAGE_STATS_ENABLED": "0", **auth}
         self.environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         options = {
             "--port": self.port,
@@ -52,7 +54,10 @@ class PlainRay:
         return f"http://{LOOPBACK}:{self.dashboard_port}"
 
     def get(self, path: str) -> object:
-        with urllib.request.urlopen(f"{self.dashboard_url}{path}", timeout=10) as response:
+        token = self.auth.get("RAY_AUTH_TOKEN_PATH")
+        headers = {"Authorization": f"Bearer {Path(token).read_text()}"} if token else {}
+        request = urllib.request.Request(f"{self.dashboard_url}{path}", headers=headers)
+        with urllib.request.urlopen(request, timeout=10) as response:
             return json.loads(response.read())
 
     def ready(self) -> bool:
@@ -78,12 +83,23 @@ class PlainRay:
         return done.stdout
 
 
+@pytest.fixture(params=["disabled", pytest.param("token", marks=pytest.mark.slow)])
+def auth(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """Ray's own default, and tokens."""
+    if request.param == "disabled":
+        return {"RAY_AUTH_MODE": "disabled"}
+    token = tmp_path / "ray_token"
+    token.write_text(secrets.token_hex(32))
+    token.chmod(0o600)
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+
+
 @pytest.fixture
-def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainRay]:
+def ray(tmp_path_factory: pytest.TempPathFactory, auth: dict[str, str]) -> Iterator[PlainRay]:
     # A socket's path may have 107 bytes; pytest's folders are too deep for Ray's.
     folder = Path("/tmp") / tmp_path_factory.getbasetemp().name / f"ray-{os.getpid()}"
     folder.mkdir(parents=True)
-    cluster = PlainRay(folder)
+    cluster = PlainRay(folder, auth)
     try:
         eventually(cluster.ready, seconds=120, about="Ray has started")
         yield cluster
@@ -93,8 +109,8 @@ def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainRay]:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[HomeUnderTest]:
-    with home_under_test(tmp_path / "home", RAY_AUTH_MODE="disabled", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0") as found:
+def home(tmp_path: Path, auth: dict[str, str]) -> Iterator[HomeUnderTest]:
+    with home_under_test(tmp_path / "home", **auth, RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0") as found:
         yield found
 
 
