@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from tempfile import SpooledTemporaryFile
-from typing import Any
+from tempfile import SpooledTemporaryFile, TemporaryFile
+from typing import IO, Any
 
 import lz4.frame
 from backports import zstd
@@ -103,6 +104,12 @@ class Body:
         self._file.seek(start)
         while chunk := self._file.read(CHUNK):
             yield chunk
+
+    def spool(self) -> IO[bytes]:
+        """An empty file with a descriptor, for a part of this body: in memory while that is small."""
+        if self.size <= IN_MEMORY:
+            return os.fdopen(os.memfd_create("rows"), "w+b")
+        return TemporaryFile(dir=str(self.folder))
 
     def close(self) -> None:
         """Free the memory or the file."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +13,7 @@ import chdb
 
 from enchanted.cluster.store.credentials import DATABASE
 from enchanted.cluster.store.errors import EngineRefused, SyntaxRefused
+from enchanted.cluster.store.sql import quoted
 
 _chdb: Any = chdb._chdb
 _NAME = re.compile(r"[A-Za-z_]\w*\Z")
@@ -37,12 +38,6 @@ class Kind:
 
     reads_only: bool
     statements: int
-
-
-def quoted(text: str) -> str:
-    """A ClickHouse string literal."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def identifier(name: str) -> str:
@@ -129,25 +124,6 @@ class Handle:
         finally:
             if not over:
                 connection.streaming_cancel_query(cursor)
-
-    def insert(self, header: str, input_format: str, chunks: Iterable[bytes]) -> Summary:
-        """Write rows given as bytes of ``input_format``; all of them, or none when this raises."""
-        try:
-            cursor = self._connection.send_insert(header, input_format)
-            try:
-                for chunk in chunks:
-                    self._connection.insert_append(cursor, chunk)
-            except BaseException:
-                self._connection.insert_cancel(cursor)
-                raise
-            done = self._connection.insert_done(cursor)
-        except RuntimeError as error:
-            raise EngineRefused(str(error)) from error
-        return Summary(
-            written_rows=done.rows_written(),
-            written_bytes=done.bytes_written(),
-            elapsed_ns=int(done.elapsed() * 1e9),
-        )
 
     def close(self) -> None:
         """Give the connection back; idempotent."""

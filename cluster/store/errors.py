@@ -83,6 +83,12 @@ class NotSupported(ClickHouseError):
     code, name = 48, "NOT_IMPLEMENTED"
 
 
+class DiskFull(ClickHouseError):
+    """A body could not be put down."""
+
+    code, name = 243, "NOT_ENOUGH_SPACE"
+
+
 class BodyTooLarge(ClickHouseError):
     """The request body is over the limit."""
 

@@ -17,7 +17,7 @@ from anyio import CapacityLimiter, to_thread
 from enchanted.cluster.store.body import WORTH_COMPRESSING, Body, choose_encoding, compress
 from enchanted.cluster.store.credentials import Credentials, Right
 from enchanted.cluster.store.engine import Engine, Summary
-from enchanted.cluster.store.errors import ClickHouseError, SyntaxRefused, TooManyQueries
+from enchanted.cluster.store.errors import ClickHouseError, DiskFull, SyntaxRefused, TooManyQueries
 from enchanted.cluster.store.request import Request, parse
 from enchanted.cluster.store.statements import Answer, Runner
 
@@ -87,6 +87,8 @@ class Front:
             if not request.query and not body.size:
                 raise SyntaxRefused("Empty query")
             await self._in_turn(request, right, body, receive, reply)
+        except OSError as error:
+            raise DiskFull(f"Cannot keep the request: {error}") from error
         except _ClientGone:
             log.info("the client went away before the end of its request")
         finally:

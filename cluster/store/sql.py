@@ -20,6 +20,12 @@ _SELECTING = frozenset({b"SELECT", b"WITH", b"("})
 _SPACES = b" \t\f"
 
 
+def quoted(text: str) -> str:
+    """A ClickHouse string literal."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     """A word, quoted text or sign outside comments, with its place and how many brackets enclose it."""
@@ -45,8 +51,19 @@ class Insert:
     format: str
     data_start: int
     """Where the rows begin in the bytes that were given."""
+    settings_at: int
+    """Where its SETTINGS begin in the header; the header's end where it has none."""
     input_at: tuple[int, int] | None = None
     """Place of ``input(`` in the header of an INSERT ... SELECT ... FROM input(...)."""
+
+    def reading(self, path: str) -> str:
+        """The whole statement with its rows in a file."""
+        source = quoted(path)
+        if self.input_at is None:
+            before, after = self.header[: self.settings_at], self.header[self.settings_at :]
+            return f"{before} FROM INFILE {source} {after} FORMAT {self.format}"
+        start, end = self.input_at
+        return f"{self.header[:start]}file({source}, {quoted(self.format)}, {self.header[end:]}"
 
 
 def tokens(sql: bytes) -> Iterator[Token]:
@@ -91,7 +108,7 @@ def find_insert(sql: bytes) -> Insert | None:
     without a separate body, so they are not of this kind.
     """
     outer: list[Token] = []
-    selecting, input_at = False, None
+    selecting, input_at, settings_at = False, None, -1
     for token in tokens(sql[:HEADER_LIMIT]):
         before = outer[-1] if outer else None
         if before and before.word == b"INPUT" and token.text == b"(" and selecting:
@@ -104,7 +121,15 @@ def find_insert(sql: bytes) -> Insert | None:
             return None
         if before and before.word == b"FORMAT" and token.kind == "word" and (input_at or not selecting):
             header = sql[: before.start].decode()
-            return Insert(header=header, format=token.text.decode(), data_start=_data(sql, token), input_at=input_at)
+            return Insert(
+                header=header,
+                format=token.text.decode(),
+                data_start=_data(sql, token),
+                settings_at=len(sql[:settings_at].decode()) if settings_at >= 0 else len(header),
+                input_at=input_at,
+            )
+        if token.word == b"SETTINGS" and len(outer) > 2:
+            settings_at = token.start
         selecting = selecting or (len(outer) > 2 and token.word in _SELECTING - {b"("})
         outer.append(token)
     return None

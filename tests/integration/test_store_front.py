@@ -395,3 +395,10 @@ async def test_an_answer_to_select_1_is_quick(store: StoreProcess) -> None:
 
     # A delayed acknowledgement of TCP would show as 40 ms.
     assert await to_thread.run_sync(median) < 0.035
+
+
+async def test_rows_that_fail_when_they_are_written_are_not_reported_as_written(client: AsyncClient) -> None:
+    await client.command("CREATE TABLE t_parts (a UInt64) ENGINE = MergeTree PARTITION BY a ORDER BY a")
+    with pytest.raises(DatabaseError, match="TOO_MANY_PARTS"):
+        await client.insert("t_parts", [[n] for n in range(200)], column_names=["a"])
+    assert (await client.query("SELECT count() FROM t_parts")).result_rows == [(0,)]

@@ -65,6 +65,7 @@ def test_settings_before_the_format_stay_in_the_header() -> None:
 
     assert insert is not None
     assert insert.header == "INSERT INTO t SETTINGS async_insert=0 "
+    assert insert.reading("x") == "INSERT INTO t  FROM INFILE 'x' SETTINGS async_insert=0  FORMAT CSV"
     assert insert.data_start == len(b"INSERT INTO t SETTINGS async_insert=0 FORMAT CSV\r\n")
 
 
@@ -91,4 +92,5 @@ def test_an_insert_from_input_says_where_to_put_the_rows() -> None:
     assert insert.input_at is not None
     start, end = insert.input_at
     assert insert.header[start:end] == "input("
+    assert insert.reading("x") == "INSERT INTO t SELECT a + 1 FROM file('x', 'Protobuf', 'a UInt64') "
     assert sql[insert.data_start :] == b"xyz"
