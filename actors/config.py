@@ -9,6 +9,8 @@ from pathlib import Path
 from enchanted.actors.models.model import BUNDLED, MINIMAL, ModelSource, parse_model_url
 from enchanted.actors.work import RoleName, RunRequest
 
+SIGNAL_SECONDS = 5.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class RoleModel:
@@ -41,6 +43,18 @@ class RoleModel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where runs may be, and what is reserved for their agents."""
+
+    cpus_per_agent: float = 0.0
+    """CPUs of each role actor, all reserved in one placement group before the first starts; 0 reserves nothing."""
+    label_selector: Mapping[str, str] = field(default_factory=dict)
+    """Ray labels of the nodes a run may be on; its agents share its orchestrator's node."""
+    wait_seconds: float = 300.0
+    """How long a run waits for room."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SwarmConfig:
     """One home's swarm."""
 
@@ -48,13 +62,14 @@ class SwarmConfig:
     home: str
     models: Mapping[str, RoleModel] = field(default_factory=dict)
     """Role -> its model; a role without one uses the bundled model."""
+    placement: Placement = Placement()
     tool_seconds: float = 60.0
     tool_memory_mb: int = 2048
     tool_processes: int = 256
     tool_output_kb: int = 256
     tool_file_mb: int = 256
     unsafe_no_sandbox: bool = False
-    signal_seconds: float = 5.0
+    signal_seconds: float = SIGNAL_SECONDS
     """Between two system signals of an actor."""
 
     def model_for(self, role: RoleName, request: RunRequest) -> RoleModel:

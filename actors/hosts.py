@@ -80,7 +80,7 @@ class RoleHost:
             name=spec.name,
             run_id=request.run_id,
             log=log,
-            model=open_model(spec.role, chosen, spec.config.home),
+            model=open_model(spec.role, chosen, spec.config),
             seed=request.seed * 100 + spec.number,
             temperature=chosen.temperature,
         )
@@ -204,7 +204,7 @@ def clear_workspaces(folder: Path) -> None:
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def open_model(role: RoleName, chosen: RoleModel, home: str) -> Model:
+def open_model(role: RoleName, chosen: RoleModel, config: SwarmConfig) -> Model:
     """The model a role asks: an engine of the cluster, or a server by URL.
 
     Raises:
@@ -224,7 +224,8 @@ def open_model(role: RoleName, chosen: RoleModel, home: str) -> Model:
         label_selector=chosen.label_selector,
         dedicated_to=role if chosen.dedicated else "",
         max_model_len=chosen.max_model_len,
-        models_folder=str(Path(home) / "models"),
+        models_folder=str(Path(config.home) / "models"),
+        nats_url=config.nats_url,
     )
     return VllmModel(spec=spec)
 

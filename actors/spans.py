@@ -70,6 +70,13 @@ def _span(name: str, kind: SpanKind, attributes: dict[str, str | int | float]) -
 
 
 @contextmanager
+def actor_span(name: str) -> Iterator[Span]:
+    """The life of an actor that belongs to no run."""
+    with _span(f"actor {name}", SpanKind.INTERNAL, {AGENT_NAME: name}) as span:
+        yield span
+
+
+@contextmanager
 def workflow_span(run_id: str) -> Iterator[Span]:
     """One swarm run."""
     attributes: dict[str, str | int | float] = {

@@ -21,6 +21,7 @@ from enchanted.actors.hosts import OrchestratorHost, RoleHost, RoleSpec
 from enchanted.actors.ledger import Ledger, request_to_json
 from enchanted.actors.lifecycle import RunState
 from enchanted.actors.models.errors import ModelError
+from enchanted.actors.placement import Room
 from enchanted.actors.team import AgentLost
 from enchanted.actors.work import (
     Assignment,
@@ -48,6 +49,9 @@ START_SECONDS = 120.0
 STOP_SECONDS = 15.0
 NAME_SECONDS = 60.0
 NAME_POLL = 0.2
+PLACES: dict[RoleName, int] = {"architect": 0, "reviewer": 1}
+CODERS = len(PLACES)
+"""Place of the first Coder."""
 
 
 class RayTeam:
@@ -59,6 +63,7 @@ class RayTeam:
         self._agents = dict(ledger.agents)
         self._actors: dict[str, ActorHandle] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._room = Room(config.placement, CODERS + request.coders, request.run_id)
 
     @property
     def coders(self) -> int:
@@ -89,6 +94,7 @@ class RayTeam:
         """End every role; returns when they write no more."""
         actors, self._actors = self._actors, {}
         await asyncio.gather(*(self._end(actor) for actor in actors.values()))
+        await self._room.give_back()
 
     async def _end(self, actor: ActorHandle) -> None:
         with contextlib.suppress(RayActorError, RayTaskError, TimeoutError):
@@ -118,8 +124,9 @@ class RayTeam:
                     number=number,
                     predecessor=self._agents.get(name, ""),
                 )
-                actor = ray.remote(num_cpus=0, max_concurrency=8)(RoleHost).options(
-                    name=f"{name}:{self._request.run_id}", namespace=NAMESPACE
+                room = await self._room.options(PLACES.get(role, CODERS + number))
+                actor = ray.remote(max_concurrency=8)(RoleHost).options(
+                    name=f"{name}:{self._request.run_id}", namespace=NAMESPACE, **room
                 )
                 self._actors[name] = await _named(actor, spec)
                 started = _result(self._actors[name].start.remote())
@@ -220,6 +227,7 @@ class Swarm:
                 lifetime="detached",
                 get_if_exists=True,
                 max_restarts=-1,
+                label_selector=dict(self._config.placement.label_selector) or None,
             )
             .remote(run_id, self._config)
         )

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import psutil
 
+from enchanted.actors import spans
+from enchanted.actors.config import SIGNAL_SECONDS
 from enchanted.bus.agent_log import AgentLog
+from enchanted.bus.connection import Bus
 from enchanted.bus.errors import BusError
 from enchanted.schemas import events
 from enchanted.schemas.events import Status, SwarmEvent
@@ -28,11 +31,13 @@ def vital_signs(process: psutil.Process, status: Status) -> SwarmEvent:
 
 
 @asynccontextmanager
-async def vital(log: AgentLog, every_seconds: float) -> AsyncIterator[None]:
-    """STARTING now, HEALTHY every few seconds inside, STOPPING at the end."""
+async def vital(
+    log: AgentLog, every_seconds: float, status: Callable[[], Status] = lambda: "HEALTHY"
+) -> AsyncIterator[None]:
+    """STARTING now, the status every few seconds inside, STOPPING at the end."""
     process = psutil.Process(os.getpid())
     await log.emit(vital_signs(process, "STARTING"))
-    beating = asyncio.create_task(_beat(log, process, every_seconds))
+    beating = asyncio.create_task(_beat(log, process, every_seconds, status))
     try:
         yield
     finally:
@@ -43,9 +48,23 @@ async def vital(log: AgentLog, every_seconds: float) -> AsyncIterator[None]:
             await log.emit(vital_signs(process, "STOPPING"))
 
 
-async def _beat(log: AgentLog, process: psutil.Process, every_seconds: float) -> None:
+async def signal_for_ever(
+    nats_url: str, name: str, every_seconds: float = SIGNAL_SECONDS, status: Callable[[], Status] = lambda: "HEALTHY"
+) -> None:
+    """The signals of an actor that belongs to no run, until cancelled; a bus that is away costs signals, no more."""
+    with spans.actor_span(name):
+        while True:
+            with suppress(BusError):
+                async with Bus.connect(nats_url, name=name) as bus:
+                    log = AgentLog(bus, run_id="", role="unspecified", agent_name=name)
+                    async with vital(log, every_seconds, status):
+                        await asyncio.Event().wait()
+            await asyncio.sleep(every_seconds)
+
+
+async def _beat(log: AgentLog, process: psutil.Process, every_seconds: float, status: Callable[[], Status]) -> None:
     while True:
         await asyncio.sleep(every_seconds)
         # A bus that is away for longer than the publisher retries costs a signal, not the actor.
         with suppress(BusError):
-            await log.emit(vital_signs(process, "HEALTHY"))
+            await log.emit(vital_signs(process, status()))

@@ -112,8 +112,8 @@ class PublishOutcomeUnknown(BusError):
 
     def __init__(self, count: int, seconds: float, why: str) -> None:
         super().__init__(
-            f"{count} message(s) not acknowledged within {seconds:.0f} s ({why}); check the server's log (a full disk "
-            "silences it until a restart) and look the event ids up in the stream before publishing them again"
+            f"{count} message(s) not acknowledged within {seconds:.0f} s ({why}); check the disk (a full one silences "
+            "the server until it is started again) and look the event ids up in the stream before publishing them again"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enchanted.actors.config import RoleModel, SwarmConfig
+from enchanted.actors.config import Placement, RoleModel, SwarmConfig
 from enchanted.actors.work import RoleName
 from enchanted.cluster.settings import ModelSettings, Settings
 from enchanted.cluster.state import Endpoints
@@ -17,6 +17,7 @@ def swarm_config(settings: Settings, endpoints: Endpoints) -> SwarmConfig:
         nats_url=endpoints.nats_url,
         home=str(endpoints.home),
         models={role: role_model(settings.role_model(role)) for role in ROLES},
+        placement=Placement(**settings.placement.model_dump()),
         tool_seconds=sandbox.seconds,
         tool_memory_mb=sandbox.memory_mb,
         tool_processes=sandbox.processes,

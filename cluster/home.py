@@ -15,6 +15,10 @@ PRIVATE_FOLDER = 0o700
 PRIVATE_FILE = 0o600
 LEAST_FREE = 256 << 20
 """Bytes on the disk of the home without which nothing is started."""
+FULL = 32 << 20
+"""Bytes below which the disk counts as full: a write may fail any moment."""
+ROOM = 64 << 20
+"""Bytes from which a disk that was full is not any more."""
 
 
 class Home:
@@ -53,6 +57,10 @@ class Home:
             raise HomeRefused(
                 f"the home {self.path} cannot be used: {error.strerror}", "set ENCHANTED_HOME to a folder of yours"
             ) from error
+
+    def free_bytes(self) -> int:
+        """What is free on its disk."""
+        return shutil.disk_usage(self.path).free
 
     def secret(self, name: str) -> str:
         """The named secret, made when it is first asked for."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from enchanted.cluster import state
 from enchanted.cluster.errors import ClusterError, ServiceFailed
-from enchanted.cluster.home import Home
+from enchanted.cluster.home import FULL, ROOM, Home
 from enchanted.cluster.plan import Plan, plan
 from enchanted.cluster.processes import ProcessId, reap_orphans
 from enchanted.cluster.ray_head import environment
@@ -27,6 +27,7 @@ STABLE_SECONDS = 30.0
 DEPLOY_SECONDS = 170.0
 REMOVE_SECONDS = 20.0
 REAP_SECONDS = 5.0
+DISK_SECONDS = 0.5
 
 log = logging.getLogger("enchanted.supervisor")
 
@@ -102,6 +103,8 @@ class Keeper:
                 group.create_task(self._keep(service))
             group.create_task(self._keep_deployed(planned))
             group.create_task(self._reap())
+            if "nats" in self._services:
+                group.create_task(self._watch_disk())
 
     async def _keep(self, service: Service) -> None:
         """Run the service for ever. Raises ServiceFailed when its very first start fails."""
@@ -177,6 +180,21 @@ class Keeper:
         while True:
             await asyncio.sleep(REAP_SECONDS)
             reap_orphans(os.getpid(), spare={child.process.pid for child in self._children.values()})
+
+    async def _watch_disk(self) -> None:
+        """Start nats-server again when a full disk has room: after a failed write it refuses every other one."""
+        full = False
+        while True:
+            await asyncio.sleep(DISK_SECONDS)
+            free = self._home.free_bytes()
+            if not full and free < FULL:
+                full = True
+                log.error("the disk of %s is full: %d MiB are free; events wait for room", self._home.path, free >> 20)
+            elif full and free >= ROOM:
+                full = False
+                log.warning("the disk of %s has room again; restarting nats", self._home.path)
+                if (nats := self._children["nats"].identity) is not None:
+                    nats.send(signal.SIGTERM)
 
     async def _end_children(self) -> None:
         """Ray first, so that nobody writes any more; then the bus and the store. A Ray that we joined stays."""

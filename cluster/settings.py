@@ -74,6 +74,17 @@ class BudgetSettings(_Section):
     """Wall time of one run."""
 
 
+class PlacementSettings(_Section):
+    """Where runs may be in a Ray cluster, and what is reserved for their agents."""
+
+    cpus_per_agent: float = Field(default=0, ge=0)
+    """CPUs of each agent of a run, reserved together in one placement group before it starts; 0 reserves nothing."""
+    label_selector: dict[str, str] = Field(default_factory=dict)
+    """Ray labels of the nodes a run may be on; its agents share one node."""
+    wait_seconds: float = Field(default=300, gt=0)
+    """How long a run waits for room before it fails."""
+
+
 class SandboxSettings(_Section):
     """Limits of one tool call."""
 
@@ -128,6 +139,7 @@ class Settings(_Section):
     coders: int = Field(default=2, ge=1, le=256)
     """Coder actors of a run."""
     budget: BudgetSettings = BudgetSettings()
+    placement: PlacementSettings = PlacementSettings()
     sandbox: SandboxSettings = SandboxSettings()
     unsafe_no_sandbox: bool = False
     """Run tools without a sandbox where none works; each run records it."""

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -49,11 +49,13 @@ class EngineSpec:
     """Share of each GPU's memory; a fractional `num_gpus` takes that fraction of it."""
     models_folder: str = ""
     """Where the bundled model is kept, the same path on every node; needed for ``bundled`` only."""
+    nats_url: str = ""
+    """The bus its system signals go to; empty sends none. No part of what it is."""
 
     @property
     def key(self) -> str:
         """Names the engine: the same for equal specs, in every process."""
-        return sha256_hex(canonical_json(asdict(self)))[:16]
+        return sha256_hex(canonical_json(asdict(replace(self, nats_url=""))))[:16]
 
     @property
     def on_gpu(self) -> bool:

@@ -19,6 +19,7 @@ from ray.exceptions import RayError, RayTaskError
 from enchanted.actors.models.engine import Engine, EngineSpec, EngineStatistics, engine_environment
 from enchanted.actors.models.errors import EngineDied, EngineUnusable, ModelError, ModelUnavailable
 from enchanted.actors.models.model import ModelReply, ModelRequest
+from enchanted.actors.vitals import signal_for_ever
 
 NAMESPACE = "enchanted"
 PREFIX = "engine:"
@@ -32,13 +33,36 @@ DEADLINE_S = 240.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
 
 
+class EngineActor(Engine):
+    """An engine that says every few seconds how it is."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        super().__init__(spec)
+        self._nats_url = spec.nats_url
+        self._name = PREFIX + spec.key
+        self._signals: asyncio.Task[None] | None = None
+
+    async def ready(self) -> EngineStatistics:
+        """As `Engine.ready`; the first call begins the signals, so that loading is seen too."""
+        if self._nats_url and self._signals is None:
+            self._signals = asyncio.create_task(signal_for_ever(self._nats_url, self._name))
+        return await super().ready()
+
+    async def close(self) -> None:
+        """Say STOPPING, then as `Engine.close`."""
+        if self._signals is not None:
+            self._signals.cancel()
+            await asyncio.wait({self._signals})
+        await super().close()
+
+
 def engine_actor(spec: EngineSpec) -> ActorHandle:
     """The named actor of this spec, created where there is none. Detached: it outlives its driver.
 
     Raises:
         EngineUnusable: Ray refuses the spec (for instance a label no node could ever have).
     """
-    remote = ray.remote(max_concurrency=CONCURRENCY, concurrency_groups={CONTROL: 4})(Engine)
+    remote = ray.remote(max_concurrency=CONCURRENCY, concurrency_groups={CONTROL: 4})(EngineActor)
     try:
         return remote.options(
             name=PREFIX + spec.key,

@@ -18,5 +18,6 @@ WHERE duplicate_of = 0
   AND ({run:String} = '' OR run = {run:String})
 GROUP BY run
 HAVING first_seq < {before:UInt64}
+  AND ({run:String} != '' OR total > countIf(kind = 'system_signal'))
 ORDER BY first_seq DESC
 LIMIT {limit:UInt32}

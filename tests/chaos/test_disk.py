@@ -2,29 +2,79 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from enchanted.cluster.testing import home_under_test
+from enchanted.bus.connection import Bus
+from enchanted.cluster import services
+from enchanted.cluster.chaos import RunWatch
+from enchanted.cluster.home import FULL
+from enchanted.cluster.testing import eventually, home_under_test
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 MiB."""
-    folder = tmp_path / "disk"
+@contextmanager
+def small_disk(folder: Path, mebibytes: int) -> Iterator[Path]:
+    """A file system of that size."""
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode:
+    options = ["-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(folder)]
+    if subprocess.run(["mount", *options], capture_output=True).returncode:
         pytest.skip("mounting a file system needs root")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_up_on_a_full_disk_is_refused_with_what_is_free_and_starts_nothing(small_disk: Path) -> None:
-    with home_under_test(small_disk / "home") as home:
+def fill(folder: Path) -> Path:
+    """Take every free byte; returns the file that holds them."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        for size in (1 << 20, 4096):
+            block = bytes(size)
+            try:
+                while True:
+                    file.write(block)
+            except OSError:
+                continue
+    return ballast
+
+
+@pytest.mark.timeout(420)
+async def test_a_full_disk_is_shown_ends_no_run_silently_and_loses_nothing(
+    tmp_path: Path, repository: Callable[[int], Path]
+) -> None:
+    folder = repository(4)
+    with small_disk(tmp_path / "disk", 512) as disk, home_under_test(disk / "home") as home:
+        home.up()
+        nats = home.service("nats")["pid"]
+        arguments = ("run", "make the linter pass", "--repo", str(folder), "--check", "sleep 0.3", "--model", "minimal")
+        async with Bus.connect(services.read_endpoints(home.home.path).nats_url) as bus, RunWatch(bus, folder) as watch:
+            run_id = (await asyncio.to_thread(home.run, *arguments, "--detach")).stdout.strip()
+            assert await watch.until(lambda: watch.actions() >= 5)
+            ballast = fill(disk)
+            assert shutil.disk_usage(disk).free < FULL
+            document = await asyncio.to_thread(home.status)
+            shown = {service["name"]: service for service in document["services"]}["nats"]
+            assert (shown["state"], "disk of the home is full" in shown["detail"]) == ("unhealthy", True)
+            await asyncio.sleep(5)  # long enough for the run to meet it
+            ballast.unlink()
+            await watch.until_over(seconds=240)
+            closing = next(one.event for one in await bus.read_run(run_id) if one.event.run_transition.heads)
+        # What a step wrote to the disk failed, or only the bus was met, which waits for room.
+        assert watch.state == "merged" or "check git and the disk" in closing.run_transition.reason
+        eventually(lambda: home.service("nats")["pid"] not in (None, nats), seconds=30, about="nats was restarted")
+        eventually(lambda: home.run("verify", run_id).returncode == 0, seconds=30, about="every event is in the table")
+        eventually(lambda: home.run("status").returncode == 0, seconds=30, about="healthy again")
+
+
+def test_up_on_a_full_disk_is_refused_with_what_is_free_and_starts_nothing(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 16) as disk, home_under_test(disk / "home") as home:
         done = home.run("up")
         assert done.returncode == 2
         assert "MiB are free" in done.stderr
