@@ -22,6 +22,7 @@ from enchanted.schemas.canonical import canonical_json, sha256_hex
 EXIT_AFTER_S = 0.3
 """Long enough for the error to reach the client before the process ends."""
 WATCH_EVERY_S = 1.0
+_CORE_GONE = "Engine core initialization failed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +136,7 @@ class Engine:
             if self._closed:
                 raise EngineUnusable(self._spec.model_source.name, "it was closed", "ask for a new engine")
             if self._llm is None:
-                self._llm = await asyncio.to_thread(self._load)
+                self._llm = await self._loaded()
                 self._started_at = time.monotonic()
                 self._watch = asyncio.create_task(self._end_with_the_core())
         return await self.statistics()
@@ -189,6 +190,17 @@ class Engine:
             llm, self._llm = self._llm, None
             # In this thread: vLLM's reader in the event loop must not see its core go, or it reports a crash.
             llm.shutdown()
+
+    async def _loaded(self) -> Any:
+        try:
+            return await asyncio.to_thread(self._load)
+        except EngineDied:
+            # Killed, or not able to start: vLLM says the same of both, so the second try decides.
+            try:
+                return await asyncio.to_thread(self._load)
+            except EngineDied as error:
+                name = self._spec.model_source.name
+                raise EngineUnusable(name, error.why, "see the actor's log for vLLM's own words") from error
 
     def _load(self) -> Any:
         name = self._spec.model_source.name
@@ -327,6 +339,8 @@ def _engine_arguments(spec: EngineSpec) -> dict[str, Any]:
 
 def _start_error(name: str, model: str, error: Exception) -> ModelError:
     why = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    if _CORE_GONE in why:
+        return EngineDied(name, why)
     if isinstance(error, OSError) or "is not a valid model identifier" in str(error) or "Repository Not Found" in why:
         return ModelNotFound(name, f"{model} ({why})", "check the name, or give a folder that this node can read")
     return EngineUnusable(name, why, "see the actor's log for vLLM's own words; lower max_model_len if memory is short")

@@ -50,4 +50,5 @@ class EngineDied(ModelError):
     """The engine core ended; its actor ends too and Ray builds a new one."""
 
     def __init__(self, model: str, why: str) -> None:
+        self.why = why
         super().__init__(f"the engine for {model!r} died ({why}); it is being restarted, ask again in a minute")

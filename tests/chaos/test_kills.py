@@ -122,7 +122,8 @@ async def test_a_run_survives_three_kills_of_a_part(
     home: HomeUnderTest, repository: Repository, part: str, last: int
 ) -> None:
     plan = strikes([part] * 3, first=3, last=last, seed=SEED)
-    survived = await struck_run(home, repository(FILES), plan, "--model", "minimal")
+    # One coder, so that it has work left whenever it is struck, and must come back.
+    survived = await struck_run(home, repository(FILES), plan, "--model", "minimal", "--coders", "1")
     assert len({kill.killed for kill in survived.kills}) == 3
     assert survived.verdict == "merged"
 
