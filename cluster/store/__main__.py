@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, required=True, help="where everything is kept")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8123, help="0: a free one")
-    parser.add_argument("--credentials", type=Path, help="made when missing; default: FOLDER/credentials.json")
+    parser.add_argument("--credentials", type=lambda text: Path(text).absolute(), help="made when missing; default: FOLDER/credentials.json")
     return parser
 
 
@@ -70,8 +70,11 @@ def _serve(folder: Path, options: argparse.Namespace) -> int:
     from enchanted.cluster.store.front import Front
 
     spool = folder / "spool"
-    shutil.rmtree(spool, ignore_errors=True)
+    for old in (spool, folder / "__cache__"):
+        shutil.rmtree(old, ignore_errors=True)
     spool.mkdir(mode=0o700)
+    # The engine keeps Protobuf schemas it is given as text below the working folder.
+    os.chdir(folder)
     credentials = load(options.credentials or folder / "credentials.json")
     listener = socket.create_server((options.host, options.port), backlog=1024)
     # Inherited by every connection: without it each answer waits 40 ms for the client's acknowledgement.
