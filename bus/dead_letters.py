@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -19,6 +19,7 @@ _SEQ = "Enchanted-Sequence"
 _TIME = "Enchanted-Time"
 _REASON = "Enchanted-Reason"
 _DETAIL = "Enchanted-Detail"
+_MSG_ID = "Enchanted-Msg-Id"
 _MAX_DETAIL = 1024
 
 
@@ -53,6 +54,23 @@ class DeadLetter:
     payload: bytes
     """The published bytes, untouched."""
     headers: Mapping[str, str]
+    original_id: str = ""
+    """The ``Nats-Msg-Id`` it was published with; empty when it had none."""
+
+    @property
+    def original_headers(self) -> dict[str, str]:
+        """Those of the producer, without the server's and ours."""
+        return {name: value for name, value in self.headers.items() if not name.startswith(("Nats-", "Enchanted-"))}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which message a dead letter was."""
+
+    seq: int
+    """Of the dead letter."""
+    original_seq: int
+    original_time: datetime
 
 
 class DeadLetters:
@@ -81,6 +99,8 @@ class DeadLetters:
             _REASON: reason,
             _DETAIL: _one_line(detail),
         }
+        if msg_id := original.headers.get("Nats-Msg-Id", ""):
+            headers[_MSG_ID] = msg_id
         return await self._bus.publisher.publish(
             Outgoing(
                 subject=dead_subject(reason),
@@ -97,6 +117,33 @@ class DeadLetters:
             while len(letters) < limit and (raw := await reader.next(wait=False)) is not None:
                 letters.append(_parse(raw))
         return letters
+
+    async def origins(self, *, after: int = 0) -> AsyncIterator[Origin]:
+        """Which messages are dead letters, from sequence ``after`` + 1, without reading their bytes."""
+        subjects = [f"{DEAD}.>"]
+        async with OrderedReader(
+            self._bus.link, DEAD_LETTERS_STREAM, subjects, after=after, headers_only=True
+        ) as reader:
+            while (raw := await reader.next(wait=False)) is not None:
+                letter = _parse(raw)
+                yield Origin(letter.seq, letter.original_seq, letter.original_time)
+
+    async def replay(self, letter: DeadLetter) -> Ack:
+        """Publish the original bytes to the original subject again, with the original message id and headers.
+
+        Within the stream's duplicate window the message it was counts as stored: then ``duplicate`` is set.
+
+        Raises:
+            PublishRefused, PublishOutcomeUnknown: as Publisher.publish.
+        """
+        return await self._bus.publisher.publish(
+            Outgoing(
+                subject=letter.original_subject,
+                payload=letter.payload,
+                event_id=letter.original_id or f"replay-{letter.seq}-{letter.time.isoformat()}",
+                headers=letter.original_headers,
+            )
+        )
 
     async def get(self, seq: int) -> DeadLetter:
         """One dead letter by its own sequence.
@@ -127,4 +174,5 @@ def _parse(raw: RawMessage) -> DeadLetter:
         original_time=datetime.fromisoformat(headers[_TIME]) if _TIME in headers else raw.time,
         payload=raw.payload,
         headers=headers,
+        original_id=headers.get(_MSG_ID, ""),
     )

@@ -12,7 +12,7 @@ import json
 import secrets
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -26,7 +26,10 @@ from enchanted.bus.streams import parse_time
 from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import StoredEvent, parse_event
 
+_NO_CONSUMER = 10014
 _NO_MESSAGE = 10037
+_PAGE_ENDED = ("204", "404")
+_PAGE_WAIT = 5.0
 _NANOSECONDS = 1_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HEARTBEAT = "100"
@@ -126,13 +129,18 @@ class OrderedReader:
         after: int,
         heartbeat: float = 1.0,
         patience: float = 60.0,
+        headers_only: bool = False,
     ) -> None:
-        """Both in seconds. After 2.5 heartbeats without a sign of life the consumer is made again, for ``patience``."""
+        """Both in seconds. After 2.5 heartbeats without a sign of life the consumer is made again, for ``patience``.
+
+        ``headers_only``: messages come without their payload.
+        """
         self._link = link
         self._stream = stream
         self._filters = list(filters)
         self._heartbeat = heartbeat
         self._patience = patience
+        self._headers_only = headers_only
         self._last = after
         self._inbox: Inbox | None = None
         self._name = ""
@@ -254,6 +262,7 @@ class OrderedReader:
             "num_replicas": 1,
             "inactive_threshold": 30 * _NANOSECONDS,
             "filter_subjects": self._filters,
+            "headers_only": self._headers_only,
         }
         request = {"stream_name": self._stream, "action": "create", "config": config}
         created = await self._link.api(f"CONSUMER.CREATE.{self._stream}.{name}", request, patience=0.0)
@@ -285,3 +294,86 @@ async def read_all(link: Link, stream: str, filters: Sequence[str], *, after: in
         while (message := await reader.next(wait=False)) is not None:
             messages.append(message)
     return messages
+
+
+async def read_range(
+    link: Link, stream: str, first: int, last: int, *, batch: int = 1000, max_bytes: int = _PULL_BYTES
+) -> AsyncGenerator[RawMessage, None]:
+    """The messages the stream has from sequence ``first`` to ``last``, in order, without a consumer.
+
+    At most ``batch`` messages and about ``max_bytes`` are under way at a time. Any replica may answer, so on a cluster
+    a message that is left out may be one it does not have yet.
+
+    Raises:
+        BusUnavailable: the server stopped answering; ask again from the last message on.
+    """
+    received: asyncio.Queue[Msg | None] = asyncio.Queue()
+    inbox = await link.open_inbox(received.put_nowait, lambda: received.put_nowait(None))
+    try:
+        while first <= last:
+            request = {"seq": first, "next_by_subj": ">", "batch": min(batch, last - first + 1), "max_bytes": max_bytes}
+            await link.send(f"{API}.DIRECT.GET.{stream}", json.dumps(request).encode(), inbox.subject)
+            begun = first
+            while (raw := await _next_direct(received, stream)) is not None:
+                first = raw.seq + 1
+                if raw.seq <= last:
+                    yield raw
+            if first == begun:
+                return
+    finally:
+        await link.close_inbox(inbox)
+
+
+async def _next_direct(received: asyncio.Queue[Msg | None], stream: str) -> RawMessage | None:
+    """The next message of a page; None at its end."""
+    what = f"direct get from {stream}"
+    try:
+        async with asyncio.timeout(_PAGE_WAIT):
+            message = await received.get()
+    except TimeoutError as error:
+        raise BusUnavailable(what, "no answer in time") from error
+    if message is None:
+        raise BusUnavailable(what, "the connection broke")
+    headers = message.headers or {}
+    status = headers.get("Status", "")
+    if status in _PAGE_ENDED:
+        return None
+    if status or "Nats-Sequence" not in headers:
+        raise BusUnavailable(what, f"status {status} {headers.get('Description', '')}")
+    return RawMessage(
+        seq=int(headers["Nats-Sequence"]),
+        time=parse_time(headers["Nats-Time-Stamp"]),
+        subject=headers["Nats-Subject"],
+        payload=message.data,
+        headers=headers,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConsumerState:
+    """How far a durable consumer is."""
+
+    acknowledged: int
+    """Every message up to this sequence is acknowledged."""
+    pending: int
+    """Not delivered yet."""
+    ack_pending: int
+    """Delivered and not acknowledged."""
+
+
+async def consumer_state(link: Link, stream: str, durable: str) -> ConsumerState | None:
+    """Where the consumer stands; None when there is none of this name."""
+    try:
+        info = await link.api(f"CONSUMER.INFO.{stream}.{durable}")
+    except ApiRefused as error:
+        if error.err_code == _NO_CONSUMER:
+            return None
+        raise
+    return ConsumerState(
+        acknowledged=info["ack_floor"]["stream_seq"], pending=info["num_pending"], ack_pending=info["num_ack_pending"]
+    )
+
+
+async def holes(link: Link, stream: str) -> list[int]:
+    """The sequences between the stream's first and last that it does not have, as its leader says."""
+    return list((await link.api(f"STREAM.INFO.{stream}", {"deleted_details": True}))["state"].get("deleted") or ())

@@ -1,0 +1,195 @@
+"""Every message that ingest acknowledged is a row or a dead letter; what is neither is read from the stream again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+from enchanted.bus.connection import Bus
+from enchanted.bus.dead_letters import DeadLetters
+from enchanted.bus.reader import consumer_state, holes
+from enchanted.bus.streams import DEAD_LETTERS_STREAM, EVENTS_STREAM, StreamInfo, parse_info
+from enchanted.ingest.reconcile_compare import BLOCK, compare, within
+from enchanted.ingest.reconcile_heal import Healer
+from enchanted.ingest.reconcile_report import Ranges, Report, Span, pieces, spans_of, without
+from enchanted.ingest.reconcile_table import Table
+from enchanted.ingest.worker import DURABLE
+from enchanted.ingest.writer import Writer
+
+STRETCH = 256 * BLOCK
+"""Sequences compared, and healed, before the next ones are looked at; bounds memory."""
+
+log = logging.getLogger(__name__)
+
+
+class _Dead:
+    """Original sequences of the dead letters, read once each and kept at 8 bytes."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._letters = DeadLetters(bus)
+        self._of: tuple[datetime, datetime] | None = None
+        self._last = 0
+        self._seqs = array("Q")
+
+    async def update(self, created: datetime) -> None:
+        """Read those put since; all of them after one of the streams was made again."""
+        info = parse_info(await self._bus.link.api(f"STREAM.INFO.{DEAD_LETTERS_STREAM}"))
+        if self._of != (created, info.created):
+            self._of, self._last, self._seqs = (created, info.created), 0, array("Q")
+        if info.last_seq <= self._last:
+            return
+        seqs = set(self._seqs)
+        async for origin in self._letters.origins(after=self._last):
+            self._last = origin.seq
+            if origin.original_time >= created:
+                seqs.add(origin.original_seq)
+        self._seqs = array("Q", sorted(seqs))
+
+    def between(self, first: int, last: int) -> list[int]:
+        return list(self._seqs[bisect_left(self._seqs, first) : bisect_right(self._seqs, last)])
+
+
+class Reconciler:
+    """Compares stream and table, and heals the table from the stream. Any number may work at the same time.
+
+    Every method raises BusError or TableUnavailable when one of them cannot be used now; nothing is half done then,
+    the next check begins anew.
+    """
+
+    def __init__(
+        self,
+        *,
+        nats_url: str,
+        clickhouse_url: str,
+        name: str = "reconciler",
+        stream: str = EVENTS_STREAM,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._bus = Bus.connect(nats_url, name=name)
+        self._dead = _Dead(self._bus)
+        self._table = Table(clickhouse_url)
+        self._writer = Writer(clickhouse_url)
+        self._healer = Healer(self._bus, self._writer, stream)
+        self._stream = stream
+        self._now = now
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self._bus)
+        self._stack.push_async_callback(self._writer.close)
+        self._stack.push_async_callback(self._table.close)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def check(self, *, repair: bool = True) -> Report:
+        """Compare everything up to what ingest has acknowledged; with ``repair`` write what is missing."""
+        begun = time.monotonic()
+        consumer = await consumer_state(self._bus.link, self._stream, DURABLE)
+        info = await self._info()
+        reached = min(consumer.acknowledged if consumer else 0, info.last_seq)
+        # A message is a dead letter before it is acknowledged, so all up to `reached` are known after this.
+        await self._dead.update(info.created)
+        report = Report(
+            at=self._now(),
+            seconds=0.0,
+            stream_created=info.created,
+            first_seq=info.first_seq,
+            last_seq=info.last_seq,
+            acknowledged=reached,
+            stream_gaps=Ranges().plus(await self._gaps(info, reached)),
+        )
+        for stretch in pieces(max(1, info.first_seq), reached, STRETCH):
+            report = await self._stretch(report, stretch, repair)
+        report = replace(
+            report,
+            beyond=await self._beyond(info.created),
+            former_streams=await self._table.former_streams(info.created),
+            agents=await self._table.agents(info.created, reached),
+        )
+        report = replace(report, seconds=round(time.monotonic() - begun, 3))
+        _tell(report)
+        return report
+
+    async def _info(self) -> StreamInfo:
+        return parse_info(await self._bus.link.api(f"STREAM.INFO.{self._stream}"))
+
+    async def _gaps(self, info: StreamInfo, reached: int) -> list[Span]:
+        if info.messages == info.last_seq - info.first_seq + 1 or not info.messages:
+            return []
+        there = [seq for seq in await holes(self._bus.link, self._stream) if info.first_seq <= seq <= reached]
+        return spans_of(sorted(there))
+
+    async def _stretch(self, report: Report, stretch: Span, repair: bool) -> Report:
+        created = report.stream_created
+        gaps = list(report.stream_gaps.spans)
+        dead = self._dead.between(*stretch)
+        found = await compare(self._table, created, stretch, dead, gaps)
+        report = replace(report, missing=report.missing.plus(found.missing))
+        if found.missing and repair:
+            healed = await self._healer.heal(found.missing, created)
+            # What went for its age meanwhile is no gap.
+            lost = without(healed.lost, [(0, (await self._info()).first_seq - 1)])
+            gaps = sorted([*gaps, *lost])
+            found = await compare(self._table, created, stretch, sorted({*dead, *healed.buried}), gaps)
+            report = replace(
+                report,
+                healed=report.healed + healed.rows,
+                buried=report.buried + len(healed.buried),
+                stream_gaps=Ranges().plus(gaps) if lost else report.stream_gaps,
+            )
+        return replace(
+            report,
+            in_stream=report.in_stream + stretch[1] - stretch[0] + 1 - within(gaps, stretch),
+            rows=report.rows + found.rows,
+            duplicates=report.duplicates + found.duplicates,
+            dead_letters=report.dead_letters + found.dead,
+            unhealed=report.unhealed.plus(found.missing),
+            twofold=report.twofold.plus(found.twofold),
+        )
+
+    async def _beyond(self, created: datetime) -> Ranges:
+        # The table first: the stream only grows between the two.
+        info = await self._info()
+        above = await self._table.above(created, info.last_seq)
+        if not above:
+            return Ranges()
+        now = await self._info()
+        return Ranges().plus(spans_of(seq for seq in above if seq > now.last_seq and now.created == created))
+
+
+def _tell(report: Report) -> None:
+    """What is wrong, loudly; what was healed, once."""
+    if report.stream_gaps:
+        log.error(
+            "the stream has lost messages %s, where nothing may delete: its files are damaged, bring them back from "
+            "a copy; rows of theirs in the table stay",
+            report.stream_gaps,
+        )
+    if report.beyond:
+        log.error("the table has rows %s above the stream's end: the stream has lost its end", report.beyond)
+    if report.unhealed:
+        log.error("messages %s are acknowledged and neither row nor dead letter", report.unhealed)
+    if report.twofold:
+        log.error("messages %s are both row and dead letter", report.twofold)
+    for gap in report.agents.gaps[:10]:
+        log.error("agent %s: its events %d-%d are nowhere", gap.agent_id, gap.first, gap.last)
+    if report.healed or report.buried:
+        log.warning(
+            "%d rows and %d dead letters were missing and are written again: %s",
+            report.healed,
+            report.buried,
+            report.missing,
+        )
