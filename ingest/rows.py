@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from enchanted.schemas.canonical import sha256_hex
-from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of, role_of, run_of
+from enchanted.ingest.plain import is_plain
+from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of, parse_event, role_of, run_of
 
 EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
 LATEST = datetime(2299, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
@@ -60,31 +61,48 @@ COLUMNS: dict[str, str] = {
 """The table's columns in the order `values` gives them, with their types."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(slots=True)
 class Row:
-    """An event on its way into the table."""
+    """An event on its way into the table; one is made for every message, so it is flat and made once."""
 
-    stored: StoredEvent
-    sha256: str
+    seq: int
+    """Stream sequence."""
+    time: datetime
+    """When the stream stored it (UTC)."""
+    subject: str
+    raw: bytes
+    """The published bytes."""
+    digest: bytes
+    """SHA-256 of ``raw``."""
+    event_id: str
+    """Empty for producers that give none."""
+    plain: bool
+    """ClickHouse may read the bytes by itself."""
     redelivered: bool
     """It may be in the table already."""
     duplicate_of: int = 0
     """Sequence of the first copy of this event id; 0 for the first itself."""
 
     @property
-    def seq(self) -> int:
-        """Stream sequence."""
-        return self.stored.seq
+    def sha256(self) -> str:
+        """The digest in hex, as the table has it."""
+        return self.digest.hex()
 
-    @property
-    def event_id(self) -> str:
-        """Empty for producers that give none."""
-        return self.stored.event.event_id
+
+def read_row(seq: int, time: datetime, subject: str, raw: bytes, *, redelivered: bool) -> Row:
+    """A message of the stream as a row.
+
+    Raises:
+        NotAnEvent: protobuf rejects the bytes.
+    """
+    event = parse_event(raw)
+    event_id = event.event_id
+    return Row(seq, time, subject, raw, hashlib.sha256(raw).digest(), event_id, is_plain(event, raw), redelivered)
 
 
 def row_of(stored: StoredEvent, *, redelivered: bool) -> Row:
-    """Hash the published bytes."""
-    return Row(stored=stored, sha256=sha256_hex(stored.raw), redelivered=redelivered)
+    """The same for an event that was read before."""
+    return read_row(stored.seq, stored.time, stored.subject, stored.raw, redelivered=redelivered)
 
 
 def columns_of(rows: Iterable[Row], stream_created: datetime) -> list[Sequence[object]]:
@@ -93,16 +111,16 @@ def columns_of(rows: Iterable[Row], stream_created: datetime) -> list[Sequence[o
 
 
 def values(row: Row, stream_created: datetime) -> tuple[object, ...]:
-    """One row in the order of COLUMNS."""
-    stored, event = row.stored, row.stored.event
+    """One row in the order of COLUMNS; what ClickHouse makes of a plain row by itself is exactly this."""
+    event = parse_event(row.raw)
     return (
         stream_created,
-        stored.seq,
-        stored.time,
-        stored.subject,
+        row.seq,
+        row.time,
+        row.subject,
         run_of(event),
         event.event_id,
-        event_time(event, stored.time),
+        event_time(event, row.time),
         event.trace_id,
         event.span_id,
         role_of(event),
@@ -116,7 +134,7 @@ def values(row: Row, stream_created: datetime) -> tuple[object, ...]:
         event.parent_event_id,
         row.duplicate_of,
         row.sha256,
-        stored.raw,
+        row.raw,
         *_search_values(event),
     )
 

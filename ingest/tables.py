@@ -96,6 +96,14 @@ def reason(error: Exception) -> str:
     return text.splitlines()[0].split(" (for url")[0][:400]
 
 
+def is_local(url: str) -> bool:
+    """Whether a URL leads to this machine."""
+    host = urlsplit(url).hostname or ""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
 def _options(url: str) -> dict[str, Any]:
     parts = urlsplit(url)
     port = None
@@ -114,11 +122,5 @@ def _options(url: str) -> dict[str, Any]:
         "send_receive_timeout": REQUEST_DEADLINE,
         "settings": {"max_execution_time": EXECUTION_DEADLINE},
         # Within one machine compression costs more than it saves.
-        "compress": not _is_local(parts.hostname),
+        "compress": not is_local(url),
     }
-
-
-def _is_local(host: str) -> bool:
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"

@@ -18,10 +18,9 @@ from enchanted.bus.dead_letters import DeadLetters
 from enchanted.bus.errors import BusError
 from enchanted.ingest.batch import Batch, BatchLimits
 from enchanted.ingest.errors import TableUnavailable
-from enchanted.ingest.rows import Row, row_of
+from enchanted.ingest.rows import Row, read_row
 from enchanted.ingest.writer import Writer, Written
 from enchanted.schemas.errors import NotAnEvent
-from enchanted.schemas.events import StoredEvent, parse_event
 
 log = logging.getLogger(__name__)
 
@@ -175,14 +174,13 @@ class IngestWorker:
         rows: list[Row] = []
         dead: dict[int, tuple[str, str]] = {}
         for one in deliveries:
+            # A consumer that was made again counts deliveries from one, so going back in the stream counts as well.
+            redelivered = one.num_delivered > 1 or one.seq <= self._seen
             try:
-                event = parse_event(one.payload)
+                rows.append(read_row(one.seq, one.time, one.subject, one.payload, redelivered=redelivered))
             except NotAnEvent as error:
                 dead[one.seq] = ("undecodable", str(error))
                 continue
-            stored = StoredEvent(seq=one.seq, time=one.time, subject=one.subject, raw=one.payload, event=event)
-            # A consumer that was made again counts deliveries from one, so going back in the stream counts as well.
-            rows.append(row_of(stored, redelivered=one.num_delivered > 1 or one.seq <= self._seen))
             self._seen = max(self._seen, one.seq)
         return rows, dead
 
@@ -192,8 +190,9 @@ class IngestWorker:
         while rows:
             try:
                 begun = await self._begun()
-                suspects = [replace(row, redelivered=row.redelivered or row.seq <= begun.highest) for row in rows]
-                return await self._writer.write(suspects, begun.created, again=tries > 0)
+                for row in rows:
+                    row.redelivered = row.redelivered or row.seq <= begun.highest
+                return await self._writer.write(rows, begun.created, again=tries > 0)
             except (TableUnavailable, BusError) as error:
                 self._note(error)
             if self._stop.is_set():

@@ -370,7 +370,7 @@ async def test_a_row_the_table_refuses_does_not_hold_up_the_others(
         for d in (first, *rest)
     ]
     # Only a sequence no UInt64 can hold makes the client refuse a row of ours.
-    rows[1] = replace(rows[1], stored=replace(rows[1].stored, seq=2**70))
+    rows[1] = replace(rows[1], seq=2**70, plain=False)
 
     written = await writer.write(rows, created, again=False)
     await writer.close()
