@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from starlette.responses import Response
 
-from enchanted.serve import events, history, live, pages, runs
+from enchanted.serve import events, history, live, pages, pipeline, runs
 from enchanted.serve.auth import Guard
 from enchanted.serve.contents import Contents
 from enchanted.serve.dependencies import Dependencies, Deps
@@ -81,7 +81,7 @@ def create_app(dependencies: Dependencies) -> FastAPI:
     app.state.contents = Contents(dependencies)
     app.state.streams = live.Streams(dependencies)
     install(app)
-    for router in (health, runs.router, events.router, history.router, live.router, pages.router):
+    for router in (health, runs.router, events.router, history.router, live.router, pipeline.router, pages.router):
         app.include_router(router)
     app.add_middleware(Guard, access=dependencies.access)
     return app

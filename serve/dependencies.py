@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
@@ -41,6 +42,8 @@ class Dependencies:
     cache: Path
     """Folder for rebuilt repositories; may be deleted at any time."""
     starter: RunStarter | None = None
+    reconciliation: Callable[[], Awaitable[dict[str, Any] | None]] | None = None
+    """The last reconciliation's report; None while nobody can say."""
     heartbeat: float = HEARTBEAT
     """Seconds between signs of life on a live stream."""
     slow_client: float = SLOW_CLIENT

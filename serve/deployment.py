@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
 
 from enchanted.actors.config import SwarmConfig
-from enchanted.actors.swarm import Swarm
+from enchanted.actors.swarm import NAMESPACE, Swarm
 from enchanted.actors.work import RunRequest
 from enchanted.serve.app import create_app
 from enchanted.serve.auth import access_from
@@ -23,6 +25,8 @@ from enchanted.serve.store import Store
 
 # A live stream holds its place for as long as it is open.
 MAX_ONGOING_REQUESTS = 1_024
+RECONCILING_ACTOR = "ingest-0"
+"""Of the pool of ingest actors, the one that reconciles."""
 
 
 class RayRuns:
@@ -46,6 +50,16 @@ class RayRuns:
             raise RunsUnavailable(str(error).splitlines()[0]) from error
 
 
+async def last_reconciliation() -> dict[str, Any] | None:
+    """The report of the ingest actor on this Ray cluster; None while there is none, or it does not answer."""
+    try:
+        actor = await asyncio.to_thread(ray.get_actor, RECONCILING_ACTOR, namespace=NAMESPACE)
+        report: dict[str, Any] | None = await actor.reconciliation.remote()
+    except (ValueError, RayError):
+        return None
+    return report
+
+
 def dependencies_from(config: Mapping[str, Any]) -> Dependencies:
     """Dependencies for the keys nats_url, clickhouse_url, token_file and home.
 
@@ -58,6 +72,7 @@ def dependencies_from(config: Mapping[str, Any]) -> Dependencies:
         access=access_from(Path(config["token_file"]), host=_host_of(config), origins=config.get("origins", ())),
         cache=Path(config["home"], "cache", "serve"),
         starter=None if swarm is None else RayRuns(swarm),
+        reconciliation=last_reconciliation,
     )
 
 

@@ -225,6 +225,54 @@ class VerifyDocument(BaseModel):
     stream: StreamCheck
 
 
+class PipelineStream(BaseModel):
+    """What the stream of events holds."""
+
+    created: str
+    first_seq: int
+    last_seq: int
+    messages: int
+    bytes: int
+    max_bytes: int
+    """A stream that reaches it refuses events."""
+
+
+class PipelineIngest(BaseModel):
+    """How far ingest is."""
+
+    connected: bool
+    """Ingest has been here: its consumer exists."""
+    acknowledged_seq: int
+    """Every message up to here is dealt with."""
+    pending: int
+    """Messages not delivered to ingest yet."""
+    ack_pending: int
+    """Delivered, and not in the table for certain."""
+    lag_seconds: float
+    """Age of the oldest message that is not acknowledged."""
+
+
+class PipelineTable(BaseModel):
+    """What the table holds; copies of a row that are not merged yet count."""
+
+    rows: int
+    highest_seq: int
+    """Of the stream as it is now."""
+    duplicates: int
+    """Of the rows, later copies of an event id."""
+
+
+class PipelineDocument(BaseModel):
+    """Where events are between the stream and the table."""
+
+    stream: PipelineStream
+    ingest: PipelineIngest
+    table: PipelineTable
+    dead_letters: int
+    reconciliation: dict[str, Any] | None
+    """What `enchanted reconcile --json` says, as of its ``at``; absent before the first, and where no ingest runs."""
+
+
 class Health(BaseModel):
     """Alive."""
 
