@@ -6,15 +6,25 @@ import asyncio
 import logging
 import os
 import threading
+import time
+from typing import Any
 
 from enchanted.actors.vitals import signal_for_ever
+from enchanted.bus.errors import BusError
+from enchanted.cluster.ingest_metrics import IngestMetrics
 from enchanted.cluster.settings import IngestSettings
 from enchanted.ingest.batch import BatchLimits
+from enchanted.ingest.errors import IngestError
+from enchanted.ingest.reconciler import Reconciler
 from enchanted.ingest.worker import IngestWorker
 from enchanted.schemas.events import Status
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
+MEASURED_EVERY = 5.0
+RECONCILED_EVERY = 60.0
+RECONCILING = "ingest-0"
+"""One of the pool is enough, and Ray starts it again. `serve.deployment` asks it for its report."""
 
 log = logging.getLogger("enchanted.ingest")
 
@@ -29,6 +39,9 @@ class IngestActor:
         self._limits = BatchLimits(rows=settings.batch_rows, seconds=settings.batch_seconds)
         self._failures = 0
         self._status: Status = "STARTING"
+        self._worker: IngestWorker | None = None
+        self._reconciliation: dict[str, Any] | None = None
+        self._metrics = IngestMetrics(name)
         # A thread of its own: when Ray has restarted the actor it calls only this constructor again.
         threading.Thread(target=self._run_for_ever, name=name, daemon=True).start()
 
@@ -40,6 +53,10 @@ class IngestActor:
         """How often the worker ended and was started again in this process."""
         return self._failures
 
+    def reconciliation(self) -> dict[str, Any] | None:
+        """The last report (`Report.as_dict`); None before the first, and in an actor that does not reconcile."""
+        return self._reconciliation
+
     def _run_for_ever(self) -> None:
         asyncio.run(self._with_signals())
 
@@ -47,6 +64,9 @@ class IngestActor:
         async with asyncio.TaskGroup() as group:
             group.create_task(signal_for_ever(self._nats_url, self._name, status=lambda: self._status))
             group.create_task(self._loop())
+            group.create_task(self._measure())
+            if self._name == RECONCILING:
+                group.create_task(self._reconcile())
 
     async def _loop(self) -> None:
         pause = FIRST_PAUSE
@@ -55,7 +75,7 @@ class IngestActor:
                 async with IngestWorker(
                     nats_url=self._nats_url, clickhouse_url=self._clickhouse_url, name=self._name, limits=self._limits
                 ) as worker:
-                    pause, self._status = FIRST_PAUSE, "HEALTHY"
+                    self._worker, pause, self._status = worker, FIRST_PAUSE, "HEALTHY"
                     await worker.run()
             except Exception:  # the process boundary: bus and store may be away for any length of time
                 log.exception("%s failed; starting again in %.1f s", self._name, pause)
@@ -63,3 +83,33 @@ class IngestActor:
             self._failures += 1
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE, pause * 2)
+
+    async def _measure(self) -> None:
+        while True:
+            await asyncio.sleep(MEASURED_EVERY)
+            if self._worker is not None:
+                self._metrics.add(self._worker.statistics())
+
+    async def _reconcile(self) -> None:
+        while True:
+            try:
+                async with Reconciler(
+                    nats_url=self._nats_url, clickhouse_url=self._clickhouse_url, name=f"{self._name}-reconciler"
+                ) as reconciler:
+                    await self._keep_reconciling(reconciler)
+            except (BusError, IngestError) as error:
+                log.warning("not reconciled, trying again in %.0f s: %s", LONGEST_PAUSE, error)
+            except Exception:  # the process boundary: ingest must go on whatever the reconciler meets
+                log.exception("not reconciled, trying again in %.0f s", LONGEST_PAUSE)
+            await asyncio.sleep(LONGEST_PAUSE)
+
+    async def _keep_reconciling(self, reconciler: Reconciler) -> None:
+        due = time.monotonic()
+        while True:
+            if time.monotonic() >= due:
+                report = await reconciler.check()
+                self._reconciliation = report.as_dict()
+                self._metrics.reconciled(report)
+                due = time.monotonic() + RECONCILED_EVERY
+            self._metrics.behind(await reconciler.lag())
+            await asyncio.sleep(MEASURED_EVERY)

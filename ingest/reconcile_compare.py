@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from enchanted.ingest.reconcile_report import Agents, FormerStream, Span, pieces, size_of, spans_of, without
+from enchanted.ingest.reconcile_report import Agents, FormerStream, Span, joined, pieces, size_of, spans_of, without
 from enchanted.ingest.reconcile_table import Block
 
 BLOCK = 1024
@@ -62,7 +62,7 @@ async def compare(
         rows=sum(block.rows for block in blocks.values()),
         duplicates=sum(block.duplicates for block in blocks.values()),
         dead=size_of(only_dead),
-        missing=missing,
+        missing=joined(missing, 0),
         twofold=spans_of(both),
     )
 

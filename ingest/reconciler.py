@@ -8,14 +8,14 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
 from enchanted.bus.connection import Bus
 from enchanted.bus.dead_letters import DeadLetters
-from enchanted.bus.reader import consumer_state, holes
+from enchanted.bus.reader import consumer_state, holes, message_at
 from enchanted.bus.streams import DEAD_LETTERS_STREAM, EVENTS_STREAM, StreamInfo, parse_info
 from enchanted.ingest.reconcile_compare import BLOCK, compare, within
 from enchanted.ingest.reconcile_heal import Healer
@@ -56,6 +56,16 @@ class _Dead:
 
     def between(self, first: int, last: int) -> list[int]:
         return list(self._seqs[bisect_left(self._seqs, first) : bisect_right(self._seqs, last)])
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """What is in the stream and not acknowledged."""
+
+    events: int = 0
+    """From the oldest such message to the stream's end."""
+    seconds: float = 0.0
+    """Age of the oldest such message."""
 
 
 class Reconciler:
@@ -122,6 +132,16 @@ class Reconciler:
         report = replace(report, seconds=round(time.monotonic() - begun, 3))
         _tell(report)
         return report
+
+    async def lag(self) -> Lag:
+        """How far ingest is behind the stream now."""
+        consumer = await consumer_state(self._bus.link, self._stream, DURABLE)
+        reached = consumer.acknowledged if consumer else 0
+        oldest = await message_at(self._bus.link, self._stream, {"seq": reached + 1, "next_by_subj": ">"})
+        if oldest is None:
+            return Lag()
+        events = (await self._info()).last_seq - oldest.seq + 1
+        return Lag(events, max(0.0, (self._now() - oldest.time).total_seconds()))
 
     async def _info(self) -> StreamInfo:
         return parse_info(await self._bus.link.api(f"STREAM.INFO.{self._stream}"))
