@@ -29,6 +29,8 @@ from enchanted.actors.models.engine_pool import (
 from enchanted.actors.models.errors import EngineDied, ModelNotFound, ModelRefused, ModelUnavailable
 from enchanted.actors.models.model import Message, ModelRequest, parse_model_url
 from enchanted.actors.models.tiny import make_tiny_model
+from enchanted.bus.connection import Bus
+from enchanted.bus.testing import NatsServer, nats_server
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -45,6 +47,7 @@ LONG_SCHEMA: dict[str, Any] = {"type": "string", "minLength": 1500, "maxLength":
 @dataclass(frozen=True)
 class Engines:
     shared: EngineSpec
+    """Sends its signals to the bus."""
     dedicated: EngineSpec
 
 
@@ -59,9 +62,17 @@ def local_ray() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-async def engines(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engines]:
+async def server(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NatsServer]:
+    async with nats_server(tmp_path_factory.mktemp("nats")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def engines(
+    local_ray: None, server: NatsServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Engines]:
     source = parse_model_url(f"vllm:{make_tiny_model(tmp_path_factory.mktemp('tiny'))}")
-    shared = EngineSpec(model_source=source, num_cpus=0.5, threads=1)
+    shared = EngineSpec(model_source=source, num_cpus=0.5, threads=1, nats_url=server.url)
     dedicated = EngineSpec(model_source=source, num_cpus=0.5, threads=1, dedicated_to="reviewer")
     await asyncio.gather(start_engine(shared), start_engine(dedicated))
     yield Engines(shared, dedicated)
@@ -158,6 +169,18 @@ async def test_a_killed_core_is_reported_at_once_and_its_engine_comes_back(engin
     new = await engine_statistics(engines.shared.key)
     assert new is not None
     assert new.pid != old.pid
+
+
+async def test_each_process_of_an_engine_says_how_it_is(engines: Engines, server: NatsServer) -> None:
+    """After the kill above there were two."""
+    name, seen = f"engine:{engines.shared.key}", set()
+    async with Bus.connect(server.url) as bus:
+        async for stored in bus.tail("swarm.events.unspecified.system_signal", after=0):
+            assert stored.event.agent_name == name
+            assert stored.event.system_signal.status in ("STARTING", "HEALTHY")
+            seen.add(stored.event.system_signal.pid)
+            if len(seen) == 2:
+                break
 
 
 async def test_an_engine_without_a_model_says_so_and_does_not_stay(local_ray: None, tmp_path: Path) -> None:
