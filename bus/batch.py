@@ -12,6 +12,8 @@ MAX_BATCH_MESSAGES = 1000
 """The server refuses larger atomic batches."""
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 
+_NEWLINES = str.maketrans({"\r": " ", "\n": " "})
+
 HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 _MSG_ID = "Nats-Msg-Id"
@@ -89,6 +91,37 @@ def batch_frames(messages: Sequence[Outgoing], batch_id: str) -> list[Frame]:
             headers["Nats-Batch-Commit"] = "1"
         frames.append(Frame(message.subject, message.payload, headers, number in (1, last)))
     return frames
+
+
+def encode_batch(messages: Sequence[Outgoing], batch_id: str, reply: str) -> bytes:
+    """What nats-py writes for `batch_frames`, or for `single_frame` of one message, in one piece."""
+    if len(messages) == 1:
+        headers = "".join(
+            f"{name}: {_value(value)}\r\n" for name, value in (single_frame(messages[0]).headers or {}).items()
+        )
+        return b"".join(_hpub(messages[0], f"NATS/1.0\r\n{headers}\r\n".encode(), reply))
+    last, parts = len(messages), list[bytes]()
+    batch = f"Nats-Batch-Id: {batch_id}\r\nNats-Batch-Sequence: "
+    for number, message in enumerate(messages, 1):
+        own = f"{_MSG_ID}: {_value(message.event_id)}\r\n"
+        if message.headers:
+            named = {_MSG_ID: message.event_id, **message.headers}
+            own = "".join(f"{name}: {_value(value)}\r\n" for name, value in named.items())
+        end = "\r\nNats-Batch-Commit: 1\r\n\r\n" if number == last else "\r\n\r\n"
+        header = f"NATS/1.0\r\n{own}{batch}{number}{end}".encode()
+        parts += _hpub(message, header, reply if number in (1, last) else "")
+    return b"".join(parts)
+
+
+def _hpub(message: Outgoing, header: bytes, reply: str) -> tuple[bytes, bytes, bytes, bytes]:
+    total = len(header) + len(message.payload)
+    return f"HPUB {message.subject} {reply} {len(header)} {total}\r\n".encode(), header, message.payload, b"\r\n"
+
+
+def _value(value: str) -> str:
+    # A line break in a value would end the header and begin another; nats-py replaces it too.
+    value = value.strip()
+    return value.translate(_NEWLINES) if "\n" in value or "\r" in value else value
 
 
 def batch_acks(last_seq: int, count: int) -> list[Ack]:

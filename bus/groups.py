@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from enchanted.bus.batch import Ack, Outgoing, split
 from enchanted.bus.streams import stream_of
@@ -20,19 +20,22 @@ class Group:
     after: Group | None = None
     """The part before this one when a group exceeds a batch; refused with it."""
 
+    error: BaseException | None = None
+    """Why it failed; kept here because ``done`` is cancelled with the caller that awaits it."""
+    stream: str = field(init=False)
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        first = self.messages[0]
+        self.stream = stream_of(first.subject)
+        self.size = first.size if len(self.messages) == 1 else sum(message.size for message in self.messages)
+
     @property
     def conditional(self) -> bool:
         return self.messages[0].expected_last is not None
 
-    @property
-    def stream(self) -> str:
-        return stream_of(self.messages[0].subject)
-
-    @property
-    def size(self) -> int:
-        return sum(message.size for message in self.messages)
-
     def fail(self, error: BaseException) -> None:
+        self.error = self.error or error
         if not self.done.done():
             self.done.set_exception(error)
 

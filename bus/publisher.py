@@ -22,6 +22,7 @@ from enchanted.bus.batch import (
     Outgoing,
     batch_acks,
     batch_frames,
+    encode_batch,
     has_valid_headers,
     single_frame,
 )
@@ -73,6 +74,11 @@ class PublisherStatistics:
     duplicates: int = 0
     waiting: int = 0
     """Messages queued behind the batch in flight."""
+    mean_batch: float = 0.0
+    """Messages per committed batch; `largest_batch` is the largest."""
+    last_commit: float = 0.0
+    """Seconds from sending the latest committed batch to its acknowledgement."""
+    mean_commit: float = 0.0
 
 
 @dataclass(slots=True)
@@ -82,6 +88,9 @@ class _Counters:
     largest_batch: int = 0
     retries: int = 0
     duplicates: int = 0
+    batched: int = 0
+    last_commit: float = 0.0
+    commit_seconds: float = 0.0
 
 
 class Publisher:
@@ -137,7 +146,8 @@ class Publisher:
         acks: list[Ack] = []
         for group in groups:
             try:
-                acks += await asyncio.shield(group.done)
+                # Not shielded: a caller that is cancelled cancels its outcome, and the group is stored all the same.
+                acks += await group.done
             except PublishRefused as error:
                 if acks:
                     raise PartlyPublished(len(acks), len(messages)) from error
@@ -156,6 +166,9 @@ class Publisher:
             retries=counters.retries,
             duplicates=counters.duplicates,
             waiting=sum(len(group.messages) for group in self._queue),
+            mean_batch=counters.batched / max(1, counters.batches),
+            last_commit=counters.last_commit,
+            mean_commit=counters.commit_seconds / max(1, counters.batches),
         )
 
     async def close(self, *, timeout: float = 10.0) -> None:
@@ -183,9 +196,11 @@ class Publisher:
         groups: list[Group] = []
         for part in runs(messages):
             group = Group(part, deadline, loop.create_future(), groups[-1] if groups else None)
-            # A caller that was cancelled does not ask for the outcome.
-            group.done.add_done_callback(lambda future: future.cancelled() or future.exception())
             groups.append(group)
+        if len(groups) > 1:
+            for group in groups:
+                # After the first refusal, or when cancelled, the caller does not ask for the other outcomes.
+                group.done.add_done_callback(lambda future: future.cancelled() or future.exception())
         self._queue.extend(groups)
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
@@ -196,6 +211,8 @@ class Publisher:
             while self._queue:
                 self._in_flight = self._take()
                 await self._settle(self._in_flight)
+                # Those just answered come back first; otherwise they would miss this batch and wait for two.
+                await asyncio.sleep(0)
         finally:
             for group in [*self._in_flight, *self._queue]:
                 group.fail(BusClosed())
@@ -218,8 +235,8 @@ class Publisher:
     async def _settle(self, groups: list[Group]) -> None:
         """Give every group its outcome."""
         first = groups[0]
-        if first.after is not None and first.after.done.done() and first.after.done.exception() is not None:
-            first.fail(first.after.done.exception() or BusClosed())
+        if first.after is not None and first.after.error is not None:
+            first.fail(first.after.error)
             return
         messages, positions = without_repeats(groups)
         deadline = min(group.deadline for group in groups)
@@ -297,14 +314,25 @@ class Publisher:
 
     async def _attempt(self, messages: list[Outgoing]) -> list[Ack]:
         single = len(messages) == 1
-        frames = (
-            [single_frame(messages[0])] if single else batch_frames(messages, f"{self._chance.getrandbits(128):032x}")
-        )
-        answer = await self._link.exchange(frames, timeout=self._ack_timeout)
+        batch_id = f"{self._chance.getrandbits(128):032x}"
+        begun = self._clock()
+        if self._link.can_write:
+            answer = await self._link.exchange_encoded(
+                messages[0].subject,
+                len(messages),
+                lambda reply: encode_batch(messages, batch_id, reply),
+                timeout=self._ack_timeout,
+            )
+        else:
+            frames = [single_frame(messages[0])] if single else batch_frames(messages, batch_id)
+            answer = await self._link.exchange(frames, timeout=self._ack_timeout)
         response: dict[str, Any] = json.loads(answer.data)
         if "error" in response:
             return [await self._refused(messages, ApiRefused(messages[0].subject, response["error"]))]
         self._counters.batches += 1
+        self._counters.batched += len(messages)
+        self._counters.last_commit = self._clock() - begun
+        self._counters.commit_seconds += self._counters.last_commit
         self._counters.largest_batch = max(self._counters.largest_batch, len(messages))
         if single:
             return [Ack(seq=response["seq"], duplicate=bool(response.get("duplicate")))]

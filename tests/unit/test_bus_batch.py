@@ -6,8 +6,18 @@ import asyncio
 
 from hypothesis import given
 from hypothesis import strategies as st
+from nats.aio.client import Client
 
-from enchanted.bus.batch import Ack, Outgoing, batch_acks, batch_frames, has_valid_headers, single_frame, split
+from enchanted.bus.batch import (
+    Ack,
+    Outgoing,
+    batch_acks,
+    batch_frames,
+    encode_batch,
+    has_valid_headers,
+    single_frame,
+    split,
+)
 from enchanted.bus.groups import Group, ack_at, runs, without_repeats
 from enchanted.bus.streams import stream_of
 
@@ -81,3 +91,48 @@ def test_a_header_name_the_client_would_refuse_is_found() -> None:
     bad = Outgoing(subject="swarm.events.a", payload=b"", event_id="x", headers={"a b": "c"})
     assert not has_valid_headers(bad)
     assert has_valid_headers(Outgoing(subject="s", payload=b"", event_id="x", headers={"traceparent": "c"}))
+
+
+class Recorder(Client):
+    """nats-py's own encoder, without a connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wire = b""
+
+    async def _send_command(self, cmd: bytes, priority: bool = False) -> None:
+        self.wire += cmd
+
+
+_TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+@given(
+    st.lists(
+        st.builds(
+            Outgoing,
+            subject=st.sampled_from(["swarm.events.a.b", "swarm.events.c"]),
+            payload=st.binary(max_size=40),
+            event_id=_TEXTS,
+            headers=st.dictionaries(st.sampled_from(["traceparent", "Nats-Msg-Id", "X"]), _TEXTS),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_a_batch_is_encoded_byte_for_byte_as_nats_py_does(messages: list[Outgoing]) -> None:
+    async def by_nats_py() -> bytes:
+        client = Recorder()
+        frames = [single_frame(messages[0])] if len(messages) == 1 else batch_frames(messages, "batch")
+        for frame in frames:
+            reply = "_INBOX.r" if frame.answered else ""
+            await client._send_publish(frame.subject, reply, frame.payload, len(frame.payload), frame.headers)
+        return client.wire
+
+    assert encode_batch(messages, "batch", "_INBOX.r") == asyncio.run(by_nats_py())
+
+
+def test_a_condition_is_encoded_too() -> None:
+    wire = encode_batch([message("a", last=7)], "unused", "_INBOX.r")
+    assert b"Nats-Expected-Last-Subject-Sequence: 7\r\n" in wire
+    assert b"Nats-Batch-Id" not in wire
