@@ -112,7 +112,11 @@ def columns_of(rows: Iterable[Row], stream_created: datetime) -> list[Sequence[o
 
 def values(row: Row, stream_created: datetime) -> tuple[object, ...]:
     """One row in the order of COLUMNS; what ClickHouse makes of a plain row by itself is exactly this."""
-    event = parse_event(row.raw)
+    return event_values(parse_event(row.raw), row, stream_created)
+
+
+def event_values(event: SwarmEvent, row: Row, stream_created: datetime) -> tuple[object, ...]:
+    """The same for a row whose event is at hand."""
     return (
         stream_created,
         row.seq,

@@ -23,7 +23,7 @@ EXECUTION_DEADLINE = 30
 """Seconds a statement may run on the server: less than the consumer's ack_wait, so that a late insert has ended
 before its messages are delivered again."""
 
-_ABOUT_DATA = frozenset({6, 26, 27, 33, 38, 41, 53, 69, 70, 72, 117, 131, 321, 349, 691})
+_ABOUT_DATA = frozenset({6, 26, 27, 33, 38, 41, 53, 69, 70, 72, 117, 131, 321, 349, 436, 444, 691})
 
 
 async def connect(url: str) -> AsyncClient:

@@ -115,6 +115,14 @@ class IngestWorker:
         """A snapshot."""
         return self._statistics
 
+    async def ready(self) -> None:
+        """Connect to ClickHouse now; otherwise the first batch does.
+
+        Raises:
+            TableUnavailable: it cannot be used now.
+        """
+        await self._writer.highest((await self._bus.stream_info()).created)
+
     async def run(self) -> None:
         """Ingest until `close` is called."""
         self._idle.clear()

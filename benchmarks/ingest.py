@@ -1,0 +1,321 @@
+"""What does an event cost from the stream into the table? Ours beside obvious ingestors and beside the floor."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import random
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import nats
+import psutil
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import TimeoutError as NatsTimeout
+
+from enchanted.benchmarks.case import Benchmark, Result, Row
+from enchanted.bus.connection import Bus
+from enchanted.bus.testing import NatsServer, nats_server
+from enchanted.cluster.store.testing import store_process
+from enchanted.ingest import wire
+from enchanted.ingest.rows import COLUMNS, event_values
+from enchanted.ingest.rows import Row as Message
+from enchanted.ingest.tables import apply_ddl, connect
+from enchanted.ingest.worker import IngestWorker
+from enchanted.schemas.events import SwarmEvent, parse_event
+
+QUESTION = "microseconds of CPU an event costs from the stream into the table, with one worker; and events per second"
+STREAM, SUBJECT, PULL = "ENCHANTED_SWARM", "swarm.events.coder.decision.run-1", "$JS.API.CONSUMER.MSG.NEXT"
+AGENTS, ROWS, BYTES = 3_000, 10_000, 8 * 1024**2
+_WORDS = ("agent", "plan", "tests", "error", "parse", "retry", "stream", "table", "queue", "merge", "change", "path")
+Begin = Callable[[], None]
+"""To be called when everything is connected: what is measured starts here."""
+
+
+def load(count: int, seed: int = 1) -> list[bytes]:
+    """Published bytes of 0.2 to 8 KiB, 925 on average: 60 % decisions, 30 % changes, 10 % signals."""
+    dice = random.Random(seed)
+    agents = [uuid.UUID(bytes=dice.randbytes(16)).hex for _ in range(AGENTS)]
+    return [_event(dice, dice.randrange(AGENTS), agents, number) for number in range(count)]
+
+
+def _event(dice: random.Random, agent: int, agents: list[str], number: int) -> bytes:
+    event = SwarmEvent(
+        event_id=str(uuid.UUID(bytes=dice.randbytes(16), version=4)),
+        trace_id=dice.randbytes(16).hex(),
+        span_id=dice.randbytes(8).hex(),
+        agent_id=agents[agent],
+        run_id=f"run-{agent % 40}",
+        agent_seq=number,
+        previous_event_hash=dice.randbytes(32).hex(),
+        task_id=f"task-{agent % 300}",
+        agent_name=f"coder-{agent % 50}",
+    )
+    event.timestamp.seconds, event.timestamp.nanos = 1_790_000_000 + number // 100, dice.randrange(10**9)
+    kind, size = dice.random(), min(7_400, int(dice.lognormvariate(5.85, 0.8)))
+    if kind < 0.6:
+        event.decision.context_hash = dice.randbytes(32).hex()
+        event.decision.input_trigger = _text(dice, 40)
+        event.decision.rationale = _text(dice, size)
+        event.decision.rejected_alternatives.extend([_text(dice, 50), _text(dice, 60)])
+        event.decision.confidence_score = dice.random()
+    elif kind < 0.9:
+        change = event.state_change
+        change.target_type, change.target_resource = "FILE_SYSTEM", f"src/module{dice.randrange(200)}.py"
+        change.previous_state_hash, change.new_state_hash = dice.randbytes(32).hex(), dice.randbytes(32).hex()
+        change.diff_patch, change.reason, change.is_reversible = _text(dice, size), "edit", True
+        change.files.add(path=change.target_resource, old_mode="100644", new_mode="100644", size=size)
+    else:
+        event.system_signal.status, event.system_signal.cpu_load_percent = "HEALTHY", dice.randrange(100)
+    return event.SerializeToString()
+
+
+def _text(dice: random.Random, size: int) -> str:
+    words = " ".join(f"{dice.choice(_WORDS)}{dice.randrange(1000)}" for _ in range(size // 8 + 1))
+    return words[:size]
+
+
+async def ours(nats_url: str, store_url: str, count: int, begin: Begin) -> None:
+    """The worker as it is deployed."""
+    async with IngestWorker(nats_url=nats_url, clickhouse_url=store_url) as worker:
+        await worker.ready()
+        begin()
+        running = asyncio.create_task(worker.run())
+        while worker.statistics().rows < count:  # noqa: ASYNC110 - a reader would poll
+            await asyncio.sleep(0.02)
+        await worker.close()
+        await running
+
+
+def _obvious(message: Msg, created: datetime) -> tuple[object, ...]:
+    position, raw = message.metadata, message.data
+    digest = hashlib.sha256(raw).digest()
+    row = Message(position.sequence.stream, position.timestamp, message.subject, raw, digest, "", False, False)
+    return event_values(parse_event(raw), row, created)
+
+
+async def fetching(nats_url: str, store_url: str, count: int, begin: Begin) -> None:
+    """Fetch 1,000, parse, insert rows, acknowledge each."""
+    bus, table, created = await nats.connect(nats_url), await connect(store_url), datetime.now(UTC)
+    subscription = await bus.jetstream().pull_subscribe("swarm.events.>", durable="obvious", stream=STREAM)
+    done = 0
+    begin()
+    while done < count:
+        try:
+            messages = await subscription.fetch(1_000, timeout=2)
+        except NatsTimeout:
+            continue
+        rows = [_obvious(message, created) for message in messages]
+        await table.insert("events", rows, column_names=list(COLUMNS), column_type_names=list(COLUMNS.values()))
+        for message in messages:
+            await message.ack()
+        done += len(messages)
+    await bus.close()
+    await table.close()
+
+
+async def pushed(nats_url: str, store_url: str, count: int, begin: Begin) -> None:
+    """A push subscription that inserts each 1,000."""
+    bus, table, created = await nats.connect(nats_url), await connect(store_url), datetime.now(UTC)
+    waiting: list[Msg] = []
+    done = asyncio.Event()
+    total = 0
+
+    async def receive(message: Msg) -> None:
+        nonlocal total
+        waiting.append(message)
+        if len(waiting) < 1_000:
+            return
+        rows = [_obvious(one, created) for one in waiting]
+        await table.insert("events", rows, column_names=list(COLUMNS), column_type_names=list(COLUMNS.values()))
+        for one in waiting:
+            await one.ack()
+        total += len(waiting)
+        waiting.clear()
+        if total >= count:
+            done.set()
+
+    begin()
+    await bus.jetstream().subscribe("swarm.events.>", durable="pushed", stream=STREAM, cb=receive, manual_ack=True)
+    await done.wait()
+    await bus.close()
+    await table.close()
+
+
+async def floor(nats_url: str, store_url: str, count: int, begin: Begin) -> None:
+    """Frames straight from the socket into a Protobuf insert: no check, no hash, no look-up, no acknowledgement."""
+    table, created = await connect(store_url), datetime.now(UTC)
+    parts = urlsplit(nats_url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=2**22)
+    login = json.dumps({"user": parts.username, "pass": parts.password, "verbose": False, "headers": True})
+    request = json.dumps({"batch": count, "expires": 60_000_000_000})
+    ask = f"CONNECT {login}\r\nSUB in 1\r\nPUB {PULL}.{STREAM}.floor in {len(request)}\r\n{request}\r\n"
+    begin()
+    writer.write(ask.encode())
+    batch: list[Message] = []
+    done = size = 0
+    buffer, at = bytearray(), 0
+    digest, time_of = bytes(32), datetime.fromtimestamp
+    while done < count:
+        buffer = buffer[at:] + await reader.read(2**20)
+        at = 0
+        while (end := buffer.find(b"\r\n", at)) >= 0:
+            words = buffer[at:end].split()
+            verb = bytes(words[0])
+            if verb not in (b"MSG", b"HMSG"):
+                at = end + 2
+                continue
+            whole = int(words[-1])
+            if len(buffer) < end + whole + 4:
+                break
+            head = int(words[-2]) if verb == b"HMSG" else 0
+            raw = bytes(buffer[end + 2 + head : end + 2 + whole])
+            at = end + whole + 4
+            position = words[3].split(b".")
+            moment = time_of(int(position[-2]) / 1e9, UTC)
+            batch.append(Message(int(position[-4]), moment, words[1].decode(), raw, digest, "", True, False))
+            size += len(raw)
+            if len(batch) == ROWS or size >= BYTES or done + len(batch) == count:
+                body = wire.insert(created).encode() + wire.body(batch)
+                await table.raw_insert(insert_block=body, settings=wire.SETTINGS)
+                done, size = done + len(batch), 0
+                batch.clear()
+    writer.close()
+    await table.close()
+
+
+CASES: dict[str, Callable[[str, str, int, Begin], Awaitable[None]]] = {
+    "fetch(1000) + row insert": fetching,
+    "push + row insert": pushed,
+    "lean read + bare Protobuf insert": floor,
+    "ingest worker": ours,
+}
+
+
+async def run(smoke: bool) -> Result:
+    """Every case in turn on the same stream, each in a process of its own with a store of its own."""
+    events, repeats = (2_000, 1) if smoke else (30_000, 3)
+    samples: dict[str, list[dict[str, float]]] = {name: [] for name in CASES}
+    with tempfile.TemporaryDirectory() as folder:
+        async with nats_server(Path(folder, "nats")) as server:
+            payloads = load(events)
+            await _publish(server, payloads)
+            for repeat in range(repeats):
+                for name in CASES:
+                    count = events // 3 // 1_000 * 1_000 or 1_000 if "row insert" in name else events
+                    place = Path(folder, f"store-{repeat}-{list(CASES).index(name)}")
+                    samples[name].append(await _sample(server, place, name, count))
+    mean = sum(map(len, payloads)) / len(payloads)
+    notes = (
+        f"{events} events of {mean:.0f} bytes on average, {AGENTS} agents; a third of them for row inserts",
+        "CPU of the worker and of the store's process; imports, connections and the tables' making left out",
+        "the same table and fsync for all; the floor checks, hashes, looks up and acknowledges nothing",
+    )
+    return Result(benchmark="ingest", question=QUESTION, rows=_rows(samples), notes=notes, smoke=smoke)
+
+
+def _rows(samples: dict[str, list[dict[str, float]]]) -> tuple[Row, ...]:
+    def of(name: str, *keys: str) -> list[float]:
+        return [sum(sample[key] for key in keys) for sample in samples[name]]
+
+    *obvious, bare, worker = CASES
+    rows = [Row(name=f"{name}: CPU", unit="µs/event", samples=of(name, "worker", "store")) for name in (*obvious, bare)]
+    best = min(rows[:-1], key=lambda row: row.median)
+    total = of(worker, "worker", "store")
+    rows.append(Row(name=f"{worker}: CPU over the obvious", unit="µs/event", samples=total, floor=best.name))
+    rows.append(Row(name=f"{worker}: CPU over the floor", unit="µs/event", samples=total, floor=rows[-2].name))
+    for name in CASES:
+        rows.append(Row(name=f"{name}: worker", unit="µs/event", samples=of(name, "worker")))
+        rows.append(Row(name=f"{name}: store", unit="µs/event", samples=of(name, "store")))
+        rows.append(Row(name=f"{name}: rate", unit="events/s", samples=of(name, "rate")))
+    return tuple(rows)
+
+
+async def _sample(server: NatsServer, folder: Path, name: str, count: int) -> dict[str, float]:
+    async with store_process(folder) as store:
+        table = await connect(store.url)
+        await apply_ddl(table)
+        await _fresh_consumers(server)
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "enchanted.benchmarks.ingest",
+            *(name, server.url, store.url, str(store.pid), str(count)),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        measured: dict[str, float] = json.loads((await child.communicate())[0])
+        stored = (await table.query("SELECT count() FROM events")).result_rows[0][0]
+        await table.close()
+    if stored < count:
+        raise RuntimeError(f"{name} stored {stored} of {count} events")
+    return measured
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+async def _fresh_consumers(server: NatsServer) -> None:
+    async with Bus.connect(server.url) as bus:
+        stream = await bus.link.api(f"CONSUMER.NAMES.{STREAM}")
+        for name in stream.get("consumers") or ():
+            await bus.link.api(f"CONSUMER.DELETE.{STREAM}.{name}")
+        config = {"durable_name": "floor", "ack_policy": "none", "deliver_policy": "all"}
+        await bus.link.api(f"CONSUMER.CREATE.{STREAM}.floor", {"stream_name": STREAM, "config": config})
+
+
+async def _publish(server: NatsServer, payloads: list[bytes]) -> None:
+    async with Bus.connect(server.url):
+        client: Client = await nats.connect(server.url)
+        for first in range(0, len(payloads), 500):
+            part = payloads[first : first + 500]
+            headers = {"Nats-Batch-Id": uuid.uuid4().hex}
+            for number, payload in enumerate(part[:-1], 1):
+                await client.publish(SUBJECT, payload, headers={**headers, "Nats-Batch-Sequence": str(number)})
+            last = {**headers, "Nats-Batch-Sequence": str(len(part)), "Nats-Batch-Commit": "1"}
+            await client.request(SUBJECT, part[-1], timeout=60, headers=last)
+        await client.close()
+
+
+async def _child(name: str, nats_url: str, store_url: str, store_pid: int, count: int) -> dict[str, float]:
+    begun: dict[str, float] = {}
+
+    def begin() -> None:
+        begun.update(cpu=time.process_time(), wall=time.perf_counter(), store=_cpu(store))
+
+    store = psutil.Process(store_pid)
+    await _warm_up(store_url)
+    await CASES[name](nats_url, store_url, count, begin)
+    return {
+        "worker": (time.process_time() - begun["cpu"]) / count * 1e6,
+        "store": (_cpu(store) - begun["store"]) / count * 1e6,
+        "rate": count / (time.perf_counter() - begun["wall"]),
+    }
+
+
+async def _warm_up(store_url: str) -> None:
+    """The client imports half of itself at its first insert."""
+    table, now = await connect(store_url), datetime.now(UTC)
+    await table.command("CREATE TABLE warm_up AS events")
+    row = event_values(SwarmEvent(), Message(1, now, SUBJECT, b"", bytes(32), "", False, False), now)
+    for _ in range(3):
+        await table.insert("warm_up", [row], column_names=list(COLUMNS), column_type_names=list(COLUMNS.values()))
+    await table.close()
+
+
+BENCHMARK = Benchmark(name="ingest", question=QUESTION, run=run)
+
+if __name__ == "__main__":
+    print(
+        json.dumps(asyncio.run(_child(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])))),
+        flush=True,
+    )
