@@ -59,9 +59,10 @@ class Healer:
         return healed
 
     async def _pages(self, missing: Sequence[Span]) -> AsyncGenerator[list[RawMessage], None]:
+        # A page goes on over ranges: thousands of single messages must not become thousands of inserts.
+        page: list[RawMessage] = []
+        size = 0
         for first, last in joined(missing, _SLACK):
-            page: list[RawMessage] = []
-            size = 0
             async with aclosing(read_range(self._bus.link, self._stream, first, last, batch=_PAGE)) as messages:
                 async for raw in messages:
                     if not contains(missing, raw.seq):
@@ -71,8 +72,8 @@ class Healer:
                     if len(page) >= _PAGE or size >= _PAGE_BYTES:
                         yield page
                         page, size = [], 0
-            if page:
-                yield page
+        if page:
+            yield page
 
     async def _take(self, page: Sequence[RawMessage], created: datetime, healed: Healed) -> None:
         events: list[StoredEvent] = []
