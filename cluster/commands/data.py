@@ -67,7 +67,7 @@ def _show(report: Report) -> None:
     rows: list[tuple[str, str]] = [
         ("emitted", f"{agents.emitted} numbered events of {agents.agents} agents, {agents.stored} in the table"),
         ("acknowledged", f"up to {report.acknowledged}; the stream is at {report.last_seq}"),
-        ("in the stream", f"{report.in_stream} messages, {report.first_seq}-{report.acknowledged}"),
+        ("in the stream", f"{report.in_stream} messages from {report.first_seq} up to there"),
         ("in the table", f"{report.rows} rows, {report.duplicates} of them later copies of an event"),
         ("dead letters", str(report.dead_letters)),
     ]
@@ -87,7 +87,10 @@ def _show(report: Report) -> None:
         rows.append(("agent's events", f"{one_line(gap.agent_id)}: {gap.first}-{gap.last} are nowhere"))
     for former in report.former_streams:
         rows.append(("former stream", f"{former.created:%Y-%m-%d %H:%M:%S}: {former.rows} rows"))
-    rows.append(("verdict", "equal" if report.sound else "NOT EQUAL"))
+    # What ingest has not come to is not compared, and must not look as if it were.
+    waiting = report.last_seq - report.acknowledged
+    rest = f" up to {report.acknowledged}; {waiting} messages after it are not acknowledged yet" if waiting > 0 else ""
+    rows.append(("verdict", ("equal" if report.sound else "NOT EQUAL") + rest))
     console.emit_table(("", ""), rows)
 
 

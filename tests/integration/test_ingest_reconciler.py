@@ -280,7 +280,7 @@ def commands(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 async def test_reconcile_ends_with_0_when_all_are_equal_and_with_1_when_not(world: World, commands: Commands) -> None:
     await world.publish([_event(n) for n in range(20)], "m")
     await world.ingest()
-    assert "verdict\tequal" in await commands.run("reconcile")
+    assert "verdict\tequal\n" in await commands.run("reconcile")
     await world.lose("stream_seq BETWEEN 4 AND 6")
     told = await commands.run("reconcile", "--no-repair", code=1)
     assert "not healed\t3: 4-6" in told
@@ -288,6 +288,8 @@ async def test_reconcile_ends_with_0_when_all_are_equal_and_with_1_when_not(worl
     document = await commands.json("reconcile")
     assert (document["sound"], document["healed"]) == (True, 3)
     assert document["missing"] == {"count": 3, "spans": [[4, 6]]}
+    await world.publish([_event(50)], "later")
+    assert "verdict\tequal up to 20; 1 messages after it are not acknowledged yet" in await commands.run("reconcile")
     commands.endpoints = replace(commands.endpoints, clickhouse_url=f"http://u:p@127.0.0.1:{free_port()}/default")
     await commands.run("reconcile", code=4)
 
