@@ -184,7 +184,7 @@ async def floor(nats_url: str, store_url: str, count: int, begin: Begin) -> None
             batch.append(Message(int(position[-4]), moment, words[1].decode(), raw, digest, "", True, False))
             size += len(raw)
             if len(batch) == ROWS or size >= BYTES or done + len(batch) == count:
-                body = wire.insert(created).encode() + wire.body(batch)
+                body = wire.body(wire.insert(created), batch)
                 await table.raw_insert(insert_block=body, settings=wire.SETTINGS)
                 done, size = done + len(batch), 0
                 batch.clear()

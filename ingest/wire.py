@@ -95,9 +95,9 @@ _FIXED = struct.Struct("<BQBqBQBB32s")
 _OTHERS = _FIXED.size
 
 
-def body(rows: Iterable[Row]) -> bytes:
-    """The rows behind the statement, each with its length before it."""
-    parts: list[bytes] = []
+def body(statement: str, rows: Iterable[Row]) -> bytes:
+    """The statement and the rows behind it, each with its length before it; put together once, since it is large."""
+    parts: list[bytes] = [statement.encode()]
     for row in rows:
         raw, subject = row.raw, _subject(row.subject)
         size = _length(len(raw))

@@ -168,7 +168,7 @@ class Writer:
 
     async def _insert_plain(self, rows: Sequence[Row], stream_created: datetime) -> None:
         client = await self._connected()
-        whole = wire.insert(stream_created).encode() + wire.body(rows)
+        whole = wire.body(wire.insert(stream_created), rows)
         settings = {**wire.SETTINGS, "optimize_on_insert": 0, **_once(rows, stream_created)}
         compression = None
         if self._compressed:

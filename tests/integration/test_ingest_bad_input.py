@@ -148,12 +148,14 @@ async def test_bad_ones_harm_only_themselves(store: str, table: AsyncClient, tmp
     assert statistics.retries == 0
 
 
-async def test_hashes_in_the_table_are_those_of_the_published_bytes(store: str, table: AsyncClient) -> None:
-    rows = [
-        read_row(n, CREATED, "s", raw, redelivered=False)
-        for n, raw in enumerate((*AWKWARD.values(), *PLAIN.values()), 1)
-    ]
+@pytest.mark.parametrize("compressed", [False, True])
+async def test_hashes_in_the_table_are_those_of_the_published_bytes(
+    store: str, table: AsyncClient, compressed: bool
+) -> None:
+    payloads = [*AWKWARD.values(), *PLAIN.values()]
+    rows = [read_row(n, CREATED, "s", raw, redelivered=False) for n, raw in enumerate(payloads, 1)]
     writer = Writer(store)
+    writer._compressed = compressed
     written = await writer.write(rows, CREATED, again=False)
     await writer.close()
 
