@@ -92,6 +92,7 @@ class Reconciler:
         self._stream = stream
         self._now = now
         self._stack = AsyncExitStack()
+        self._told: object = None
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self._bus)
@@ -119,18 +120,29 @@ class Reconciler:
             first_seq=info.first_seq,
             last_seq=info.last_seq,
             acknowledged=reached,
-            stream_gaps=Ranges().plus(await self._gaps(info, reached)),
         )
+        gaps = await self._gaps(info, reached)
         for stretch in pieces(max(1, info.first_seq), reached, STRETCH):
-            report = await self._stretch(report, stretch, repair)
+            report = await self._stretch(report, stretch, gaps, repair)
         report = replace(
             report,
+            stream_gaps=Ranges().plus(gaps),
             beyond=await self._beyond(info.created),
             former_streams=await self._table.former_streams(info.created),
             agents=await self._table.agents(info.created, reached),
         )
         report = replace(report, seconds=round(time.monotonic() - begun, 3))
-        _tell(report)
+        faults = (report.stream_gaps, report.beyond, report.unhealed, report.twofold, report.agents.gaps)
+        if faults != self._told:
+            self._told = faults
+            _tell(report)
+        if report.healed or report.buried:
+            log.warning(
+                "%d rows and %d dead letters were missing and are written again: %s",
+                report.healed,
+                report.buried,
+                report.missing,
+            )
         return report
 
     async def lag(self) -> Lag:
@@ -152,23 +164,22 @@ class Reconciler:
         there = [seq for seq in await holes(self._bus.link, self._stream) if info.first_seq <= seq <= reached]
         return spans_of(sorted(there))
 
-    async def _stretch(self, report: Report, stretch: Span, repair: bool) -> Report:
+    async def _stretch(self, report: Report, stretch: Span, gaps: list[Span], repair: bool) -> Report:
+        """The report with one stretch more; further gaps of the stream that come to light are put into ``gaps``."""
         created = report.stream_created
-        gaps = list(report.stream_gaps.spans)
         dead = self._dead.between(*stretch)
         found = await compare(self._table, created, stretch, dead, gaps)
         report = replace(report, missing=report.missing.plus(found.missing))
         if found.missing and repair:
             healed = await self._healer.heal(found.missing, created)
             # What went for its age meanwhile is no gap.
-            lost = without(healed.lost, [(0, (await self._info()).first_seq - 1)])
-            gaps = sorted([*gaps, *lost])
+            gaps += without(healed.lost, [(0, (await self._info()).first_seq - 1)])
+            gaps.sort()
             found = await compare(self._table, created, stretch, sorted({*dead, *healed.buried}), gaps)
             report = replace(
                 report,
                 healed=report.healed + healed.rows,
                 buried=report.buried + len(healed.buried),
-                stream_gaps=Ranges().plus(gaps) if lost else report.stream_gaps,
             )
         return replace(
             report,
@@ -191,7 +202,7 @@ class Reconciler:
 
 
 def _tell(report: Report) -> None:
-    """What is wrong, loudly; what was healed, once."""
+    """What is wrong, loudly; not every minute again."""
     if report.stream_gaps:
         log.error(
             "the stream has lost messages %s, where nothing may delete: its files are damaged, bring them back from "
@@ -206,10 +217,3 @@ def _tell(report: Report) -> None:
         log.error("messages %s are both row and dead letter", report.twofold)
     for gap in report.agents.gaps[:10]:
         log.error("agent %s: its events %d-%d are nowhere", gap.agent_id, gap.first, gap.last)
-    if report.healed or report.buried:
-        log.warning(
-            "%d rows and %d dead letters were missing and are written again: %s",
-            report.healed,
-            report.buried,
-            report.missing,
-        )
