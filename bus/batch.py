@@ -49,6 +49,8 @@ class Ack:
     seq: int
     duplicate: bool
     """The id was there already; ``seq`` is the sequence it has."""
+    spooled: bool = False
+    """Durable on this machine's disk and not in the stream yet; ``seq`` is 0. Only from a Publisher with a spool."""
 
 
 def split(

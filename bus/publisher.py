@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import re
 import time
@@ -42,8 +43,9 @@ from enchanted.bus.errors import (
     StreamMissing,
 )
 from enchanted.bus.groups import Group, ack_at, runs, without_repeats
-from enchanted.bus.link import Link
-from enchanted.bus.reader import RawMessage, message_at
+from enchanted.bus.link import API, Link
+from enchanted.bus.reader import OrderedReader, RawMessage, message_at
+from enchanted.bus.spool import Spool, SpoolUnusable
 from enchanted.bus.streams import DEAD_LETTERS_STREAM, MAX_DEAD_LETTER, MAX_MESSAGE, stream_of
 from enchanted.bus.subjects import MAX_SUBJECT
 
@@ -57,8 +59,16 @@ _TOO_LARGE_CODES = frozenset({10054, 10097})
 
 _NO_SUBJECT = re.compile(r"[\s*>\x00-\x1f]|\.\.|\.$")
 
+log = logging.getLogger(__name__)
+
+_SCAN_SUBJECTS = 50
 _FIRST_BACKOFF = 0.02
 _MAX_BACKOFF = 2.0
+_DRAIN_EVERY = 0.2
+_DRAIN_AFTER_REFUSAL = 5.0
+_MARK_EVERY = 300.0
+"""Seconds; longer than the duplicate window, so an id the window still knew when it was spooled is looked up."""
+_SHORTEST_ATTEMPT = 0.2
 _MISSING_AFTER = 2.0
 """Seconds of "no responders" before a stream that JetStream does not know counts as missing."""
 
@@ -79,6 +89,8 @@ class PublisherStatistics:
     last_commit: float = 0.0
     """Seconds from sending the latest committed batch to its acknowledgement."""
     mean_commit: float = 0.0
+    spool_bytes: int = 0
+    """Bytes of the spool that are not in the stream yet."""
 
 
 @dataclass(slots=True)
@@ -93,8 +105,31 @@ class _Counters:
     commit_seconds: float = 0.0
 
 
+@dataclass(slots=True)
+class _Mark:
+    """A sequence the stream had at least `_MARK_EVERY` seconds ago; 0 until that is known."""
+
+    old: int = 0
+    new: int = 0
+    at: float | None = None
+
+    def note(self, seq: int, now: float) -> None:
+        if self.at is None or now - self.at >= _MARK_EVERY:
+            self.old, self.new, self.at = self.new, max(self.new, seq), now
+
+
 class Publisher:
-    """Publishes with acknowledgement; shared by everything in a process that writes through one connection."""
+    """Publishes with acknowledgement; shared by everything in a process that writes through one connection.
+
+    With a ``spool``, unconditional messages that the bus does not acknowledge within ``spool_after`` seconds are
+    written there, and the Ack says ``spooled``: durable on this disk, no sequence, invisible to readers until drained.
+    From then on everything goes behind it, in order, until the spool is empty. Conditional messages are never
+    spooled: they wait for the drain, and end with PublishOutcomeUnknown at their deadline. What the stream refuses
+    while it is drained stays in the spool, is logged, and holds up all that follows, because it was acknowledged.
+
+    An AgentLog and a BlobStore need sequences and read back what they wrote: give them a publisher without a spool.
+    A spool is for callers that only add, such as foreign feeds and telemetry, and that handle ``Ack.spooled``.
+    """
 
     def __init__(
         self,
@@ -104,6 +139,8 @@ class Publisher:
         ack_timeout: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
         chance: random.Random | None = None,
+        spool: Spool | None = None,
+        spool_after: float = 2.0,
     ) -> None:
         """``retry_for``: seconds an unknown outcome is retried; must stay well inside the duplicate window."""
         self._link = link
@@ -116,6 +153,11 @@ class Publisher:
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
         self._counters = _Counters()
+        self._spool = spool
+        self._spool_after = spool_after
+        self._marks: dict[str, _Mark] = {}
+        self._pause = _DRAIN_EVERY
+        self._wake = asyncio.Event()
 
     async def publish(self, message: Outgoing) -> Ack:
         """Publish one message; returns when the stream has stored it.
@@ -156,6 +198,19 @@ class Publisher:
                 raise PartlyPublished(len(acks) + error.stored, len(messages)) from error.__cause__
         return acks
 
+    async def drain(self) -> None:
+        """Return when the spool is empty; call it after a restart, so that what is in it need not wait for a publish.
+
+        Raises:
+            BusClosed: the publisher was closed first.
+        """
+        while self._spool is not None and self._spool.size:
+            if self._closed:
+                raise BusClosed
+            self._start()
+            if self._worker is not None:
+                await asyncio.wait({self._worker}, timeout=0.1)
+
     def statistics(self) -> PublisherStatistics:
         """Counts so far."""
         counters = self._counters
@@ -169,11 +224,13 @@ class Publisher:
             mean_batch=counters.batched / max(1, counters.batches),
             last_commit=counters.last_commit,
             mean_commit=counters.commit_seconds / max(1, counters.batches),
+            spool_bytes=self._spool.size if self._spool is not None else 0,
         )
 
     async def close(self, *, timeout: float = 10.0) -> None:
         """Take nothing new, give what is queued ``timeout`` seconds, fail the rest with BusClosed. Idempotent."""
         self._closed = True
+        self._wake.set()
         worker = self._worker
         if worker is not None and not worker.done():
             await asyncio.wait({worker}, timeout=timeout)
@@ -202,13 +259,22 @@ class Publisher:
                 # After the first refusal, or when cancelled, the caller does not ask for the other outcomes.
                 group.done.add_done_callback(lambda future: future.cancelled() or future.exception())
         self._queue.extend(groups)
-        if self._worker is None or self._worker.done():
-            self._worker = loop.create_task(self._work())
+        self._wake.set()
+        self._start()
         return groups
+
+    def _start(self) -> None:
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.get_running_loop().create_task(self._work())
 
     async def _work(self) -> None:
         try:
-            while self._queue:
+            while self._queue or (self._spool is not None and self._spool.size and not self._closed):
+                if self._spool is not None and self._spool.size and not await self._drain(self._spool):
+                    await self._queue_behind(self._spool)
+                    continue
+                if not self._queue:
+                    break
                 self._in_flight = self._take()
                 await self._settle(self._in_flight)
                 # Those just answered come back first; otherwise they would miss this batch and wait for two.
@@ -239,7 +305,7 @@ class Publisher:
             first.fail(first.after.error)
             return
         messages, positions = without_repeats(groups)
-        deadline = min(group.deadline for group in groups)
+        deadline = self._patience(first, min(group.deadline for group in groups))
         try:
             acks = await self._commit(messages, deadline)
         except (_DuplicateInBatch, PublishRefused) as error:
@@ -252,8 +318,7 @@ class Publisher:
             else:
                 first.fail(error)
         except BusError as error:
-            for group in groups:
-                group.fail(error)
+            await self._undelivered(groups, error)
         else:
             for group, where in zip(groups, positions, strict=True):
                 self._succeed(group, [ack_at(acks, position) for position in where])
@@ -273,9 +338,100 @@ class Publisher:
             partly.__cause__ = error
             group.fail(partly if acks else error)
         except BusError as error:
-            group.fail(error)
+            await self._undelivered([group], error)
         else:
             self._succeed(group, [ack_at(acks, position) for position in where])
+
+    def _patience(self, first: Group, deadline: float) -> float:
+        if self._spool is None or first.conditional:
+            return deadline
+        return min(deadline, self._clock() + self._spool_after)
+
+    async def _undelivered(self, groups: Sequence[Group], error: BusError) -> None:
+        """Spool what has no outcome, or fail it."""
+        for group in groups:
+            if self._spool is None or group.conditional or not isinstance(error, PublishOutcomeUnknown):
+                group.fail(error)
+            else:
+                await self._to_spool(self._spool, group)
+
+    async def _to_spool(self, spool: Spool, group: Group) -> None:
+        try:
+            await asyncio.to_thread(spool.append, group.messages, after=self._marks.get(group.stream, _Mark()).old)
+        except BusError as error:
+            group.fail(error)
+        else:
+            self._succeed(group, [Ack(seq=0, duplicate=False, spooled=True) for _ in group.messages])
+
+    async def _queue_behind(self, spool: Spool) -> None:
+        """The bus is away: what is queued goes to the spool, up to a conditional message, which waits."""
+        self._wake.clear()
+        while self._queue:
+            group = self._queue[0]
+            if group.after is not None and group.after.error is not None:
+                group.fail(group.after.error)
+            elif not group.conditional:
+                self._in_flight = [group]
+                await self._to_spool(spool, group)
+            elif self._clock() >= group.deadline:
+                group.fail(PublishOutcomeUnknown(1, self._retry_for, "the spool before it is not drained"))
+            else:
+                break
+            self._queue.popleft()
+        try:
+            async with asyncio.timeout(self._pause):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _drain(self, spool: Spool) -> bool:
+        """Publish what is spooled, in order, leaving out ids the stream has; whether the spool is empty now."""
+        if not self._link.is_connected:
+            return False
+        try:
+            # A server that hangs is found out here, before the reader's longer patience.
+            await self._link.request(f"{API}.INFO", timeout=self._spool_after)
+            known = await self._known(spool)
+            for record in spool.records():
+                fresh = [m for m in record.messages if m.event_id not in known.setdefault(stream_of(m.subject), set())]
+                for message in fresh:
+                    if message.event_id not in known[stream_of(message.subject)]:
+                        await self._commit([message], self._clock() + self._spool_after)
+                        known[stream_of(message.subject)].add(message.event_id)
+                await asyncio.to_thread(spool.drained, record.end)
+        except PublishRefused as error:
+            log.error("the stream refuses an acknowledged message of the spool %s: %s", spool.path, error)
+            self._pause = _DRAIN_AFTER_REFUSAL
+            return False
+        except SpoolUnusable as error:
+            log.error("%s", error)
+            self._pause = _DRAIN_AFTER_REFUSAL
+            return False
+        except BusError as error:
+            self._pause = _DRAIN_EVERY
+            log.debug("the spool waits: %s", error)
+            return False
+        return True
+
+    async def _known(self, spool: Spool) -> dict[str, set[str]]:
+        """Ids the streams have, by stream: the duplicate window may be over since they were first sent."""
+        subjects: dict[str, set[str]] = {}
+        after: dict[str, int] = {}
+        for record in spool.records():
+            stream = stream_of(record.messages[0].subject)
+            subjects.setdefault(stream, set()).update(message.subject for message in record.messages)
+            after[stream] = min(after.get(stream, record.after), record.after)
+        known: dict[str, set[str]] = {}
+        for stream, names in subjects.items():
+            ordered, ids = sorted(names), known.setdefault(stream, set())
+            for first in range(0, len(ordered), _SCAN_SUBJECTS):
+                filters = ordered[first : first + _SCAN_SUBJECTS]
+                async with OrderedReader(
+                    self._link, stream, filters, after=after[stream], patience=self._spool_after, headers_only=True
+                ) as reader:
+                    while (message := await reader.next(wait=False)) is not None:
+                        ids.add(message.headers.get("Nats-Msg-Id", ""))
+        return known
 
     async def _is_whole(self, messages: list[Outgoing], first_seq: int) -> bool:
         """Whether the batch is in the stream in one piece: batches are atomic and without gaps, so its end tells."""
@@ -293,7 +449,7 @@ class Publisher:
         started, backoff = self._clock(), _FIRST_BACKOFF
         while True:
             try:
-                return await self._attempt(messages)
+                return await self._attempt(messages, deadline)
             except BusUnavailable as error:
                 now = self._clock()
                 if now >= deadline:
@@ -312,23 +468,28 @@ class Publisher:
         except BusUnavailable:
             return
 
-    async def _attempt(self, messages: list[Outgoing]) -> list[Ack]:
+    async def _attempt(self, messages: list[Outgoing], deadline: float) -> list[Ack]:
         single = len(messages) == 1
         batch_id = f"{self._chance.getrandbits(128):032x}"
         begun = self._clock()
+        timeout = self._ack_timeout
+        if self._spool is not None:
+            timeout = min(timeout, max(_SHORTEST_ATTEMPT, deadline - begun))
         if self._link.can_write:
             answer = await self._link.exchange_encoded(
                 messages[0].subject,
                 len(messages),
                 lambda reply: encode_batch(messages, batch_id, reply),
-                timeout=self._ack_timeout,
+                timeout=timeout,
             )
         else:
             frames = [single_frame(messages[0])] if single else batch_frames(messages, batch_id)
-            answer = await self._link.exchange(frames, timeout=self._ack_timeout)
+            answer = await self._link.exchange(frames, timeout=timeout)
         response: dict[str, Any] = json.loads(answer.data)
         if "error" in response:
             return [await self._refused(messages, ApiRefused(messages[0].subject, response["error"]))]
+        stream = stream_of(messages[0].subject)
+        self._marks.setdefault(stream, _Mark()).note(response["seq"], self._clock())
         self._counters.batches += 1
         self._counters.batched += len(messages)
         self._counters.last_commit = self._clock() - begun
