@@ -179,9 +179,17 @@ class Link:
         return _CAN_WRITE
 
     async def exchange_encoded(
-        self, what: str, count: int, encode: Callable[[str], bytes], *, timeout: float | None = None
+        self,
+        what: str,
+        count: int,
+        encode: Callable[[str], bytes],
+        *,
+        takes_empty: bool = False,
+        timeout: float | None = None,
     ) -> Msg:
         """As `exchange`, with ``count`` messages that ``encode`` spells for the wire, given the reply subject.
+
+        ``takes_empty``: an empty answer counts although there are several messages; only one of them asks for one.
 
         The caller has checked subjects, header names and sizes: the server closes a connection that breaks its rules.
         """
@@ -189,7 +197,7 @@ class Link:
         async def send(client: Client, reply: str) -> None:
             await _write(client, encode(reply), count)
 
-        return await self._exchange(what, count == 1, send, timeout)
+        return await self._exchange(what, takes_empty or count == 1, send, timeout)
 
     async def _exchange(
         self, what: str, takes_empty: bool, send: Callable[[Client, str], Awaitable[None]], timeout: float | None

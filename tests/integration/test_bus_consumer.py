@@ -217,3 +217,11 @@ async def test_a_dead_letter_of_the_largest_message_fits(bus: Bus) -> None:
         (delivery,) = await take(consumer, 1)
     await DeadLetters(bus).put(delivery, "reason", "detail")
     assert [letter.payload for letter in await DeadLetters(bus).list()] == [largest.payload]
+
+
+async def test_a_large_batch_is_acknowledged_whole_once_its_last_message_is_confirmed(bus: Bus) -> None:
+    await publish(bus, 3000)
+    async with PullConsumer(bus, durable="ingest", ack_wait=60) as consumer:
+        await consumer.ack_all(await take(consumer, 3000))
+        info = await bus.link.api(f"CONSUMER.INFO.{EVENTS_STREAM}.ingest")
+    assert (info["num_ack_pending"], info["ack_floor"]["stream_seq"]) == (0, 3000)
