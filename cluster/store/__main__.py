@@ -76,8 +76,6 @@ def _serve(folder: Path, options: argparse.Namespace) -> int:
     # The engine keeps Protobuf schemas it is given as text below the working folder.
     os.chdir(folder)
     credentials = load(options.credentials or folder / "credentials.json")
-    # The engine keeps the schemas of Protobuf inserts in its working directory.
-    os.chdir(spool)
     listener = socket.create_server((options.host, options.port), backlog=1024)
     # Inherited by every connection: without it each answer waits 40 ms for the client's acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
