@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +12,11 @@ MAX_PAYLOAD = 2 * 1024 * 1024
 
 MAX_FILE_STORE = 32 * 1024**3
 """Bytes; covers the default StreamLimits, which the server reserves up front."""
+
+
+def _quoted(text: str) -> str:
+    """A string of NATS's configuration language, which knows JSON's quotes but not its \\u escapes."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def render(
@@ -35,18 +39,18 @@ def render(
     sync_line = "sync_interval: always" if sync == "always" else ""
     return f"""\
 server_name: enchanted
-listen: {json.dumps(f"{host}:{port}")}
+listen: {_quoted(f"{host}:{port}")}
 max_payload: {MAX_PAYLOAD}
 max_control_line: 4096
 write_deadline: "10s"
 jetstream {{
-  store_dir: {json.dumps(str(store_dir))}
+  store_dir: {_quoted(str(store_dir))}
   max_file_store: {max_file_store}
   {sync_line}
 }}
 accounts {{
-  APP {{ jetstream: enabled, users: [ {{ user: {json.dumps(user)}, password: {json.dumps(password)} }} ] }}
-  SYS {{ users: [ {{ user: {json.dumps(sys_user)}, password: {json.dumps(sys_password)} }} ] }}
+  APP {{ jetstream: enabled, users: [ {{ user: {_quoted(user)}, password: {_quoted(password)} }} ] }}
+  SYS {{ users: [ {{ user: {_quoted(sys_user)}, password: {_quoted(sys_password)} }} ] }}
 }}
 system_account: SYS
 """

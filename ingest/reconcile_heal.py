@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 
 from enchanted.bus.connection import Bus
 from enchanted.bus.dead_letters import DeadLetters
@@ -98,7 +97,7 @@ class Healer:
         if not events:
             return 0, {}
         rows = [row_of(stored, redelivered=True) for stored in events]
-        written = await self._writer.write(rows, _same_instant(created), again=True)
+        written = await self._writer.write(rows, created, again=True)
         return written.inserted + written.present, {row.seq: why for row, why in written.refused}
 
     async def _lost(self, absent: Sequence[Span]) -> list[Span]:
@@ -110,12 +109,3 @@ class Healer:
             if end >= first:
                 lost.append((first, end))
         return lost
-
-
-def _same_instant(created: datetime) -> datetime:
-    """The same point in time in a zone nobody used before.
-
-    ClickHouse takes an insert once for each token, also when its rows were deleted since. The token is made of the
-    time as it is written, so a healed batch gets one of its own; that it is not there was looked up.
-    """
-    return created.astimezone(timezone(timedelta(microseconds=1 + secrets.randbelow(86_399_999_998))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import secrets
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -59,7 +60,16 @@ class _Copy:
     sha256: str
 
 
-_Way = Callable[[Sequence[Row], datetime], Awaitable[None]]
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which stream the rows are of."""
+
+    created: datetime
+    salt: str = ""
+    """Makes the token of an insert its own."""
+
+
+_Way = Callable[[Sequence[Row], Target], Awaitable[None]]
 
 
 class Writer:
@@ -95,7 +105,9 @@ class Writer:
         fresh = await self._marked([row for row in ordered if row.seq not in present], stream_created, written)
         written.present = len(ordered) - len(fresh)
         if fresh:
-            await self._insert(fresh, stream_created, written)
+            # What was looked up is not there. A token would swallow it: ClickHouse keeps those of rows deleted since.
+            salt = secrets.token_hex(8) if again else ""
+            await self._insert(fresh, Target(stream_created, salt), written)
         return written
 
     async def _present(self, suspects: Sequence[Row], stream_created: datetime) -> set[int]:
@@ -142,34 +154,34 @@ class Writer:
             rows = await self._query(_FIRST_COPIES.format(ids="{ids:Array(String)}"), parameters={"ids": sorted(ids)})
         return {event_id: _Copy(_aware(created), int(seq), sha256) for event_id, (created, seq, sha256) in rows}
 
-    async def _insert(self, rows: Sequence[Row], stream_created: datetime, written: Written) -> None:
+    async def _insert(self, rows: Sequence[Row], target: Target, written: Written) -> None:
         plain = [row for row in rows if row.plain]
         if plain:
-            await self._split(plain, stream_created, written, self._insert_plain)
+            await self._split(plain, target, written, self._insert_plain)
         if len(plain) < len(rows):
-            await self._split([row for row in rows if not row.plain], stream_created, written, self._insert_values)
+            await self._split([row for row in rows if not row.plain], target, written, self._insert_values)
 
-    async def _split(self, rows: Sequence[Row], stream_created: datetime, written: Written, way: _Way) -> None:
+    async def _split(self, rows: Sequence[Row], target: Target, written: Written, way: _Way) -> None:
         """Insert in one way, in halves where ClickHouse refuses; a plain row it refuses still has the other way."""
         try:
-            await way(rows, stream_created)
+            await way(rows, target)
             written.inserted += len(rows)
         except RowRefused as error:
             if len(rows) == 1 and way == self._insert_plain:
-                await self._split(rows, stream_created, written, self._insert_values)
+                await self._split(rows, target, written, self._insert_values)
                 return
             if len(rows) == 1:
                 written.refused.append((rows[0], str(error)))
                 return
             log.warning("ClickHouse refuses a batch of %d rows, it is split: %s", len(rows), error)
             half = len(rows) // 2
-            await self._split(rows[:half], stream_created, written, way)
-            await self._split(rows[half:], stream_created, written, way)
+            await self._split(rows[:half], target, written, way)
+            await self._split(rows[half:], target, written, way)
 
-    async def _insert_plain(self, rows: Sequence[Row], stream_created: datetime) -> None:
+    async def _insert_plain(self, rows: Sequence[Row], target: Target) -> None:
         client = await self._connected()
-        whole = wire.body(wire.insert(stream_created), rows)
-        settings = {**wire.SETTINGS, "optimize_on_insert": 0, **_once(rows, stream_created)}
+        whole = wire.body(wire.insert(target.created), rows)
+        settings = {**wire.SETTINGS, "optimize_on_insert": 0, **_once(rows, target)}
         compression = None
         if self._compressed:
             whole, compression = lz4.frame.compress(whole), "lz4"
@@ -178,16 +190,16 @@ class Writer:
         except (ClickHouseError, aiohttp.ClientError, OSError) as error:
             raise await self._failed(error) from error
 
-    async def _insert_values(self, rows: Sequence[Row], stream_created: datetime) -> None:
+    async def _insert_values(self, rows: Sequence[Row], target: Target) -> None:
         client = await self._connected()
         try:
             await client.insert(
                 "events",
-                columns_of(rows, stream_created),
+                columns_of(rows, target.created),
                 column_names=list(COLUMNS),
                 column_type_names=list(COLUMNS.values()),
                 column_oriented=True,
-                settings=_once(rows, stream_created),
+                settings=_once(rows, target),
             )
         except (ClickHouseError, aiohttp.ClientError, OSError) as error:
             raise await self._failed(error) from error
@@ -217,13 +229,13 @@ class Writer:
         return ours
 
 
-def _once(rows: Sequence[Row], stream_created: datetime) -> dict[str, Any]:
-    return {"async_insert": 0, "insert_deduplication_token": token(rows, stream_created)}
+def _once(rows: Sequence[Row], target: Target) -> dict[str, Any]:
+    return {"async_insert": 0, "insert_deduplication_token": token(rows, target)}
 
 
-def token(rows: Sequence[Row], stream_created: datetime) -> str:
+def token(rows: Sequence[Row], target: Target) -> str:
     """The same for the same rows of the same stream, so that an insert repeated unchanged is taken once."""
-    digest = hashlib.sha256(stream_created.isoformat().encode())
+    digest = hashlib.sha256(f"{target.created.isoformat()}{target.salt}".encode())
     digest.update(",".join(str(row.seq) for row in rows).encode())
     return digest.hexdigest()
 

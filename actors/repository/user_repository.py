@@ -21,6 +21,7 @@ from enchanted.actors.repository.git import Git, require_git
 from enchanted.actors.repository.tree_store import GITLINK, Change
 from enchanted.actors.tools.confined_files import forbidden_name
 
+GITMODULES, LINK = b".gitmodules", "120000"
 _NEUTRAL = ("core.splitIndex=false", "core.sparseCheckout=false", "index.sparse=false", "i18n.commitEncoding=UTF-8")
 
 
@@ -112,14 +113,15 @@ class UserRepository:
         return [_readable(record[3:]) for record in output.split(b"\0")[:-1]]
 
     def entries(self, commit: str) -> list[Entry]:
-        """The files of a commit, submodules left out.
+        """The files of a commit, submodules left out; their list stays, as a file that no agent may touch.
 
         Raises:
             UnsafePath: the tree holds a path that git itself would not check out.
         """
         entries = [entry for entry in self._entries(commit) if entry.mode != GITLINK]
         for entry in entries:
-            if any(forbidden_name(part) for part in entry.path.split(b"/")):
+            parts = [part for part in entry.path.split(b"/") if not (part == GITMODULES and entry.mode != LINK)]
+            if any(forbidden_name(part) for part in parts):
                 raise UnsafePath(entry.path, "a path of git's own inside the repository's tree")
         return entries
 

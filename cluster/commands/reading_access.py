@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,10 @@ from enchanted.cluster.errors import USAGE, CommandFailed
 
 if TYPE_CHECKING:
     from enchanted.serve.client import ApiClient
+
+TOKEN = re.compile(rb"[\x21-\x7e]{8,}")
+MAX_TOKEN = 4096
+"""Bytes."""
 
 UrlOption = Annotated[str | None, typer.Option("--url", help="API of another machine.", show_default=False)]
 TokenOption = Annotated[
@@ -49,10 +54,12 @@ def _own() -> tuple[str, Path]:
 
 
 def _token(path: Path) -> str:
+    remedy = "`enchanted status --json` names the right one"
     try:
-        return path.read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not a token"
-        raise CommandFailed(
-            f"the token file {path} cannot be read: {why}", "`enchanted status --json` names it", USAGE
-        ) from error
+        token = path.read_bytes()[:MAX_TOKEN].strip()
+    except OSError as error:
+        raise CommandFailed(f"the token file {path} cannot be read: {error.strerror}", remedy, USAGE) from error
+    # What is in a wrong file is nobody's business: it must not get into a header, nor into a message.
+    if not TOKEN.fullmatch(token):
+        raise CommandFailed(f"{path} holds no token", remedy, USAGE)
+    return token.decode()

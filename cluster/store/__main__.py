@@ -60,8 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, required=True, help="where everything is kept")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8123, help="0: a free one")
-    parser.add_argument("--credentials", type=lambda text: Path(text).absolute(), help="made when missing; default: FOLDER/credentials.json")
+    parser.add_argument("--credentials", type=_path, help="made when missing; default: FOLDER/credentials.json")
     return parser
+
+
+def _path(text: str) -> Path:
+    return Path(text).absolute()
 
 
 def _serve(folder: Path, options: argparse.Namespace) -> int:

@@ -178,6 +178,8 @@ async def test_a_bare_repository_and_submodules_are_understood(tmp_path: Path, u
     git = Git(cwd=user, settings=["user.name=U", "user.email=u@example.org"])
     commit = Git(cwd=tmp_path / "sub").run("rev-parse", "HEAD").decode().strip()
     git.run("update-index", "--add", "--cacheinfo", f"160000,{commit},vendored/sub")
+    (user / ".gitmodules").write_text('[submodule "vendored/sub"]\n\tpath = vendored/sub\n\turl = ../sub\n')
+    git.run("add", ".gitmodules")
     git.run("commit", "-q", "-m", "a submodule")
     Git(cwd=tmp_path, settings=["protocol.file.allow=always"]).run("clone", "-q", "--bare", str(user), "bare.git")
     shadow = await ShadowRepository.create(tmp_path / "repo.git", tmp_path / "bare.git")
@@ -190,6 +192,7 @@ async def test_a_bare_repository_and_submodules_are_understood(tmp_path: Path, u
     bare = Git(cwd=tmp_path / "bare.git")
     assert b"vendored/sub" in bare.run("ls-tree", "-r", "enchanted/r1")
     assert bare.run("diff", "--name-only", "main", "enchanted/r1") == b"a.py\n"
+    assert bare.run("show", "enchanted/r1:.gitmodules").startswith(b'[submodule "vendored/sub"]')
 
 
 async def test_a_made_repository_is_opened_as_it_was(tmp_path: Path, user: Path, shadow: ShadowRepository) -> None:

@@ -61,3 +61,7 @@ def test_the_reply_subject_is_read_in_both_forms() -> None:
     assert short == long
     assert (short.num_delivered, short.stream_seq, short.consumer_seq, short.num_pending) == (1, 20, 3, 7)
     assert short.time.microsecond == 123456
+
+
+def test_a_folder_with_any_letters_is_written_as_it_is() -> None:
+    assert 'store_dir: "/hö me/\\\\日本"' in config(store_dir=Path("/hö me/\\日本"))

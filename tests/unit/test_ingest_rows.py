@@ -9,7 +9,7 @@ from importlib import resources
 import pytest
 
 from enchanted.ingest.rows import COLUMNS, EARLIEST, LATEST, SEARCHABLE, columns_of, event_time, row_of, values
-from enchanted.ingest.writer import token
+from enchanted.ingest.writer import Target, token
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.ddl import migrations, statements
 from enchanted.schemas.events import StoredEvent, SwarmEvent, decision, model_call, parse_event, run_transition
@@ -104,12 +104,14 @@ def test_rows_are_turned_into_columns() -> None:
     assert list(columns[list(COLUMNS).index("stream_seq")]) == [1, 2]
 
 
-def test_the_token_is_the_same_for_the_same_rows_only() -> None:
+def test_the_token_is_the_same_for_the_same_rows_of_one_stream_only() -> None:
     one, two = (row_of(_stored(SwarmEvent(), seq=n), redelivered=False) for n in (1, 2))
 
-    assert token([one, two], CREATED) == token([one, two], CREATED)
-    assert token([one], CREATED) != token([one, two], CREATED)
-    assert token([one], CREATED) != token([one], TIME)
+    of, other = Target(CREATED), Target(TIME)
+
+    assert token([one, two], of) == token([one, two], of)
+    assert token([one], of) != token([one, two], of)
+    assert token([one], of) != token([one], other)
 
 
 def test_the_table_has_the_columns_the_rows_have() -> None:
