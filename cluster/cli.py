@@ -12,7 +12,7 @@ import typer
 
 from enchanted.cluster import console
 from enchanted.cluster.commands import bench, data, reading, run, services
-from enchanted.cluster.errors import DONE, INTERRUPTED
+from enchanted.cluster.errors import DONE, INTERRUPTED, READER_GONE, USAGE, CommandFailed
 
 app = typer.Typer(
     name="enchanted",
@@ -48,11 +48,23 @@ for module in (services, run, reading, data, bench):
     module.register(app)
 
 
+def refuse_undecodable(arguments: Sequence[str]) -> None:
+    """Raise CommandFailed for an argument that is not UTF-8: it can get into no event, request or file."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise CommandFailed(f"the argument {argument!r} is not UTF-8", "write it in UTF-8", USAGE) from error
+
+
 def execute(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns its exit code."""
     try:
+        refuse_undecodable(sys.argv[1:] if arguments is None else arguments)
         app(arguments, prog_name="enchanted")
     except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):
+            return READER_GONE
         return end.code if isinstance(end.code, int) else DONE
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from enchanted.cluster.errors import CHECK_FAILED, ClusterError
+from enchanted.cluster.home import refuse_unusable
 
 if TYPE_CHECKING:
     from enchanted.cluster.settings import Loaded, Settings
@@ -35,8 +36,14 @@ def loaded_settings(**flags: Any) -> Loaded:
 
 
 def settings(**flags: Any) -> Settings:
-    """As ``loaded_settings``, without the origins."""
-    return loaded_settings(**flags).settings
+    """As ``loaded_settings``, without the origins.
+
+    Raises:
+        HomeRefused: the home is no folder and cannot become one.
+    """
+    found = loaded_settings(**flags).settings
+    refuse_unusable(found.home)
+    return found
 
 
 def say(text: str) -> None:

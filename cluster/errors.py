@@ -10,6 +10,8 @@ USAGE = 2
 NOT_FOUND = 3
 UNREACHABLE = 4
 INTERRUPTED = 130
+READER_GONE = 141
+"""As a program ends that SIGPIPE killed: nobody reads its output any more."""
 
 
 class ClusterError(Exception):

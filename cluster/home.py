@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,6 +47,7 @@ class Home:
             HomeRefused: it is inside a Ray runtime environment, not ours to write, or on a read-only or full disk.
         """
         refuse_uploaded(self.path)
+        refuse_unusable(self.path)
         refuse_full(self.path)
         try:
             for folder in (self.path, self.logs, self.nats, self.store, self.secrets):
@@ -54,9 +57,7 @@ class Home:
             write_once(self.token, new_secret())
             write_once(self.ray_token, new_secret())
         except OSError as error:
-            raise HomeRefused(
-                f"the home {self.path} cannot be used: {error.strerror}", "set ENCHANTED_HOME to a folder of yours"
-            ) from error
+            raise _unusable(self.path, error.strerror) from error
 
     def free_bytes(self) -> int:
         """What is free on its disk."""
@@ -128,12 +129,31 @@ def in_ray_job(environment: Mapping[str, str]) -> bool:
 def refuse_full(path: Path) -> None:
     """Raise HomeRefused when the disk of ``path`` has too little room for services."""
     there = next(folder for folder in (path, *path.parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    if free < LEAST_FREE:
+    total, _, free = shutil.disk_usage(there)
+    # A file system without any room (/proc) is not full: whether a home can be made there shows when it is made.
+    if total and free < LEAST_FREE:
         raise HomeRefused(
             f"the disk of {path} is full: {free >> 20} MiB are free",
             f"free {LEAST_FREE >> 20} MiB or more there, or set ENCHANTED_HOME to another disk",
         )
+
+
+def refuse_unusable(path: Path) -> None:
+    """Raise HomeRefused when ``path`` is no folder and cannot become one; looks only."""
+    for folder in (path, *path.parents):
+        try:
+            mode = folder.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise _unusable(path, error.strerror) from error
+        if not stat.S_ISDIR(mode):
+            raise _unusable(path, os.strerror(errno.ENOTDIR))
+        return
+
+
+def _unusable(path: Path, why: str | None) -> HomeRefused:
+    return HomeRefused(f"the home {path} cannot be used: {why}", "set ENCHANTED_HOME to a folder of yours")
 
 
 def refuse_uploaded(path: Path) -> None:

@@ -5,27 +5,36 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import tomllib
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from enchanted.actors.models.errors import BadModelUrl
+from enchanted.actors.models.model import parse_model_url
 from enchanted.cluster.errors import SettingsInvalid
 
 PREFIX = "ENCHANTED_"
 FILE = "enchanted.toml"
 DEFAULT_HOME = Path(".enchanted")
+NATS_SCHEMES = ("nats", "tls", "ws", "wss")
+HTTP_SCHEMES = ("http", "https")
+CREDENTIALS = re.compile(r"//.*@")
 STANDARD_VARIABLES = {"RAY_ADDRESS": "ray_address"}
 """Variables of other tools that we honour under their own name."""
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class ModelSettings(_Section):
@@ -53,6 +62,15 @@ class ModelSettings(_Section):
     @classmethod
     def _from_url(cls, value: object) -> object:
         return {"url": value} if isinstance(value, str) else value
+
+    @field_validator("url")
+    @classmethod
+    def _model_url(cls, value: str) -> str:
+        try:
+            parse_model_url(value)
+        except BadModelUrl as error:
+            raise ValueError(str(error)) from error
+        return value
 
 
 class RoleModels(_Section):
@@ -156,10 +174,57 @@ class Settings(_Section):
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value is not None else None
 
+    @field_validator("nats_url")
+    @classmethod
+    def _nats(cls, value: str | None) -> str | None:
+        for url in value.split(",") if value is not None else ():
+            _check_url(url.strip(), NATS_SCHEMES)
+        return value
+
+    @field_validator("clickhouse_url")
+    @classmethod
+    def _clickhouse(cls, value: str | None) -> str | None:
+        if value is not None:
+            _check_url(value, HTTP_SCHEMES)
+        return value
+
+    @field_validator("ray_address")
+    @classmethod
+    def _ray(cls, value: str | None) -> str | None:
+        if value is None or value == "auto":
+            return value
+        if value.startswith("ray://"):
+            _check_url(value, ("ray",))
+        elif not _is_host_and_port(value):
+            raise ValueError("write host:port, auto, or ray://host:port")
+        return value
+
     def role_model(self, role: Literal["architect", "coder", "reviewer"]) -> ModelSettings:
         """The model ``role`` uses."""
         own: ModelSettings | None = getattr(self.models, role)
         return own or self.model
+
+
+def _check_url(url: str, schemes: Sequence[str]) -> None:
+    """Raise ValueError unless ``url`` has one of ``schemes``, a host, and a port that is one."""
+    form = f"write {schemes[0]}://host:port"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"{error}; {form}") from error
+    if parts.scheme not in schemes:
+        raise ValueError(f"it does not start with {' or '.join(f'{scheme}://' for scheme in schemes)}; {form}")
+    if not host or port == 0 or any(char.isspace() for char in url):
+        raise ValueError(f"it names no host and port; {form}")
+
+
+def _is_host_and_port(text: str) -> bool:
+    try:
+        parts = urlsplit(f"//{text}")
+        return bool(parts.hostname and parts.port and parts.netloc == text and not any(map(str.isspace, text)))
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,5 +397,8 @@ def _invalid(error: ValidationError, origins: Mapping[str, str]) -> SettingsInva
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
     origin = _origin(name, origins)
-    value = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
-    return SettingsInvalid(f"{name}{value} ({origin}): {first['msg'].lower()}", f"correct {name} in {origin}")
+    # Passwords stay out of logs.
+    value = "" if isinstance(first["input"], dict) else f" = {CREDENTIALS.sub('//***@', repr(first['input']))}"
+    own = first["type"] == "value_error"
+    why = first["msg"].removeprefix("Value error, ") if own else first["msg"].lower()
+    return SettingsInvalid(f"{name}{value} ({origin}): {CREDENTIALS.sub('//***@', why)}", f"correct {name} in {origin}")

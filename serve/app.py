@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from enchanted.serve import events, history, live, pages, pipeline, runs
 from enchanted.serve.auth import Guard
+from enchanted.serve.body import BodyLimit
 from enchanted.serve.contents import Contents
 from enchanted.serve.dependencies import Dependencies, Deps
 from enchanted.serve.documents import Health, Problem, Readiness, described
@@ -22,6 +23,8 @@ from enchanted.serve.problem import install, problem
 
 API_VERSION = "1.0.0"
 READY_DEADLINE = 4.0
+MAX_BODY = 1 << 20
+"""Bytes of a request."""
 
 health = APIRouter(tags=["health"])
 
@@ -83,5 +86,6 @@ def create_app(dependencies: Dependencies) -> FastAPI:
     install(app)
     for router in (health, runs.router, events.router, history.router, live.router, pipeline.router, pages.router):
         app.include_router(router)
+    app.add_middleware(BodyLimit, most=MAX_BODY)
     app.add_middleware(Guard, access=dependencies.access)
     return app

@@ -93,8 +93,18 @@ class WorkspaceNotFound(NotFound):
 
     code, title = "workspace-not-found", "No such workspace at this sequence"
 
-    def __init__(self, workspace: str, seq: int) -> None:
-        super().__init__(f"workspace {workspace!r} has no state at sequence {seq}; the state lists the workspaces")
+    def __init__(self, workspace: str, seq: int | None) -> None:
+        at = "the latest sequence" if seq is None else f"sequence {seq}"
+        super().__init__(f"workspace {workspace!r} has no state at {at}; the state lists the workspaces")
+
+
+class BodyTooLarge(ServeError):
+    """A request's body is longer than any the API takes."""
+
+    status, code, title = 413, "body-too-large", "The body of the request is too large"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"no request has more than {most} bytes; name files instead of sending them")
 
 
 class BadRequest(ServeError):

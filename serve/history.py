@@ -82,7 +82,7 @@ def _workspace_of(state: RunState, name: str, asked: int) -> WorkspaceState:
     try:
         return state.workspaces[name]
     except KeyError:
-        raise WorkspaceNotFound(name, asked) from None
+        raise WorkspaceNotFound(name, None if asked == MAX_SEQ else asked) from None
 
 
 @router.get("/runs/{run}/state", response_model=None, responses={200: {"model": StateDocument | ContentDocument}})
@@ -97,6 +97,8 @@ async def read_state(
     """Files, tasks and agents after every event up to ``at`` (by default the latest); with ``path`` its content."""
     found, (state, events) = await asyncio.gather(find_run(deps, run), state_at(deps, run, at))
     if path is None:
+        if workspace != MAIN_WORKSPACE:  # main is the default, and a run without files has none
+            _workspace_of(state, workspace, at)
         return tagged(request, found, JsonResponse(state_document(run, state)))
     space = _workspace_of(state, workspace, at)
     if path not in space.files:

@@ -23,7 +23,7 @@ from enchanted.cluster.commands.reading_text import (
     plain,
     run_row,
 )
-from enchanted.cluster.errors import CHECK_FAILED
+from enchanted.cluster.errors import CHECK_FAILED, USAGE, CommandFailed
 
 if TYPE_CHECKING:
     from enchanted.serve.client import ApiClient
@@ -35,10 +35,33 @@ SHOWN = 100
 LAST_SEQ = 2**63 - 1  # `serve.client` has it too, and costs a tenth of a second to import
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document.")]
+MOST = 1_000_000_000
+"""Rows of a list that may be asked for."""
+
+
+def checked_id(text: str | None) -> str | None:
+    """``text``, if it can be a part of the API's paths.
+
+    Raises:
+        CommandFailed: it cannot.
+    """
+    if text is not None and (not text.strip() or "/" in text or text in (".", "..")):
+        raise CommandFailed(f"{text!r} is no id", "`enchanted runs` lists runs and, with --json, their traces", USAGE)
+    return text
+
+
 RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="Run id, or the trace id of a producer without runs.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="Run id, or the trace id of a producer without runs.",
+        show_default=False,
+        callback=checked_id,
+    ),
 ]
-SomeRunArgument = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Only this run.", show_default=False)]
+SomeRunArgument = Annotated[
+    str | None, typer.Argument(metavar="[RUN]", help="Only this run.", show_default=False, callback=checked_id)
+]
 AtOption = Annotated[int | None, typer.Option(min=0, help="Stream sequence; by default the latest.")]
 WorkspaceOption = Annotated[str | None, typer.Option(help="Workspace; by default `main`.")]
 
@@ -143,7 +166,7 @@ def list_events(
     before: Annotated[int | None, typer.Option(min=0, help="Only below this sequence.")] = None,
     text: Annotated[str | None, typer.Option("-q", "--query", help="Only events with this text.")] = None,
     fields: Annotated[str | None, typer.Option(help="Only these fields, comma-separated, dotted inside.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help=f"How many; {SHOWN}, but all for ndjson.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=MOST, help=f"How many; {SHOWN}, but all for ndjson.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All of them, whatever the output.")] = False,
     output: OutputOption = None,
     as_json: JsonOption = False,
@@ -159,9 +182,19 @@ def list_events(
         "after": after, "before": before, "q": text, "fields": fields if output is not Output.TABLE else None,
     }  # fmt: skip
     with api(url, token_file) as client:
-        found = client.all_events(**filters)
+        found = _of_known_run(client, run, client.all_events(**filters))
         # One more than is shown tells whether there are more.
         _show(found if limit is None else islice(found, limit + 1), output, limit)
+
+
+def _of_known_run(client: ApiClient, run: str | None, events: Iterable[Document]) -> Iterator[Document]:
+    """``events``; NothingFound when there are none because there is no such run."""
+    some = False
+    for event in events:
+        some = True
+        yield event
+    if run is not None and not some:
+        client.run(run)
 
 
 def _output(output: Output | None, as_json: bool) -> Output:
@@ -185,7 +218,7 @@ def _show(events: Iterator[Document], output: Output, limit: int | None) -> None
 
 
 def show_trace(
-    trace_id: Annotated[str, typer.Argument(metavar="TRACE_ID", show_default=False)],
+    trace_id: Annotated[str, typer.Argument(metavar="TRACE_ID", show_default=False, callback=checked_id)],
     as_json: JsonOption = False,
     url: UrlOption = None,
     token_file: TokenOption = None,
@@ -220,7 +253,8 @@ def tail(
     output = _output(output, as_json)
     filters = {"run": run, "agent": agent, "role": role, "kind": kind}
     with api(url, token_file) as client:
-        past = client.events(**filters, before=LAST_SEQ, limit=max(1, lines))["data"] if lines or follow else []
+        page = client.events(**filters, before=LAST_SEQ, limit=max(1, lines))["data"]
+        past = list(_of_known_run(client, run, page))
         if output is Output.JSON and not follow:
             console.emit_json({"data": past[len(past) - min(lines, len(past)) :]})
             return

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from enchanted.serve.client import ApiClient
 
 CANCEL_SECONDS = 60.0
+LONGEST = 7 * 86_400
+"""Seconds; what the API takes."""
 DEMO_TASK = "make the checks pass without changing behaviour"
 DEMO_CHECKS = ("ruff check .", "python -m unittest -q")
 DEMO_PROJECT = Path(__file__).resolve().parent.parent / "demo" / "project"
@@ -36,6 +38,15 @@ ModelOption = Annotated[
 ]
 CodersOption = Annotated[int | None, typer.Option(min=1, max=64, help="Coders at work at once.", show_default=False)]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of every model call.")]
+BudgetOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=LONGEST,
+        help="Seconds the run may take; 0 is no limit. Default: the setting budget.seconds.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="The verdict as one JSON document.")]
 
 
@@ -51,7 +62,7 @@ def run(
     model: ModelOption = None,
     coders: CodersOption = None,
     seed: SeedOption = 0,
-    budget: Annotated[float | None, typer.Option(min=0, help="Seconds the run may take.", show_default=False)] = None,
+    budget: BudgetOption = None,
     apply: Annotated[bool, typer.Option("--apply", help="Fast-forward the current branch to a merged result.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Print the run's id and return.")] = False,
     as_json: JsonOption = False,

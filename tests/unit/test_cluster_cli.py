@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -67,3 +68,80 @@ def test_doctor_names_the_setting_of_a_taken_port(tmp_path: Path) -> None:
     assert checks["api_port"].verdict == "missing"
     assert "ENCHANTED_API_PORT" in checks["api_port"].remedy
     assert checks["nats_port"].verdict == "ok"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["run", "fix \udcff", "--repo", "."], "the argument 'fix \\udcff' is not UTF-8"),
+        (["run", "x", "--repo", "/tmp/\udce9"], "the argument '/tmp/\\udce9' is not UTF-8"),
+        (["run-info", ""], "'' is no id"),
+        (["verify", ""], "'' is no id"),
+        (["trace", ""], "'' is no id"),
+        (["run-info", "../.."], "'../..' is no id"),
+        (["run-info", ".."], "'..' is no id"),
+        (["events", ""], "'' is no id"),
+    ],
+)
+def test_an_argument_nothing_can_be_done_with_is_refused_before_anything_is_asked(
+    arguments: list[str], cause: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.execute(arguments) == 2
+    first, remedy = capsys.readouterr().err.splitlines()
+    assert first == f"error: {cause}"
+    assert remedy.startswith("remedy: ")
+    assert "--debug" not in remedy
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["events", "--limit", "9" * 20], ["run", "x", "--budget", "inf"], ["run", "x", "--budget", "nan"]],
+    ids=" ".join,
+)
+def test_a_number_out_of_range_is_a_usage_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.execute(arguments) == 2
+    assert f"Invalid value for '{arguments[-2]}'" in capsys.readouterr().err
+
+
+def test_the_help_of_a_run_says_that_0_is_no_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.execute(["run", "--help"]) == 0
+    assert "0 is no limit" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("command", [["up"], ["status"], ["down"], ["run", "x", "--repo", "."]], ids=" ".join)
+@pytest.mark.parametrize("home", ["file", "file/home", "/dev/null/home"])
+def test_a_home_that_is_no_folder_is_refused_by_every_command(
+    command: list[str], home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ENCHANTED_HOME", str(tmp_path / home))
+    assert cli.execute(command) == 2
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        f"error: the home {tmp_path / home} cannot be used: Not a directory",
+        "remedy: set ENCHANTED_HOME to a folder of yours",
+    ]
+
+
+def test_a_command_whose_reader_went_away_ends_without_a_word() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "enchanted", "config", "show"], stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_an_interrupt_while_modules_are_imported_ends_without_a_traceback() -> None:
+    code = """
+import os, signal, sys
+class Interrupts:
+    def find_spec(self, name, path, target=None):
+        if name == "enchanted.cluster.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupts())
+from enchanted.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

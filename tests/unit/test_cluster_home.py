@@ -62,6 +62,11 @@ def test_a_home_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         Home(tmp_path / "file" / "home").prepare()
 
 
+def test_a_home_on_a_file_system_without_room_is_not_called_a_full_disk() -> None:
+    with pytest.raises(HomeRefused, match="cannot be used"):
+        Home(Path("/proc/enchanted-home")).prepare()
+
+
 def test_a_file_written_once_is_kept_and_one_written_atomically_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_once(path, "one")

@@ -117,3 +117,39 @@ def test_ray_address_is_a_cluster_and_not_a_jobs_api(tmp_path: Path) -> None:
 def test_settings_survive_the_way_to_the_supervisor(tmp_path: Path) -> None:
     settings = loaded(tmp_path, ENCHANTED_MODEL="vllm:a", ENCHANTED_TOKEN_FILE="/t").settings
     assert type(settings).model_validate_json(settings.model_dump_json()) == settings
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        *(("ENCHANTED_CLICKHOUSE_URL", url) for url in ("http://[", "ftp://h/d", "h:8123", "http://", "http://h:x/d")),
+        *(("ENCHANTED_NATS_URL", url) for url in ("foo", "http://h:4222", "nats://", "nats://a:4222,b", "nats://h:0")),
+        *(("RAY_ADDRESS", address) for address in ("zzz", "zzz:", ":6379", "h:port", "ray://", "a b:1", "h:1/x")),
+        *(("ENCHANTED_MODEL", url) for url in ("gpt", "vllm:", "openai:h/v1#m")),
+        ("ENCHANTED_BUDGET__SECONDS", "inf"),
+        ("ENCHANTED_START_SECONDS", "nan"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_where_it_was_set(tmp_path: Path, variable: str, value: str) -> None:
+    with pytest.raises(SettingsInvalid, match=variable) as refused:
+        loaded(tmp_path, **{variable: value})
+    assert refused.value.exit_code == 2
+    assert value in refused.value.cause
+
+
+def test_addresses_of_every_allowed_form_are_taken(tmp_path: Path) -> None:
+    for variable, values in {
+        "ENCHANTED_CLICKHOUSE_URL": ("http://u:p@h:8123/d", "https://h/d", "http://[::1]:8123/d"),
+        "ENCHANTED_NATS_URL": ("nats://u:p@h:4222", "tls://h", "wss://h:443", "nats://a:4222,nats://b:4222"),
+        "RAY_ADDRESS": ("auto", "10.0.0.1:6379", "[::1]:6379", "ray://h:10001", "ray-head.ns.svc:6379"),
+        "ENCHANTED_MODEL": ("bundled", "vllm:/models/m", "openai:http://h:8001/v1#m"),
+    }.items():
+        for value in values:
+            assert value in [shown for _, shown, _ in loaded(tmp_path, **{variable: value}).items()]
+
+
+def test_a_refused_address_does_not_show_its_password(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid) as refused:
+        loaded(tmp_path, ENCHANTED_CLICKHOUSE_URL="htp://user:hidden@h:8123/d")
+    assert "hidden" not in str(refused.value)
+    assert "htp://***@h:8123/d" in str(refused.value)

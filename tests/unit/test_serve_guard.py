@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from enchanted.serve.app import create_app
+from enchanted.serve.app import MAX_BODY, create_app
 from enchanted.serve.auth import Access, access_from
 from enchanted.serve.buslink import BusLink
 from enchanted.serve.dependencies import Dependencies
@@ -122,6 +122,39 @@ async def test_a_lone_surrogate_in_a_body_is_a_problem(client: httpx.AsyncClient
     body = b'{"task": "\\ud800", "repo": "\\ud800", "\\udfff": 1}'
     response = await client.post("/api/v1/runs", content=body, headers={"Content-Type": "application/json"})
     assert_problem(response, 422, "invalid-request")
+
+
+async def test_a_body_over_a_mebibyte_is_refused_and_not_read_to_its_end(client: httpx.AsyncClient) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 1 << 16
+            yield b" " * (1 << 16)
+
+    headers = {**ALLOWED, "Content-Type": "application/json"}
+    for body in (b" " * (MAX_BODY + 1), endless()):
+        response = await client.post("/api/v1/runs", content=body, headers=headers)
+        assert_problem(response, 413, "body-too-large")
+        assert_problem(await client.post("/api/v1/runs", content=body), 401, "unauthorized")
+    assert sent <= MAX_BODY + (1 << 16)
+
+
+@pytest.mark.parametrize("chunks", [1, 3])
+async def test_a_body_within_the_limit_arrives_whole(client: httpx.AsyncClient, chunks: int) -> None:
+    document = b'{"task": "' + b"x" * 20_000 + b'", "repo": 1}'
+    size = -(-len(document) // chunks)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(document), size):
+            yield document[start : start + size]
+
+    headers = {**ALLOWED, "Content-Type": "application/json"}
+    for body in (document, pieces()):
+        response = await client.post("/api/v1/runs", content=body, headers=headers)
+        found = assert_problem(response, 422, "invalid-request")
+        assert [error["where"] for error in found["errors"]] == [["body", "repo"]]
 
 
 async def test_an_unknown_field_names_the_known_ones(client: httpx.AsyncClient) -> None:

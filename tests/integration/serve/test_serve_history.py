@@ -44,6 +44,9 @@ async def test_a_path_or_workspace_that_is_not_there_is_not_found(world: World, 
     ):
         response = await world.get(f"runs/{history.run}/state", at=last, **parameters)
         assert (response.status_code, response.json()["code"]) == (404, code)
+    response = await world.get(f"runs/{history.run}/state", workspace="nosuch")
+    assert (response.status_code, response.json()["code"]) == (404, "workspace-not-found")
+    assert "at the latest sequence" in response.json()["detail"]
     assert (await world.get("runs/nobody/state")).json()["code"] == "run-not-found"
     before = await world.document(f"runs/{history.run}/state", at=history.events[0].seq - 1)
     assert (before["at"], before["workspaces"], before["state"]) == (0, {}, "")

@@ -65,7 +65,11 @@ async def test_the_commands_read_what_the_api_says(
     assert {line.split(b"\t")[0].decode() for line in (await run("state", history.run, "--at", str(seq))).splitlines()}
     assert (await run("diff", history.run, "--from", "0", "--to", str(seq))).startswith(b"diff --git")
     assert len((await run("tail", history.run, "-n", "4")).splitlines()) == 4
-    await run("run-info", "nobody", code=3)
+    for command in ("run-info", "events", "tail"):
+        await run(command, "nobody", code=3)
+    assert await run("events", history.run, "--agent", "nobody") == b""
+    assert await run("events", "--agent", "nobody") == b""
+    await run("state", history.run, "--workspace", "nosuch", code=3)
     await run("events", "--cursor", "x", code=2)
     assert await asyncio.to_thread(execute, ["runs", "--url", world.url, "--token-file", "/nowhere"]) == 2
     gone = ["--url", f"http://127.0.0.1:{free_port()}", "--token-file", str(world.token_file)]
