@@ -61,7 +61,7 @@ def newest_run(home: HomeUnderTest) -> str:
 
 
 def test_a_wrong_token_is_refused_and_the_right_one_named(swarm: HomeUnderTest, tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("wrong")
+    (tmp_path / "token").write_text("wrong" * 4)
     done = swarm.run("runs", "--token-file", str(tmp_path / "token"))
     assert done.returncode == 2
     assert "error: A valid bearer token is needed" in done.stderr

@@ -135,6 +135,7 @@ def test_a_command_whose_reader_went_away_ends_without_a_word() -> None:
 def test_an_interrupt_while_modules_are_imported_ends_without_a_traceback() -> None:
     code = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 class Interrupts:
     def find_spec(self, name, path, target=None):
         if name == "enchanted.cluster.cli":
