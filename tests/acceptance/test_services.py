@@ -98,6 +98,7 @@ def test_config_show_says_where_a_value_was_set(home: HomeUnderTest) -> None:
     assert json.loads(done.stdout)["settings"]["nats_port"] == {"value": 0, "origin": "environment ENCHANTED_NATS_PORT"}
 
 
+@pytest.mark.slow
 def test_a_submitted_job_finds_the_services_and_its_exit_code_is_the_jobs(home: HomeUnderTest, tmp_path: Path) -> None:
     done = home.run("submit", "--working-dir", str(tmp_path), "--", "--quiet", "up", "--json")
     assert done.returncode == 0, done.stderr

@@ -45,6 +45,7 @@ def fill(folder: Path) -> Path:
     return ballast
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(420)
 async def test_a_full_disk_is_shown_ends_no_run_silently_and_loses_nothing(
     tmp_path: Path, repository: Callable[[int], Path]

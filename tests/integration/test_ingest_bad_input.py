@@ -20,7 +20,7 @@ from enchanted.ingest.batch import BatchLimits
 from enchanted.ingest.rows import read_row
 from enchanted.ingest.tables import apply_ddl, connect
 from enchanted.ingest.worker import IngestWorker
-from enchanted.ingest.writer import Writer
+from enchanted.ingest.writer import Target, Writer
 from enchanted.schemas.events import SwarmEvent
 from enchanted.schemas.gen.events_pb2 import FieldBlob, SystemSignal
 
@@ -207,7 +207,7 @@ async def test_the_same_insert_sent_again_is_taken_once(store: str, table: Async
     writer = Writer(store)
     for _ in range(2):
         # Below the look-ups, as when the answer to the first was lost.
-        await writer._insert_plain(rows, CREATED)
+        await writer._insert_plain(rows, Target(CREATED))
     await writer.close()
 
     assert (await table.query("SELECT count() FROM events")).result_rows == [(5,)]
