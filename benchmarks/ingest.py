@@ -184,8 +184,8 @@ async def floor(nats_url: str, store_url: str, count: int, begin: Begin) -> None
             batch.append(Message(int(position[-4]), moment, words[1].decode(), raw, digest, "", True, False))
             size += len(raw)
             if len(batch) == ROWS or size >= BYTES or done + len(batch) == count:
-                body = wire.body(wire.insert(created), batch)
-                await table.raw_insert(insert_block=body, settings=wire.SETTINGS)
+                body = memoryview(wire.body(batch))
+                await table.raw_insert(wire.target(created), insert_block=body, settings=wire.SETTINGS, fmt=wire.FORMAT)  # type: ignore[arg-type]
                 done, size = done + len(batch), 0
                 batch.clear()
     writer.close()

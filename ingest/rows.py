@@ -12,9 +12,9 @@ from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of, parse_eve
 
 EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
 LATEST = datetime(2299, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
-"""The range of DateTime64(6). A producer's time outside it is moved to the edge; ``raw`` keeps what it said."""
-SEARCHABLE = 32 * 1024
-"""Characters of an event that can be searched; ``raw`` has them all."""
+"""The range of DateTime64(6). A producer's time outside it is moved to the edge; the bytes keep what it said."""
+HASH = 64
+"""Characters of a SHA-256 in hex."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EARLIEST_US = (EARLIEST - _EPOCH) // timedelta(microseconds=1)
@@ -35,14 +35,16 @@ COLUMNS: dict[str, str] = {
     "agent_id": "String",
     "agent_name": "LowCardinality(String)",
     "agent_seq": "UInt64",
-    "previous_event_hash": "String",
     "task_id": "String",
     "workspace_id": "String",
     "parent_event_id": "String",
     "duplicate_of": "UInt64",
-    "payload_sha256": "String",
-    "raw": "String",
-    "rationale": "String",
+    "sha256": "FixedString(32)",
+    "body": "String",
+    "cut_at": "UInt32",
+    "text_at": "UInt32",
+    "text_size": "UInt32",
+    "previous_at": "UInt32",
     "confidence": "Float32",
     "input_trigger": "String",
     "target_resource": "String",
@@ -56,9 +58,10 @@ COLUMNS: dict[str, str] = {
     "tool": "LowCardinality(String)",
     "outcome": "LowCardinality(String)",
     "to_state": "LowCardinality(String)",
-    "text": "String",
 }
 """The table's columns in the order `values` gives them, with their types."""
+SEEN = ("raw", "payload_sha256", "previous_event_hash", "text", "rationale")
+"""What the table shows besides, made of these when it is asked for."""
 
 
 @dataclass(slots=True)
@@ -117,6 +120,8 @@ def values(row: Row, stream_created: datetime) -> tuple[object, ...]:
 
 def event_values(event: SwarmEvent, row: Row, stream_created: datetime) -> tuple[object, ...]:
     """The same for a row whose event is at hand."""
+    text = main_text(event).encode()
+    hashed = event.previous_event_hash if len(event.previous_event_hash) == HASH else ""
     return (
         stream_created,
         row.seq,
@@ -132,13 +137,16 @@ def event_values(event: SwarmEvent, row: Row, stream_created: datetime) -> tuple
         event.agent_id,
         event.agent_name,
         event.agent_seq,
-        event.previous_event_hash,
         event.task_id,
         event.workspace_id,
         event.parent_event_id,
         row.duplicate_of,
-        row.sha256,
+        row.digest,
         row.raw,
+        0,
+        row.raw.find(text) + 1,
+        len(text),
+        row.raw.find(hashed.encode()) + 1 if hashed else 0,
         *_search_values(event),
     )
 
@@ -156,7 +164,6 @@ def _search_values(event: SwarmEvent) -> tuple[object, ...]:
     # Unset payloads read as empty messages, so every column has a value for every kind.
     decision, change, model, tool = event.decision, event.state_change, event.model_call, event.tool_call
     return (
-        decision.rationale,
         decision.confidence_score,
         decision.input_trigger,
         change.target_resource,
@@ -170,7 +177,6 @@ def _search_values(event: SwarmEvent) -> tuple[object, ...]:
         tool.tool,
         _outcome(event),
         event.run_transition.to_state,
-        searchable(event)[:SEARCHABLE],
     )
 
 
@@ -180,28 +186,19 @@ def _outcome(event: SwarmEvent) -> str:
     return event.tool_call.outcome
 
 
-def searchable(event: SwarmEvent) -> str:
-    """What a person would search for in an event."""
+def main_text(event: SwarmEvent) -> str:
+    """What an event mainly says; it stands in the event's bytes as it is."""
     match kind_of(event):
         case "decision":
-            one = event.decision
-            return _lines(one.rationale, one.input_trigger, one.action, *one.rejected_alternatives)
+            return event.decision.rationale
         case "state_change":
-            change = event.state_change
-            return _lines(change.target_resource, change.reason, *(file.path for file in change.files))
+            return event.state_change.diff_patch
         case "system_signal":
-            return _lines(event.system_signal.status, event.system_signal.detail)
+            return event.system_signal.detail
         case "model_call":
-            call = event.model_call
-            return _lines(call.completion, call.error, call.model)
+            return event.model_call.completion
         case "tool_call":
-            tool = event.tool_call
-            return _lines(tool.tool, tool.arguments, tool.output, tool.reason)
+            return event.tool_call.output
         case "run_transition":
-            step = event.run_transition
-            return _lines(step.reason, step.from_state, step.to_state, step.details)
+            return event.run_transition.reason
     return ""
-
-
-def _lines(*parts: str) -> str:
-    return "\n".join(part for part in parts if part)

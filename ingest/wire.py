@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
-from enchanted.ingest.rows import COLUMNS, EARLIEST, LATEST, SEARCHABLE, Row
+from enchanted.ingest.rows import COLUMNS, EARLIEST, HASH, LATEST, Row
 from enchanted.schemas.events import KINDS, ROLE_NUMBERS
 
 SCHEMA = """
@@ -48,15 +48,8 @@ message Event {
   string parent_event_id = 18;
   string agent_name = 20;
 }
-message Decision {
-  string input_trigger = 2;
-  string rationale = 3;
-  repeated string rejected_alternatives = 4;
-  float confidence_score = 6;
-  string action = 7;
-}
-message Change { string target_resource = 2; string new_state_hash = 4; repeated File files = 7; string reason = 8; }
-message File { string path = 1; }
+message Decision { string input_trigger = 2; string rationale = 3; float confidence_score = 6; }
+message Change { string target_resource = 2; string new_state_hash = 4; string diff_patch = 5; string reason = 8; }
 message Signal { string status = 1; string detail = 6; }
 message Call {
   string model = 1;
@@ -66,15 +59,8 @@ message Call {
   double duration_ms = 8;
   string error = 10;
 }
-message Tool {
-  string tool = 1;
-  string arguments = 2;
-  string outcome = 3;
-  string output = 5;
-  double duration_ms = 6;
-  string reason = 7;
-}
-message Step { string from_state = 2; string to_state = 3; string reason = 4; string details = 5; }
+message Tool { string tool = 1; string outcome = 3; string output = 5; double duration_ms = 6; }
+message Step { string to_state = 3; string reason = 4; }
 """
 """The part of the event contract that becomes columns, without imports; ClickHouse skips every other field."""
 
@@ -95,8 +81,8 @@ _FIXED = struct.Struct("<BQBqBQBB32s")
 _OTHERS = _FIXED.size
 
 
-def body(statement: str, rows: Iterable[Row]) -> bytes:
-    """The statement and the rows behind it, each with its length before it; put together once, since it is large."""
+def body(rows: Iterable[Row], statement: str = "") -> bytes:
+    """The rows, each with its length before it, behind the statement; put together once, since it is large."""
     parts: list[bytes] = [statement.encode()]
     for row in rows:
         raw, subject = row.raw, _subject(row.subject)
@@ -128,21 +114,26 @@ def _us(time: datetime) -> int:
     return (time - _EPOCH) // timedelta(microseconds=1)
 
 
+FORMAT = "Protobuf"
+
+
 def insert(stream_created: datetime) -> str:
     """The statement before the body."""
+    return f"INSERT INTO {target(stream_created)} FORMAT {FORMAT}\n"
+
+
+@lru_cache(maxsize=16)
+def target(stream_created: datetime) -> str:
+    """What stands between INSERT INTO and FORMAT."""
     made = {**_MADE, "stream_created": f"fromUnixTimestamp64Micro(toInt64({_us(stream_created)}), 'UTC')"}
     selected = ", ".join(f"{made.get(name, name)} AS {name}_" for name in COLUMNS)
     columns = ", ".join(COLUMNS)
-    return f"INSERT INTO events ({columns}) SELECT {selected} FROM input('{_STRUCTURE}') FORMAT Protobuf\n"
+    return f"events ({columns}) SELECT {selected} FROM input('{_STRUCTURE}')"
 
 
 def _enum(first: str, numbers: dict[str, int]) -> str:
     members = ", ".join(rf"\'{name}\' = {number}" for name, number in numbers.items())
     return rf"Enum8(\'{first}\' = 0, {members})"
-
-
-def _lines(array: str) -> str:
-    return f"arrayStringConcat(arrayFilter(part -> part != '', {array}), '\\n')"
 
 
 _READ = {
@@ -163,17 +154,14 @@ _READ = {
         f"event.{name}": "String"
         for name in (
             "event_id", "trace_id", "span_id", "agent_id", "previous_event_hash", "task_id", "workspace_id",
-            "parent_event_id", "agent_name", "decision.input_trigger", "decision.rationale", "decision.action",
-            "state_change.target_resource", "state_change.new_state_hash", "state_change.reason",
-            "system_signal.status", "system_signal.detail", "model_call.model", "model_call.completion",
-            "model_call.error", "tool_call.tool", "tool_call.arguments", "tool_call.outcome", "tool_call.output",
-            "tool_call.reason", "run_transition.from_state", "run_transition.to_state", "run_transition.reason",
-            "run_transition.details",
+            "parent_event_id", "agent_name", "decision.input_trigger", "decision.rationale",
+            "state_change.target_resource", "state_change.new_state_hash", "state_change.diff_patch",
+            "state_change.reason", "system_signal.status", "system_signal.detail", "model_call.model",
+            "model_call.completion", "model_call.error", "tool_call.tool", "tool_call.outcome", "tool_call.output",
+            "run_transition.to_state", "run_transition.reason",
         )
     },
-    "event.decision.rejected_alternatives": "Array(String)",
     "event.decision.confidence_score": "Float32",
-    "event.state_change.files.path": "Array(String)",
     "event.model_call.input_tokens": "UInt32",
     "event.model_call.output_tokens": "UInt32",
     "event.model_call.duration_ms": "Float64",
@@ -187,33 +175,18 @@ _TOLD = (
     " + toInt64(floor(`event.timestamp.nanos` / 1000))"
 )
 _TEXTS = {
-    "decision": (
-        "[`event.decision.rationale`, `event.decision.input_trigger`, `event.decision.action`]",
-        "`event.decision.rejected_alternatives`",
-    ),
-    "state_change": (
-        "[`event.state_change.target_resource`, `event.state_change.reason`]",
-        "`event.state_change.files.path`",
-    ),
-    "system_signal": ("[`event.system_signal.status`, `event.system_signal.detail`]",),
-    "model_call": ("[`event.model_call.completion`, `event.model_call.error`, `event.model_call.model`]",),
-    "tool_call": (
-        "[`event.tool_call.tool`, `event.tool_call.arguments`, `event.tool_call.output`, `event.tool_call.reason`]",
-    ),
-    "run_transition": (
-        "[`event.run_transition.reason`, `event.run_transition.from_state`, `event.run_transition.to_state`,"
-        " `event.run_transition.details`]",
-    ),
+    "decision": "rationale",
+    "state_change": "diff_patch",
+    "system_signal": "detail",
+    "model_call": "completion",
+    "tool_call": "output",
+    "run_transition": "reason",
 }
-
-
-def _text() -> str:
-    choices = []
-    for kind, arrays in _TEXTS.items():
-        array = arrays[0] if len(arrays) == 1 else f"arrayConcat({', '.join(arrays)})"
-        choices.append(f"`event.payload` = '{kind}', {_lines(array)}")
-    return f"substringUTF8(multiIf({', '.join(choices)}, ''), 1, {SEARCHABLE})"
-
+_CHOICES = ", ".join(f"`event.payload` = '{kind}', `event.{kind}.{name}`" for kind, name in _TEXTS.items())
+_HEAD = r"concat('\n$', `event.event_id`)"
+_IDS = r"concat('\x1a ', `event.trace_id`, '\"\x10', `event.span_id`)"
+"""The ids as they stand in an event's bytes: tag, length, characters. The table's `raw` puts the same back."""
+_HEAD_SIZE, _IDS_SIZE = 2 + 36, 2 + 32 + 2 + 16
 
 _MADE = {
     "stream_time": "fromUnixTimestamp64Micro(stream_time, 'UTC')",
@@ -227,12 +200,22 @@ _MADE = {
     **{
         name: f"`event.{name}`"
         for name in (
-            "event_id", "trace_id", "span_id", "agent_id", "agent_name", "agent_seq", "previous_event_hash", "task_id",
-            "workspace_id", "parent_event_id",
+            "event_id", "trace_id", "span_id", "agent_id", "agent_name", "agent_seq", "task_id", "workspace_id",
+            "parent_event_id",
         )
     },
-    "payload_sha256": "lower(hex(sha256))",
-    "rationale": "`event.decision.rationale`",
+    "sha256": "toFixedString(sha256, 32)",
+    "cut_at": (
+        f"if(length(`event.event_id`) = 36 AND length(`event.trace_id`) = 32 AND length(`event.span_id`) = 16"
+        f" AND startsWith(raw, {_HEAD}), position(raw, {_IDS}, {_HEAD_SIZE + 1}), 0)"
+    ),
+    "body": (
+        f"if(cut_at_ = 0, raw, concat(substring(raw, {_HEAD_SIZE + 1}, cut_at_ - {_HEAD_SIZE + 1}),"
+        f" substring(raw, cut_at_ + {_IDS_SIZE})))"
+    ),
+    "text_at": "position(body_, text_)",
+    "text_size": f"length(multiIf({_CHOICES}, '') AS text_)",
+    "previous_at": f"if(length(`event.previous_event_hash`) = {HASH}, position(body_, `event.previous_event_hash`), 0)",
     "confidence": "`event.decision.confidence_score`",
     "input_trigger": "`event.decision.input_trigger`",
     "target_resource": "`event.state_change.target_resource`",
@@ -251,6 +234,5 @@ _MADE = {
         " `event.tool_call.outcome`)"
     ),
     "to_state": "`event.run_transition.to_state`",
-    "text": _text(),
 }  # fmt: skip
 """Each column that is not read as it stands."""

@@ -82,7 +82,7 @@ class Writer:
         self._url = url
         self._client: AsyncClient | None = None
         # Within one machine compression costs more than it saves.
-        self._compressed = not is_local(url)
+        self._local = is_local(url)
 
     async def close(self) -> None:
         """Give the connections back. Idempotent."""
@@ -180,13 +180,16 @@ class Writer:
 
     async def _insert_plain(self, rows: Sequence[Row], target: Target) -> None:
         client = await self._connected()
-        whole = wire.body(wire.insert(target.created), rows)
         settings = {**wire.SETTINGS, "optimize_on_insert": 0, **_once(rows, target)}
-        compression = None
-        if self._compressed:
-            whole, compression = lz4.frame.compress(whole), "lz4"
         try:
-            await client.raw_insert(insert_block=whole, settings=settings, compression=compression)
+            if self._local:
+                # A view and not bytes: the statement then travels in the URL, and the store takes the body as it is.
+                block = memoryview(wire.body(rows))
+                into = wire.target(target.created)
+                await client.raw_insert(into, insert_block=block, settings=settings, fmt=wire.FORMAT)  # type: ignore[arg-type]
+            else:
+                whole = lz4.frame.compress(wire.body(rows, wire.insert(target.created)))
+                await client.raw_insert(insert_block=whole, settings=settings, compression="lz4")
         except (ClickHouseError, aiohttp.ClientError, OSError) as error:
             raise await self._failed(error) from error
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import SpooledTemporaryFile, TemporaryFile
-from typing import IO, Any
+from tempfile import TemporaryFile
+from types import TracebackType
+from typing import IO, Any, Self
 
 import lz4.frame
 from backports import zstd
@@ -16,8 +18,8 @@ from enchanted.cluster.store.errors import BodyTooLarge, BodyUnreadable, NotSupp
 
 LIMIT = 2 * 1024**3
 """Bytes a request body may have once decompressed."""
-IN_MEMORY = 8 * 1024**2
-"""Bytes of a body kept in memory; what is larger goes to a file under the data folder."""
+IN_MEMORY = 32 * 1024**2
+"""Bytes of a body kept in memory, a batch of ingest with room to spare; a larger one is a file under the data folder."""
 CHUNK = 1024**2
 WORTH_COMPRESSING = 4096
 
@@ -69,12 +71,13 @@ class Decoder:
 
 
 class Body:
-    """A request body at rest: read from the beginning as often as needed, removed by `close`."""
+    """A request body at rest, in a file without a name: read as often as needed, removed by `close`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.size = 0
-        self._file = SpooledTemporaryFile(max_size=IN_MEMORY, dir=str(folder))  # noqa: SIM115 - closed by close()
+        # Unbuffered: what is written is what another descriptor of the file reads.
+        self._file: IO[bytes] = os.fdopen(os.memfd_create("body"), "w+b", buffering=0)
 
     async def fill(self, chunks: AsyncIterator[bytes], encoding: str, limit: int = LIMIT) -> None:
         """Take it all in.
@@ -87,10 +90,12 @@ class Body:
         async for chunk in chunks:
             received += len(chunk)
             plain = decoder.feed(chunk)
-            self.size += len(plain)
-            if self.size > limit:
+            if self.size + len(plain) > limit:
                 raise BodyTooLarge(limit)
-            self._file.write(plain)
+            if self.size <= IN_MEMORY < self.size + len(plain):
+                self._move(TemporaryFile(dir=str(self.folder), buffering=0))
+            self.size += len(plain)
+            _write(self._file, plain)
         if received:
             decoder.finish()
 
@@ -105,15 +110,44 @@ class Body:
         while chunk := self._file.read(CHUNK):
             yield chunk
 
-    def spool(self) -> IO[bytes]:
-        """An empty file with a descriptor, for a part of this body: in memory while that is small."""
-        if self.size <= IN_MEMORY:
-            return os.fdopen(os.memfd_create("rows"), "w+b")
-        return TemporaryFile(dir=str(self.folder))
+    @contextmanager
+    def file(self, before: bytes, start: int) -> Iterator[IO[bytes]]:
+        """A file with a descriptor that holds ``before`` and everything from ``start`` on; this one where it can be."""
+        if not before and not start:
+            yield self._file
+            return
+        with Body(self.folder) as part:
+            if self.size > IN_MEMORY:
+                part._move(TemporaryFile(dir=str(self.folder), buffering=0))
+            _write(part._file, before)
+            for chunk in self.chunks(start):
+                _write(part._file, chunk)
+            yield part._file
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def close(self) -> None:
         """Free the memory or the file."""
         self._file.close()
+
+    def _move(self, file: IO[bytes]) -> None:
+        for chunk in self.chunks(0):
+            _write(file, chunk)
+        self._file.close()
+        self._file = file
+
+
+def _write(file: IO[bytes], data: bytes) -> None:
+    """All of it: an unbuffered file may take less at a time."""
+    done = file.write(data)
+    while done < len(data):
+        done += file.write(memoryview(data)[done:])
 
 
 def choose_encoding(accepted: tuple[str, ...]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import email.parser
 import email.policy
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 
@@ -115,7 +115,7 @@ class Runner:
         head = prefix + body.head(HEADER_LIMIT)
         insert = find_insert(head)
         if insert is not None and right == "writer" and request.method != "GET":
-            return Answer(format="", summary=_insert(handle, insert, _rows(prefix, body, insert), body))
+            return Answer(format="", summary=_insert(handle, insert, prefix, body))
         try:
             sql = (prefix + b"".join(body.chunks(0))).decode()
         except UnicodeDecodeError as error:
@@ -164,17 +164,9 @@ def _stream(handle: Handle, sql: str, output: str, params: Mapping[str, str]) ->
     return Answer(format=output, blocks=whole())
 
 
-def _rows(prefix: bytes, body: Body, insert: Insert) -> Iterator[bytes]:
-    if insert.data_start < len(prefix):
-        yield prefix[insert.data_start :]
-    yield from body.chunks(max(0, insert.data_start - len(prefix)))
-
-
-def _insert(handle: Handle, insert: Insert, rows: Iterable[bytes], body: Body) -> Summary:
+def _insert(handle: Handle, insert: Insert, prefix: bytes, body: Body) -> Summary:
     # By a file: chDB's own way to append rows says that all is well when a full disk took none of them.
-    with body.spool() as file:
-        file.writelines(rows)
-        file.flush()
+    with body.file(prefix[insert.data_start :], max(0, insert.data_start - len(prefix))) as file:
         # By its descriptor, since a path may hold signs of a glob.
         return handle.query(insert.reading(f"/proc/self/fd/{file.fileno()}"), "Null", {})[1]
 

@@ -1,6 +1,10 @@
 -- One row for each message of the events stream, append only. (stream_created, stream_seq) is a row's identity: it comes
 -- from the stream and is the same on redelivery, so copies fall into one partition and collapse. Answers read
 -- `events FINAL WHERE duplicate_of = 0`.
+--
+-- The published bytes are kept once: `body` is them, without the ids that have columns of their own where `cut_at` says
+-- so, and `raw` puts them together again; `sha256` proves it. A long text stays where it is in `body`, and its column is
+-- a place in there: `text` is what the event mainly says (rationale, patch, completion, output or reason).
 CREATE TABLE IF NOT EXISTS events
 (
     stream_created DateTime64(6, 'UTC') CODEC(ZSTD(1)),
@@ -17,16 +21,18 @@ CREATE TABLE IF NOT EXISTS events
     agent_id String CODEC(ZSTD(1)),
     agent_name LowCardinality(String),
     agent_seq UInt64 CODEC(Delta, ZSTD(1)),
-    previous_event_hash String CODEC(ZSTD(1)),
     task_id String CODEC(ZSTD(1)),
     workspace_id String CODEC(ZSTD(1)),
     parent_event_id String CODEC(ZSTD(1)),
     duplicate_of UInt64 CODEC(ZSTD(1)),
-    payload_sha256 String CODEC(ZSTD(1)),
-    raw String CODEC(ZSTD(3)),
-    rationale String CODEC(ZSTD(3)),
+    sha256 FixedString(32) CODEC(NONE),
+    body String CODEC(ZSTD(1)),
+    cut_at UInt32 CODEC(ZSTD(1)),
+    text_at UInt32 CODEC(ZSTD(1)),
+    text_size UInt32 CODEC(ZSTD(1)),
+    previous_at UInt32 CODEC(ZSTD(1)),
     confidence Float32 CODEC(ZSTD(1)),
-    input_trigger String CODEC(ZSTD(3)),
+    input_trigger String CODEC(ZSTD(1)),
     target_resource String CODEC(ZSTD(1)),
     new_state_hash String CODEC(ZSTD(1)),
     change_reason LowCardinality(String),
@@ -38,7 +44,18 @@ CREATE TABLE IF NOT EXISTS events
     tool LowCardinality(String),
     outcome LowCardinality(String),
     to_state LowCardinality(String),
-    text String CODEC(ZSTD(3)),
+    raw String ALIAS if(
+        cut_at = 0,
+        body,
+        concat(
+            '\n$', event_id, substring(body, 1, cut_at - 39),
+            '\x1a ', trace_id, '"\x10', span_id, substring(body, cut_at - 38)
+        )
+    ),
+    payload_sha256 String ALIAS lower(hex(sha256)),
+    previous_event_hash String ALIAS if(previous_at = 0, '', substring(body, previous_at, 64)),
+    text String ALIAS substring(body, text_at, text_size),
+    rationale String ALIAS if(kind = 'decision', text, ''),
     INDEX by_event_id event_id TYPE bloom_filter(0.001) GRANULARITY 1,
     INDEX by_trace_id trace_id TYPE bloom_filter(0.001) GRANULARITY 1,
     INDEX by_agent_id agent_id TYPE bloom_filter(0.01) GRANULARITY 1,

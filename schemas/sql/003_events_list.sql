@@ -30,6 +30,15 @@ SELECT
     tool,
     outcome,
     to_state,
-    substringUTF8(text, 1, 200) AS summary
+    substringUTF8(
+        multiIf(
+            kind = 'state_change', concat(change_reason, ' ', target_resource),
+            kind = 'tool_call', concat(tool, ' ', outcome),
+            kind = 'system_signal', status,
+            text
+        ),
+        1,
+        200
+    ) AS summary
 FROM events FINAL
 WHERE duplicate_of = 0

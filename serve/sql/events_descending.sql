@@ -10,6 +10,6 @@ WHERE duplicate_of = 0
   AND ({kind:String} = '' OR kind = {kind:String})
   AND ({since:Int64} = 0 OR stream_time >= fromUnixTimestamp64Micro({since:Int64}, 'UTC'))
   AND ({until:Int64} = 0 OR stream_time < fromUnixTimestamp64Micro({until:Int64}, 'UTC'))
-  AND ({q:String} = '' OR positionCaseInsensitiveUTF8(text, {q:String}) > 0)
+  AND ({q:String} = '' OR positionCaseInsensitiveUTF8(body, {q:String}) > 0)
 ORDER BY stream_seq DESC
 LIMIT {limit:UInt32}

@@ -17,11 +17,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from enchanted.cluster.store.testing import running_store
-from enchanted.ingest.rows import COLUMNS, SEARCHABLE, Row, read_row
+from enchanted.ingest.rows import COLUMNS, SEEN, Row, read_row
 from enchanted.ingest.tables import connect
 from enchanted.ingest.writer import Writer
 from enchanted.schemas.events import SwarmEvent
 
+INSIDE = {"body", "cut_at", "text_at", "text_size", "previous_at"}
+"""Where things are kept differs; what is seen does not."""
+VISIBLE = [name for name in (*COLUMNS, *SEEN) if name not in INSIDE]
 CREATED = datetime(2026, 1, 1, 0, 0, 0, 123457, tzinfo=UTC)
 TIME = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 SUBJECTS = ("swarm.events.coder.decision.run-1", "swarm.events.x", "swarm.events.ü.'\\.日本")
@@ -100,13 +103,13 @@ class _Table:
         """The rows as the table has them once they are written."""
         written = await self.writer.write(rows, created, again=False)
         assert written.inserted == len(rows), written.refused
-        columns = ", ".join(f"toString({name})" if name == "event_time" else name for name in COLUMNS)
+        columns = ", ".join(f"toString({name})" if name == "event_time" else name for name in VISIBLE)
         found = await self.client.query(
             f"SELECT {columns} FROM events WHERE stream_created = {{created:DateTime64(6, 'UTC')}} ORDER BY stream_seq",
             parameters={"created": created},
             query_formats={"String": "bytes"},
         )
-        return [dict(zip(COLUMNS, map(_comparable, row), strict=True)) for row in found.result_rows]
+        return [dict(zip(VISIBLE, map(_comparable, row), strict=True)) for row in found.result_rows]
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +150,7 @@ async def _differences(tables: tuple[_Table, _Table], payloads: Sequence[bytes])
     return [
         f"{name}: {ours[name]!r:.200} by wire, {theirs[name]!r:.200} by rows"
         for ours, theirs in zip(one, other, strict=True)
-        for name in COLUMNS
+        for name in VISIBLE
         if ours[name] != theirs[name]
     ]
 
@@ -164,11 +167,39 @@ async def test_both_ways_give_every_column_the_same_value(tables: tuple[_Table, 
     assert await _differences(tables, payloads) == []
 
 
-async def test_text_that_is_too_long_to_search_is_cut_at_the_same_character(tables: tuple[_Table, _Table]) -> None:
-    events = [SwarmEvent() for _ in range(3)]
-    events[0].decision.rationale = "é" * (SEARCHABLE + 5)
-    events[1].tool_call.output = "x" * (SEARCHABLE - 1) + "日本"
-    events[2].model_call.completion = "y" * SEARCHABLE
+def _with_ids(event_id: str, trace_id: str, span_id: str, rationale: str) -> bytes:
+    event = SwarmEvent(event_id=event_id, trace_id=trace_id, span_id=span_id, previous_event_hash="c" * 64)
+    event.timestamp.seconds = 1
+    event.decision.rationale = rationale
+    return event.SerializeToString()
+
+
+async def test_bytes_without_their_ids_are_put_together_again(tables: tuple[_Table, _Table]) -> None:
+    ids = ("e" * 36, "a" * 32, "b" * 16)
+    tail = f"\x1a {ids[1]}\"\x10{ids[2]}"
+    payloads = [
+        _with_ids(*ids, "because"),
+        _with_ids(*ids, ""),
+        _with_ids(*ids, tail),
+        _with_ids("é" * 18, ids[1], ids[2], "é"),
+        _with_ids("e" * 35, ids[1], ids[2], tail),
+        _with_ids("e" * 36, "a" * 31, ids[2], tail),
+        _with_ids("e" * 36, ids[1], "", tail),
+        _with_ids("", "", "", tail),
+        SwarmEvent(event_id=ids[0]).SerializeToString(),
+    ]
+
+    assert await _differences(tables, payloads) == []
+    cut = await tables[0].client.query("SELECT DISTINCT length(raw) - length(body) FROM events")
+    assert {size for (size,) in cut.result_rows} == {0, 90}
+
+
+async def test_a_long_text_is_found_where_it_is(tables: tuple[_Table, _Table]) -> None:
+    events = [SwarmEvent() for _ in range(4)]
+    events[0].decision.rationale = "é" * 40_000
+    events[1].tool_call.output = "x" * 30_000 + "日本"
+    events[2].model_call.completion = "y" * 100_000
+    events[3].state_change.diff_patch = "--- a\n+++ b\n" * 5_000
 
     assert await _differences(tables, [event.SerializeToString() for event in events]) == []
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from datetime import UTC, datetime
 from importlib import resources
+from typing import Any
 
 import pytest
 
-from enchanted.ingest.rows import COLUMNS, EARLIEST, LATEST, SEARCHABLE, columns_of, event_time, row_of, values
+from enchanted.ingest.rows import COLUMNS, EARLIEST, LATEST, SEEN, columns_of, event_time, row_of, values
 from enchanted.ingest.writer import Target, token
-from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.ddl import migrations, statements
 from enchanted.schemas.events import StoredEvent, SwarmEvent, decision, model_call, parse_event, run_transition
 
@@ -23,9 +24,15 @@ def _stored(event: SwarmEvent, seq: int = 7) -> StoredEvent:
     return StoredEvent(seq=seq, time=TIME, subject="swarm.events.x", raw=raw, event=parse_event(raw))
 
 
-def _named(event: SwarmEvent) -> dict[str, object]:
+def _named(event: SwarmEvent) -> dict[str, Any]:
     row = values(row_of(_stored(event), redelivered=False), CREATED)
     return dict(zip(COLUMNS, row, strict=True))
+
+
+def _text(row: dict[str, Any]) -> str:
+    """What the table shows as ``text``."""
+    first = row["text_at"] - 1
+    return str(row["body"][first : first + row["text_size"]].decode())
 
 
 def test_a_decision_fills_its_columns() -> None:
@@ -37,11 +44,11 @@ def test_a_decision_fills_its_columns() -> None:
     assert row["run"] == "r1"
     assert row["role"] == "architect"
     assert row["kind"] == "decision"
-    assert row["rationale"] == "because"
+    assert _text(row) == "because"
+    assert row["input_trigger"] == "why"
     assert row["confidence"] == 0.5
-    assert row["raw"] == event.SerializeToString()
-    assert row["payload_sha256"] == sha256_hex(event.SerializeToString())
-    assert "why" in str(row["text"])
+    assert row["body"] == event.SerializeToString()
+    assert row["sha256"] == hashlib.sha256(event.SerializeToString()).digest()
 
 
 def test_a_producer_without_runs_is_grouped_by_its_trace() -> None:
@@ -52,7 +59,8 @@ def test_an_event_of_nothing_is_a_row() -> None:
     row = _named(SwarmEvent())
 
     assert row["kind"] == "unknown"
-    assert row["raw"] == b""
+    assert row["body"] == b""
+    assert _text(row) == ""
     assert row["event_time"] == TIME
 
 
@@ -68,14 +76,11 @@ def test_a_transition_shows_where_it_went() -> None:
     assert _named(step)["to_state"] == "merged"
 
 
-def test_long_text_is_cut_for_search_and_whole_in_raw() -> None:
-    event = SwarmEvent()
-    event.decision.rationale = "x" * (2 * SEARCHABLE)
+def test_an_agents_previous_hash_is_a_place_in_the_bytes() -> None:
+    row = _named(SwarmEvent(event_id="e", previous_event_hash="ab" * 32))
 
-    row = _named(event)
-
-    assert len(str(row["text"])) == SEARCHABLE
-    assert row["rationale"] == "x" * (2 * SEARCHABLE)
+    assert row["body"][row["previous_at"] - 1 :][:64] == b"ab" * 32
+    assert _named(SwarmEvent(event_id="e", previous_event_hash="short"))["previous_at"] == 0
 
 
 @pytest.mark.parametrize(
@@ -117,9 +122,10 @@ def test_the_token_is_the_same_for_the_same_rows_of_one_stream_only() -> None:
 def test_the_table_has_the_columns_the_rows_have() -> None:
     sql = resources.files("enchanted.schemas").joinpath("sql", "001_events.sql").read_text()
     lines = re.findall(r"^    ([a-z]\w*) (.+),$", sql, re.MULTILINE)
-    found = {name: kind.split(" CODEC(")[0] for name, kind in lines if not kind.startswith("=")}
+    found = {name: kind.split(" CODEC(")[0] for name, kind in lines if not kind.startswith("=") and " ALIAS " not in kind}
 
     assert found == COLUMNS
+    assert tuple(re.findall(r"^    ([a-z]\w*) \w+ ALIAS ", sql, re.MULTILINE)) == SEEN
 
 
 def test_migrations_are_numbered_without_gaps() -> None:
