@@ -11,17 +11,18 @@ import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import nats
 import psutil
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeout
 
 from enchanted.benchmarks.case import Benchmark, Result, Row
+from enchanted.bus.batch import Outgoing
 from enchanted.bus.connection import Bus
 from enchanted.bus.testing import NatsServer, nats_server
 from enchanted.cluster.store.testing import store_process
@@ -29,7 +30,7 @@ from enchanted.ingest import wire
 from enchanted.ingest.rows import COLUMNS, event_values
 from enchanted.ingest.rows import Row as Message
 from enchanted.ingest.tables import apply_ddl, connect
-from enchanted.ingest.worker import IngestWorker
+from enchanted.ingest.worker import IngestWorker, collect_seldom
 from enchanted.schemas.events import SwarmEvent, parse_event
 
 QUESTION = "microseconds of CPU an event costs from the stream into the table, with one worker; and events per second"
@@ -40,16 +41,27 @@ Begin = Callable[[], None]
 """To be called when everything is connected: what is measured starts here."""
 
 
-def load(count: int, seed: int = 1) -> list[bytes]:
-    """Published bytes of 0.2 to 8 KiB, 925 on average: 60 % decisions, 30 % changes, 10 % signals."""
+@dataclass(frozen=True, slots=True)
+class Published:
+    """An event as a producer has it."""
+
+    event_id: str
+    raw: bytes
+
+
+def load(count: int, seed: int = 1) -> list[Published]:
+    """Events made now, of 0.2 to 8 KiB, 925 on average: 60 % decisions, 30 % changes, 10 % signals."""
     dice = random.Random(seed)
     agents = [uuid.UUID(bytes=dice.randbytes(16)).hex for _ in range(AGENTS)]
-    return [_event(dice, dice.randrange(AGENTS), agents, number) for number in range(count)]
+    now = time.time_ns() // 1_000_000
+    return [_event(dice, dice.randrange(AGENTS), agents, number, now) for number in range(count)]
 
 
-def _event(dice: random.Random, agent: int, agents: list[str], number: int) -> bytes:
+def _event(dice: random.Random, agent: int, agents: list[str], number: int, now: int) -> Published:
+    # UUIDv7, as agents make them.
+    drawn = uuid.UUID(bytes=now.to_bytes(6) + dice.randbytes(10)).int
     event = SwarmEvent(
-        event_id=str(uuid.UUID(bytes=dice.randbytes(16), version=4)),
+        event_id=str(uuid.UUID(int=drawn & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)),
         trace_id=dice.randbytes(16).hex(),
         span_id=dice.randbytes(8).hex(),
         agent_id=agents[agent],
@@ -75,7 +87,7 @@ def _event(dice: random.Random, agent: int, agents: list[str], number: int) -> b
         change.files.add(path=change.target_resource, old_mode="100644", new_mode="100644", size=size)
     else:
         event.system_signal.status, event.system_signal.cpu_load_percent = "HEALTHY", dice.randrange(100)
-    return event.SerializeToString()
+    return Published(event.event_id, event.SerializeToString())
 
 
 def _text(dice: random.Random, size: int) -> str:
@@ -87,6 +99,7 @@ async def ours(nats_url: str, store_url: str, count: int, begin: Begin) -> None:
     """The worker as it is deployed."""
     async with IngestWorker(nats_url=nats_url, clickhouse_url=store_url) as worker:
         await worker.ready()
+        collect_seldom()
         begin()
         running = asyncio.create_task(worker.run())
         while worker.statistics().rows < count:  # noqa: ASYNC110 - a reader would poll
@@ -98,7 +111,8 @@ async def ours(nats_url: str, store_url: str, count: int, begin: Begin) -> None:
 def _obvious(message: Msg, created: datetime) -> tuple[object, ...]:
     position, raw = message.metadata, message.data
     digest = hashlib.sha256(raw).digest()
-    row = Message(position.sequence.stream, position.timestamp, message.subject, raw, digest, "", False, False)
+    micros = int(position.timestamp.timestamp() * 1_000_000)
+    row = Message(position.sequence.stream, micros, message.subject, raw, digest, "", False, False)
     return event_values(parse_event(raw), row, created)
 
 
@@ -163,7 +177,7 @@ async def floor(nats_url: str, store_url: str, count: int, begin: Begin) -> None
     batch: list[Message] = []
     done = size = 0
     buffer, at = bytearray(), 0
-    digest, time_of = bytes(32), datetime.fromtimestamp
+    digest = bytes(32)
     while done < count:
         buffer = buffer[at:] + await reader.read(2**20)
         at = 0
@@ -180,8 +194,8 @@ async def floor(nats_url: str, store_url: str, count: int, begin: Begin) -> None
             raw = bytes(buffer[end + 2 + head : end + 2 + whole])
             at = end + whole + 4
             position = words[3].split(b".")
-            moment = time_of(int(position[-2]) / 1e9, UTC)
-            batch.append(Message(int(position[-4]), moment, words[1].decode(), raw, digest, "", True, False))
+            micros = int(position[-2]) // 1000
+            batch.append(Message(int(position[-4]), micros, words[1].decode(), raw, digest, "", True, False))
             size += len(raw)
             if len(batch) == ROWS or size >= BYTES or done + len(batch) == count:
                 body = memoryview(wire.body(batch))
@@ -213,7 +227,7 @@ async def run(smoke: bool) -> Result:
                     count = events // 3 // 1_000 * 1_000 or 1_000 if "row insert" in name else events
                     place = Path(folder, f"store-{repeat}-{list(CASES).index(name)}")
                     samples[name].append(await _sample(server, place, name, count))
-    mean = sum(map(len, payloads)) / len(payloads)
+    mean = sum(len(one.raw) for one in payloads) / len(payloads)
     notes = (
         f"{events} events of {mean:.0f} bytes on average, {AGENTS} agents; a third of them for row inserts",
         "CPU of the worker and of the store's process; imports, connections and the tables' making left out",
@@ -273,17 +287,10 @@ async def _fresh_consumers(server: NatsServer) -> None:
         await bus.link.api(f"CONSUMER.CREATE.{STREAM}.floor", {"stream_name": STREAM, "config": config})
 
 
-async def _publish(server: NatsServer, payloads: list[bytes]) -> None:
-    async with Bus.connect(server.url):
-        client: Client = await nats.connect(server.url)
-        for first in range(0, len(payloads), 500):
-            part = payloads[first : first + 500]
-            headers = {"Nats-Batch-Id": uuid.uuid4().hex}
-            for number, payload in enumerate(part[:-1], 1):
-                await client.publish(SUBJECT, payload, headers={**headers, "Nats-Batch-Sequence": str(number)})
-            last = {**headers, "Nats-Batch-Sequence": str(len(part)), "Nats-Batch-Commit": "1"}
-            await client.request(SUBJECT, part[-1], timeout=60, headers=last)
-        await client.close()
+async def _publish(server: NatsServer, events: list[Published]) -> None:
+    async with Bus.connect(server.url) as bus:
+        messages = [Outgoing(subject=SUBJECT, payload=one.raw, event_id=one.event_id) for one in events]
+        await bus.publisher.publish_many(messages)
 
 
 async def _child(name: str, nats_url: str, store_url: str, store_pid: int, count: int) -> dict[str, float]:
@@ -306,7 +313,7 @@ async def _warm_up(store_url: str) -> None:
     """The client imports half of itself at its first insert."""
     table, now = await connect(store_url), datetime.now(UTC)
     await table.command("CREATE TABLE warm_up AS events")
-    row = event_values(SwarmEvent(), Message(1, now, SUBJECT, b"", bytes(32), "", False, False), now)
+    row = event_values(SwarmEvent(), Message(1, 1, SUBJECT, b"", bytes(32), "", False, False), now)
     for _ in range(3):
         await table.insert("warm_up", [row], column_names=list(COLUMNS), column_type_names=list(COLUMNS.values()))
     await table.close()

@@ -8,7 +8,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +16,7 @@ from nats.aio.msg import Msg
 
 from enchanted.bus.connection import Bus
 from enchanted.bus.errors import ApiRefused, BusUnavailable
+from enchanted.bus.frames import headers_of
 from enchanted.bus.link import API, Inbox, Link
 from enchanted.bus.streams import EVENTS_STREAM
 
@@ -26,6 +26,9 @@ _ACK = b"+ACK"
 _TERM = b"+TERM"
 _PULL_ENDED = ("408", "409")
 _HEARTBEAT = "100"
+_MSG_ID = b"\r\nNats-Msg-Id:"
+_SUBJECTS = 10_000
+"""Spellings of subjects that are remembered."""
 _EXPIRES = 30.0
 _RECONNECT_WAIT = 10.0
 _RECLAIM_WAIT = 0.1
@@ -35,21 +38,41 @@ _RECLAIM_SETTLE = 0.5
 log = logging.getLogger(__name__)
 
 
-# Not frozen: a frozen dataclass sets each of its fields the slow way, once for every event.
-@dataclass(kw_only=True, slots=True)
 class Delivery:
     """One message to deal with; without an acknowledgement it comes again after the consumer's ``ack_wait``."""
 
-    seq: int
-    nanoseconds: int
-    """When the server stored it, since 1970."""
-    subject: str
-    payload: bytes
-    headers: Mapping[str, str]
-    num_delivered: int
-    """1 the first time this consumer delivers it; a consumer that was made again starts over."""
-    reply: str
-    link: Link = field(repr=False, compare=False)
+    # One is made for every event, so it holds what came and reads it when asked.
+    __slots__ = ("head", "link", "nanoseconds", "num_delivered", "payload", "reply", "seq", "subject")
+
+    def __init__(self, subject: str, reply: bytes, head: bytes, payload: bytes, link: Link) -> None:
+        # ``$JS.ACK.…``: nine tokens, or twelve where the account has a domain.
+        tokens = reply.split(b".")
+        first = 4 if len(tokens) == 9 else 6
+        self.num_delivered = int(tokens[first])
+        """1 the first time this consumer delivers it; a consumer that was made again starts over."""
+        self.seq = int(tokens[first + 1])
+        self.nanoseconds = int(tokens[first + 3])
+        """When the server stored it, since 1970."""
+        self.subject = subject
+        self.payload = payload
+        self.head = head
+        """The header block as it came."""
+        self.reply = reply
+        self.link = link
+
+    def __repr__(self) -> str:
+        return f"Delivery(seq={self.seq}, subject={self.subject!r}, num_delivered={self.num_delivered})"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """By name; of a name that comes twice the last."""
+        return dict(headers_of(self.head)) if self.head else {}
+
+    @property
+    def msg_id(self) -> bytes:
+        """Its ``Nats-Msg-Id``; empty when it has none."""
+        start = self.head.find(_MSG_ID)
+        return self.head[start + len(_MSG_ID) : self.head.find(b"\r\n", start + 2)].strip() if start >= 0 else b""
 
     @property
     def time(self) -> datetime:
@@ -70,7 +93,7 @@ class Delivery:
 
     async def _answer(self, answer: bytes) -> None:
         try:
-            await self.link.send(self.reply, answer)
+            await self.link.send(self.reply.decode(), answer)
         except BusUnavailable as error:
             log.debug("acknowledgement of %d: %s", self.seq, error)
 
@@ -109,8 +132,9 @@ class PullConsumer:
         self._stalled_after = stalled_after
         self._inbox: Inbox | None = None
         self._rebuilding: asyncio.Task[None] | None = None
-        self._received: deque[Msg] = deque()
+        self._received: deque[Delivery] = deque()
         self._arrived = asyncio.Event()
+        self._subjects: dict[bytes, str] = {}
         self._asked = 0
         self._last_sign = 0.0
         self._last_delivery = 0.0
@@ -168,7 +192,7 @@ class PullConsumer:
         """
         if not deliveries:
             return
-        last = deliveries[-1].reply
+        last = deliveries[-1].reply.decode()
         if self._link.can_write:
 
             def encode(answer_to: str) -> bytes:
@@ -177,7 +201,7 @@ class PullConsumer:
             await self._link.exchange_encoded(last, len(deliveries), encode, takes_empty=True)
             return
         for delivery in deliveries[:-1]:
-            await self._link.send(delivery.reply, _ACK)
+            await self._link.send(delivery.reply.decode(), _ACK)
         await self._link.request(last, _ACK)
 
     async def pending(self) -> int:
@@ -186,26 +210,12 @@ class PullConsumer:
 
     def _taken(self, max_messages: int, max_bytes: int) -> list[Delivery]:
         deliveries: list[Delivery] = []
-        size = 0
-        while self._received and len(deliveries) < max_messages:
-            message = self._received[0]
-            size += len(message.data)
+        received, size = self._received, 0
+        while received and len(deliveries) < max_messages:
+            size += len(received[0].payload)
             if deliveries and size > max_bytes:
                 break
-            self._received.popleft()
-            delivered, seq, nanoseconds = _parse_reply(message.reply)
-            deliveries.append(
-                Delivery(
-                    seq=seq,
-                    nanoseconds=nanoseconds,
-                    subject=message.subject,
-                    payload=message.data,
-                    headers=message.headers or {},
-                    num_delivered=delivered,
-                    reply=message.reply,
-                    link=self._link,
-                )
-            )
+            deliveries.append(received.popleft())
         return deliveries
 
     async def _wait(self) -> None:
@@ -256,7 +266,7 @@ class PullConsumer:
     async def _build(self) -> None:
         await self._configure(self._ack_wait)
         await self._reclaim()
-        self._inbox = await self._link.open_inbox(self._on_message, self._arrived.set)
+        self._inbox = await self._link.open_inbox(self._on_message, self._arrived.set, self._on_frame)
         self._asked = 0
         self._last_sign = self._last_delivery = time.monotonic()
 
@@ -301,33 +311,41 @@ class PullConsumer:
         self._asked = self._batch
         self._last_sign = self._last_delivery = time.monotonic()
 
+    def _on_frame(self, subject: bytes, reply: bytes, head: bytes, payload: bytes) -> None:
+        self._asked -= 1
+        self._last_sign = self._last_delivery = time.monotonic()
+        name = self._subjects.get(subject)
+        if name is None:
+            if len(self._subjects) >= _SUBJECTS:
+                self._subjects.clear()
+            name = self._subjects[subject] = subject.decode(errors="surrogateescape")
+        try:
+            self._received.append(Delivery(name, reply, head, payload, self._link))
+        except (ValueError, IndexError):
+            log.warning("not from the stream: a message on %s with the reply subject %r", name, reply[:100])
+            return
+        self._arrived.set()
+
     def _on_message(self, message: Msg) -> None:
-        self._last_sign = time.monotonic()
         if message.reply:
-            self._asked -= 1
-            self._last_delivery = self._last_sign
-            self._received.append(message)
-        else:
-            status = (message.headers or {}).get("Status", "")
-            if status == _HEARTBEAT:
-                return
-            self._asked = 0
-            if status not in _PULL_ENDED and self._inbox is not None:
-                self._inbox.lose()
+            head = "".join(f"\r\n{name}: {value}" for name, value in (message.headers or {}).items())
+            block = f"NATS/1.0{head}\r\n\r\n".encode()
+            self._on_frame(message.subject.encode(), message.reply.encode(), block, message.data)
+            return
+        self._last_sign = time.monotonic()
+        status = (message.headers or {}).get("Status", "")
+        if status == _HEARTBEAT:
+            return
+        self._asked = 0
+        if status not in _PULL_ENDED and self._inbox is not None:
+            self._inbox.lose()
         self._arrived.set()
 
     async def _info(self) -> dict[str, Any]:
         return await self._link.api(f"CONSUMER.INFO.{self._stream}.{self._durable}")
 
 
-def _parse_reply(reply: str) -> tuple[int, int, int]:
-    """Times delivered, stream sequence and nanoseconds of ``$JS.ACK.…``, with a domain (12 tokens) or without (9)."""
-    tokens = reply.split(".")
-    first = 4 if len(tokens) == 9 else 6
-    return int(tokens[first]), int(tokens[first + 1]), int(tokens[first + 3])
-
-
-def _encode_acks(replies: Sequence[str], answer_to: str) -> bytes:
+def _encode_acks(replies: Sequence[bytes], answer_to: str) -> bytes:
     """Acknowledgements for the wire; the server answers the last one to ``answer_to``."""
-    plain = "".join([f"PUB {reply} 4\r\n+ACK\r\n" for reply in replies[:-1]])
-    return f"{plain}PUB {replies[-1]} {answer_to} 4\r\n+ACK\r\n".encode()
+    first = b"PUB " + b" 4\r\n+ACK\r\nPUB ".join(replies)
+    return first + f" {answer_to} 4\r\n+ACK\r\n".encode()

@@ -22,6 +22,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from enchanted.bus import frames
 from enchanted.bus.errors import ApiRefused, BusAccessDenied, BusClosed, BusUnavailable, BusUnreachable
 
 API = "$JS.API"
@@ -31,8 +32,6 @@ _PING_INTERVAL = 5
 _PENDING_BYTES = 64 * 1024 * 1024
 _AUTHORIZATION = "authorization"
 _NO_RESPONDERS = "503"
-_CAN_WRITE = all(hasattr(Client, name) for name in ("_send_command", "_flush_pending"))
-"""Whether nats-py has what `_write` uses; without it batches go message by message. Tested with nats-py 2.16.0."""
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +53,7 @@ class Inbox:
         self.subject = subject
         self.lost = False
         self.subscription: Subscription | None = None
+        self.reader: frames.FrameReader | None = None
         self._receive = receive
         self._wake = wake
 
@@ -176,7 +176,7 @@ class Link:
     @property
     def can_write(self) -> bool:
         """Whether `exchange_encoded` works with the nats-py that is installed; if not, use `exchange`."""
-        return _CAN_WRITE
+        return frames.CAN_WRITE
 
     async def exchange_encoded(
         self,
@@ -195,7 +195,7 @@ class Link:
         """
 
         async def send(client: Client, reply: str) -> None:
-            await _write(client, encode(reply), count)
+            await frames.write(client, encode(reply), count)
 
         return await self._exchange(what, takes_empty or count == 1, send, timeout)
 
@@ -273,14 +273,22 @@ class Link:
         except (nats.errors.Error, OSError) as error:
             raise BusUnavailable(frame.subject, str(error)) from error
 
-    async def open_inbox(self, receive: Callable[[Msg], None], wake: Callable[[], None]) -> Inbox:
-        """Subscribe to a new subject: ``receive`` gets each message, ``wake`` is called when the connection broke."""
+    async def open_inbox(
+        self, receive: Callable[[Msg], None], wake: Callable[[], None], take: frames.Take | None = None
+    ) -> Inbox:
+        """Subscribe to a new subject: ``receive`` gets each message, ``wake`` is called when the connection broke.
+
+        With ``take``, and a nats-py that lets us, messages with a reply subject go there as they came instead.
+        """
         client = self._connection.client
         inbox = Inbox(client.new_inbox(), receive, wake)
         try:
             inbox.subscription = await client.subscribe(inbox.subject, cb=inbox.on_message)
         except (nats.errors.Error, OSError) as error:
             raise BusUnavailable("subscribe", str(error)) from error
+        if take is not None and frames.CAN_READ:
+            inbox.reader = frames.reader_of(client)
+            inbox.reader.take(inbox.subscription._id, take)
         self._inboxes.add(inbox)
         return inbox
 
@@ -290,6 +298,8 @@ class Link:
         subscription, inbox.subscription = inbox.subscription, None
         if subscription is None:
             return
+        if inbox.reader is not None:
+            inbox.reader.leave(subscription._id)
         try:
             await subscription.unsubscribe()
         except (nats.errors.Error, OSError) as error:
@@ -390,19 +400,6 @@ class Link:
         for waiting in self._connection.waiting.values():
             if not waiting.answer.done():
                 waiting.answer.set_exception(BusUnavailable("request", why))
-
-
-async def _write(client: Client, wire: bytes, messages: int) -> None:
-    """Hand encoded messages to nats-py in one piece: its buffer, flusher, TLS and reconnect stay in charge.
-
-    The only place that uses what nats-py keeps private; the same steps as its ``_send_publish``.
-    """
-    if not client.is_connected:
-        raise nats.errors.ConnectionReconnectingError
-    client.stats["out_msgs"] += messages
-    client.stats["out_bytes"] += len(wire)
-    await client._send_command(wire)
-    await client._flush_pending()
 
 
 async def _close_client(client: Client) -> None:

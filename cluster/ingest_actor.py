@@ -16,7 +16,7 @@ from enchanted.cluster.settings import IngestSettings
 from enchanted.ingest.batch import BatchLimits
 from enchanted.ingest.errors import IngestError
 from enchanted.ingest.reconciler import Reconciler
-from enchanted.ingest.worker import IngestWorker
+from enchanted.ingest.worker import IngestWorker, collect_seldom
 from enchanted.schemas.events import Status
 
 FIRST_PAUSE = 0.5
@@ -58,6 +58,7 @@ class IngestActor:
         return self._reconciliation
 
     def _run_for_ever(self) -> None:
+        collect_seldom()
         asyncio.run(self._with_signals())
 
     async def _with_signals(self) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 
 from enchanted.ingest.plain import is_plain
+from enchanted.ingest.single import is_single
 from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of, parse_event, role_of, run_of
 
 EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
@@ -70,8 +71,8 @@ class Row:
 
     seq: int
     """Stream sequence."""
-    time: datetime
-    """When the stream stored it (UTC)."""
+    micros: int
+    """When the stream stored it, in microseconds since 1970."""
     subject: str
     raw: bytes
     """The published bytes."""
@@ -83,8 +84,15 @@ class Row:
     """ClickHouse may read the bytes by itself."""
     redelivered: bool
     """It may be in the table already."""
+    single: bool = False
+    """The stream guarantees that it has no other copy of this event id."""
     duplicate_of: int = 0
     """Sequence of the first copy of this event id; 0 for the first itself."""
+
+    @property
+    def time(self) -> datetime:
+        """When the stream stored it (UTC)."""
+        return _EPOCH + timedelta(microseconds=self.micros)
 
     @property
     def sha256(self) -> str:
@@ -92,20 +100,22 @@ class Row:
         return self.digest.hex()
 
 
-def read_row(seq: int, time: datetime, subject: str, raw: bytes, *, redelivered: bool) -> Row:
-    """A message of the stream as a row.
+def read_row(seq: int, micros: int, subject: str, raw: bytes, *, redelivered: bool, msg_id: bytes = b"") -> Row:
+    """A message of the stream as a row; ``msg_id`` is the id it was published under.
 
     Raises:
         NotAnEvent: protobuf rejects the bytes.
     """
     event = parse_event(raw)
     event_id = event.event_id
-    return Row(seq, time, subject, raw, hashlib.sha256(raw).digest(), event_id, is_plain(event, raw), redelivered)
+    single = bool(msg_id) and is_single(event_id, msg_id, micros)
+    return Row(seq, micros, subject, raw, sha256(raw).digest(), event_id, is_plain(event, raw), redelivered, single)
 
 
 def row_of(stored: StoredEvent, *, redelivered: bool) -> Row:
     """The same for an event that was read before."""
-    return read_row(stored.seq, stored.time, stored.subject, stored.raw, redelivered=redelivered)
+    micros = (stored.time - _EPOCH) // timedelta(microseconds=1)
+    return read_row(stored.seq, micros, stored.subject, stored.raw, redelivered=redelivered)
 
 
 def columns_of(rows: Iterable[Row], stream_created: datetime) -> list[Sequence[object]]:

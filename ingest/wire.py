@@ -88,8 +88,7 @@ def body(rows: Iterable[Row], statement: str = "") -> bytes:
         raw, subject = row.raw, _subject(row.subject)
         size = _length(len(raw))
         whole = _OTHERS + len(subject) + 2 * (1 + len(size) + len(raw))
-        time = round(row.time.timestamp() * 1_000_000)
-        fixed = _FIXED.pack(0x11, row.seq, 0x19, time, 0x21, row.duplicate_of, 0x2A, 32, row.digest)
+        fixed = _FIXED.pack(0x11, row.seq, 0x19, row.micros, 0x21, row.duplicate_of, 0x2A, 32, row.digest)
         parts += (_length(whole), fixed, subject, b"\x0a", size, raw, b"\x3a", size, raw)
     return b"".join(parts)
 

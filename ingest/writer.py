@@ -19,11 +19,18 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from enchanted.ingest import wire
 from enchanted.ingest.errors import IngestError, RowRefused
 from enchanted.ingest.rows import COLUMNS, Row, columns_of
+from enchanted.ingest.single import REMEMBERED, WINDOW, YoungIds, id_made_at
 from enchanted.ingest.tables import apply_ddl, connect, is_local, understood
 
 log = logging.getLogger(__name__)
 
-_HIGHEST = "SELECT max(stream_seq) FROM events WHERE stream_created = {created:DateTime64(6, 'UTC')}"
+_HIGHEST = """
+SELECT max(stream_seq), toUnixTimestamp64Micro(max(stream_time)) FROM events
+WHERE stream_created = {created:DateTime64(6, 'UTC')}
+"""
+_YOUNG = """
+SELECT event_id FROM events WHERE event_id >= {oldest:String} AND substring(event_id, 15, 1) = '7' LIMIT {limit:UInt32}
+"""
 _PRESENT = """
 SELECT stream_seq FROM events
 WHERE stream_created = {created:DateTime64(6, 'UTC')}
@@ -81,6 +88,7 @@ class Writer:
     def __init__(self, url: str) -> None:
         self._url = url
         self._client: AsyncClient | None = None
+        self._young = YoungIds()
         # Within one machine compression costs more than it saves.
         self._local = is_local(url)
 
@@ -90,9 +98,13 @@ class Writer:
         if client is not None:
             await client.close()
 
-    async def highest(self, stream_created: datetime) -> int:
-        """The highest stream sequence in the table; 0 for none."""
-        return int((await self._query(_HIGHEST, {"created": stream_created}))[0][0])
+    async def begin(self, stream_created: datetime) -> int:
+        """Look at what is there before the first `write` of a subscription; the highest sequence, 0 for none."""
+        ((highest, micros),) = await self._query(_HIGHEST, {"created": stream_created})
+        newest = int(micros) if highest else int(stream_created.timestamp() * 1_000_000)
+        bounds = {"oldest": id_made_at(newest - 2 * WINDOW), "limit": REMEMBERED + 1}
+        self._young = YoungIds(event_id for (event_id,) in await self._query(_YOUNG, bounds))
+        return int(highest)
 
     async def write(self, rows: Sequence[Row], stream_created: datetime, *, again: bool) -> Written:
         """Insert what is not there yet; returns when ClickHouse has confirmed it.
@@ -121,11 +133,10 @@ class Writer:
 
     async def _marked(self, rows: Sequence[Row], stream_created: datetime, written: Written) -> Sequence[Row]:
         """The rows with later copies of an event id marked; a row that turns out to be in the table is left out."""
-        ids = [row.event_id for row in rows if row.event_id]
-        different = set(ids)
-        first = await self._first_copies(different)
-        if not first and len(different) == len(ids):
+        asked = [row for row in rows if row.event_id and not self._is_single(row)]
+        if not asked:
             return rows
+        first = await self._first_copies({row.event_id for row in asked})
         marked: list[Row] = []
         for row in rows:
             own = _Copy(stream_created, row.seq, row.sha256)
@@ -140,7 +151,12 @@ class Writer:
                 log.warning("event %s: message %d differs from its first copy %d", row.event_id, row.seq, known.seq)
             row.duplicate_of = known.seq
             marked.append(row)
+        for row in asked:
+            self._young.add(row.event_id, row.micros)
         return marked
+
+    def _is_single(self, row: Row) -> bool:
+        return row.single and not row.redelivered and not self._young.too_many and row.event_id not in self._young
 
     async def _first_copies(self, ids: Collection[str]) -> dict[str, _Copy]:
         if not ids:

@@ -19,7 +19,7 @@ from enchanted.cluster.store.errors import BodyTooLarge, BodyUnreadable, NotSupp
 LIMIT = 2 * 1024**3
 """Bytes a request body may have once decompressed."""
 IN_MEMORY = 32 * 1024**2
-"""Bytes of a body kept in memory, a batch of ingest with room to spare; a larger one is a file under the data folder."""
+"""Bytes of a body kept in memory, a batch of ingest with room to spare; what is larger is a file in the data folder."""
 CHUNK = 1024**2
 WORTH_COMPRESSING = 4096
 
@@ -93,7 +93,7 @@ class Body:
             if self.size + len(plain) > limit:
                 raise BodyTooLarge(limit)
             if self.size <= IN_MEMORY < self.size + len(plain):
-                self._move(TemporaryFile(dir=str(self.folder), buffering=0))
+                self._to_disk()
             self.size += len(plain)
             _write(self._file, plain)
         if received:
@@ -118,7 +118,7 @@ class Body:
             return
         with Body(self.folder) as part:
             if self.size > IN_MEMORY:
-                part._move(TemporaryFile(dir=str(self.folder), buffering=0))
+                part._to_disk()
             _write(part._file, before)
             for chunk in self.chunks(start):
                 _write(part._file, chunk)
@@ -136,7 +136,8 @@ class Body:
         """Free the memory or the file."""
         self._file.close()
 
-    def _move(self, file: IO[bytes]) -> None:
+    def _to_disk(self) -> None:
+        file: IO[bytes] = TemporaryFile(dir=str(self.folder), buffering=0)  # noqa: SIM115 - closed by close()
         for chunk in self.chunks(0):
             _write(file, chunk)
         self._file.close()

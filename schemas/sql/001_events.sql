@@ -67,6 +67,7 @@ PARTITION BY toDate(stream_time)
 ORDER BY (run, stream_seq, stream_created)
 SETTINGS
     ttl_only_drop_parts = 1,
+    min_bytes_for_wide_part = 134217728,
     non_replicated_deduplication_window = 10000,
     fsync_after_insert = 1,
     fsync_part_directory = 1

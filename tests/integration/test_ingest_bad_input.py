@@ -107,12 +107,12 @@ async def table(store: str) -> AsyncIterator[AsyncClient]:
 
 @pytest.mark.parametrize("name", AWKWARD)
 def test_awkward_events_are_turned_into_rows_by_us(name: str) -> None:
-    assert not read_row(1, CREATED, "s", AWKWARD[name], redelivered=False).plain
+    assert not read_row(1, 1, "s", AWKWARD[name], redelivered=False).plain
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_the_others_are_left_to_clickhouse(name: str) -> None:
-    assert read_row(1, CREATED, "s", PLAIN[name], redelivered=False).plain
+    assert read_row(1, 1, "s", PLAIN[name], redelivered=False).plain
 
 
 async def test_bad_ones_harm_only_themselves(store: str, table: AsyncClient, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ async def test_hashes_in_the_table_are_those_of_the_published_bytes(
     store: str, table: AsyncClient, compressed: bool
 ) -> None:
     payloads = [*AWKWARD.values(), *PLAIN.values()]
-    rows = [read_row(n, CREATED, "s", raw, redelivered=False) for n, raw in enumerate(payloads, 1)]
+    rows = [read_row(n, n, "s", raw, redelivered=False) for n, raw in enumerate(payloads, 1)]
     writer = Writer(store)
     writer._compressed = compressed
     written = await writer.write(rows, CREATED, again=False)
@@ -165,9 +165,9 @@ async def test_hashes_in_the_table_are_those_of_the_published_bytes(
 
 
 async def test_a_row_clickhouse_cannot_read_by_itself_is_found_and_read_by_us(store: str, table: AsyncClient) -> None:
-    rows = [read_row(n, CREATED, "s", _event(n).SerializeToString(), redelivered=False) for n in range(1, 9)]
+    rows = [read_row(n, n, "s", _event(n).SerializeToString(), redelivered=False) for n in range(1, 9)]
     # As if the check had let through what ClickHouse refuses.
-    rows[5] = replace(read_row(6, CREATED, "s", AWKWARD["an unknown group"], redelivered=False), plain=True)
+    rows[5] = replace(read_row(6, 6, "s", AWKWARD["an unknown group"], redelivered=False), plain=True)
 
     writer = Writer(store)
     written = await writer.write(rows, CREATED, again=False)
@@ -189,9 +189,9 @@ async def test_copies_with_other_bytes_are_reported_whichever_way_they_take(stor
     payloads = [first_bytes, same, other, awkward, odd_id, odd_id]
 
     writer = Writer(store)
-    rows = [read_row(n, CREATED, "s", raw, redelivered=False) for n, raw in enumerate(payloads, 1)]
+    rows = [read_row(n, n, "s", raw, redelivered=False) for n, raw in enumerate(payloads, 1)]
     one = await writer.write(rows, CREATED, again=False)
-    later = [read_row(n, CREATED, "s", raw, redelivered=False) for n, raw in enumerate(payloads, 7)]
+    later = [read_row(n, n, "s", raw, redelivered=False) for n, raw in enumerate(payloads, 7)]
     two = await writer.write(later, CREATED, again=False)
     await writer.close()
 
@@ -203,7 +203,7 @@ async def test_copies_with_other_bytes_are_reported_whichever_way_they_take(stor
 
 
 async def test_the_same_insert_sent_again_is_taken_once(store: str, table: AsyncClient) -> None:
-    rows = [read_row(n, CREATED, "s", _event(n).SerializeToString(), redelivered=False) for n in range(1, 6)]
+    rows = [read_row(n, n, "s", _event(n).SerializeToString(), redelivered=False) for n in range(1, 6)]
     writer = Writer(store)
     for _ in range(2):
         # Below the look-ups, as when the answer to the first was lost.

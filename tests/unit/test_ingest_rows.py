@@ -122,7 +122,9 @@ def test_the_token_is_the_same_for_the_same_rows_of_one_stream_only() -> None:
 def test_the_table_has_the_columns_the_rows_have() -> None:
     sql = resources.files("enchanted.schemas").joinpath("sql", "001_events.sql").read_text()
     lines = re.findall(r"^    ([a-z]\w*) (.+),$", sql, re.MULTILINE)
-    found = {name: kind.split(" CODEC(")[0] for name, kind in lines if not kind.startswith("=") and " ALIAS " not in kind}
+    found = {
+        name: kind.split(" CODEC(")[0] for name, kind in lines if not kind.startswith("=") and " ALIAS " not in kind
+    }
 
     assert found == COLUMNS
     assert tuple(re.findall(r"^    ([a-z]\w*) \w+ ALIAS ", sql, re.MULTILINE)) == SEEN

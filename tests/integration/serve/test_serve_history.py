@@ -95,11 +95,12 @@ async def test_a_whole_history_is_intact_and_complete(world: World, history: His
 
 async def tamper(world: World, stored: StoredEvent, run: str, raw: bytes, sha256: str) -> None:
     """Replace a row as somebody with the writer's password could."""
-    parameters = {"run": run, "seq": stored.seq, "raw": raw, "sha256": sha256}
+    parameters = {"run": run, "seq": stored.seq, "raw": raw.hex(), "sha256": sha256}
     await world.table.command(
-        "INSERT INTO events SELECT * REPLACE (unhex({raw:String}) AS body, 0 AS cut_at, unhex({sha256:String}) AS sha256) "
+        "INSERT INTO events "
+        "SELECT * REPLACE (unhex({raw:String}) AS body, 0 AS cut_at, unhex({sha256:String}) AS sha256) "
         "FROM events FINAL WHERE run = {run:String} AND stream_seq = {seq:UInt64}",
-        parameters={**parameters, "raw": raw.hex()},
+        parameters=parameters,
     )
 
 
