@@ -7,6 +7,9 @@ from typing import Literal
 
 Sync = Literal["always", "default"]
 
+ACCOUNT = "APP"
+"""Owns our streams."""
+
 MAX_PAYLOAD = 2 * 1024 * 1024
 """Bytes; twice the stream's limit, so that a dead letter fits with its headers."""
 
@@ -49,7 +52,7 @@ jetstream {{
   {sync_line}
 }}
 accounts {{
-  APP {{ jetstream: enabled, users: [ {{ user: {_quoted(user)}, password: {_quoted(password)} }} ] }}
+  {ACCOUNT} {{ jetstream: enabled, users: [ {{ user: {_quoted(user)}, password: {_quoted(password)} }} ] }}
   SYS {{ users: [ {{ user: {_quoted(sys_user)}, password: {_quoted(sys_password)} }} ] }}
 }}
 system_account: SYS

@@ -19,6 +19,7 @@ from enchanted.bus.connection import Bus
 from enchanted.bus.link import Link
 from enchanted.bus.memory import InMemoryBus
 from enchanted.bus.server_config import MAX_FILE_STORE, Sync, render
+from enchanted.bus.staging import BatchStaging
 from enchanted.bus.streams import StreamLimits
 
 __all__ = ["SMALL_LIMITS", "InMemoryBus", "NatsServer", "free_port", "nats_server"]
@@ -52,6 +53,7 @@ class NatsServer:
         self._sync = sync
         self._max_file_store = max_file_store
         self._process: asyncio.subprocess.Process | None = None
+        self.staging = BatchStaging(folder / "store")
 
     @property
     def pid(self) -> int:
@@ -61,6 +63,7 @@ class NatsServer:
     async def start(self) -> None:
         """Start the process; returns when JetStream answers."""
         config = await self._write_config()
+        self.staging.prepare()
         binary = Path(sys.executable).parent / "nats-server"
         log = await anyio.open_file(self.folder / "nats.log", "ab")
         async with log:
@@ -73,6 +76,7 @@ class NatsServer:
             await link.api("INFO")
         finally:
             await link.close()
+        self.staging.tend()
 
     async def kill(self) -> None:
         """SIGKILL: nothing is flushed."""
@@ -101,6 +105,7 @@ class NatsServer:
             process.send_signal(with_signal)
         async with asyncio.timeout(20.0):
             await process.wait()
+        self.staging.remove()
 
     async def _write_config(self) -> Path:
         folder = anyio.Path(self.folder)
@@ -144,6 +149,7 @@ async def nats_server(
         if limits is not None:
             async with Bus.connect(server.url, name="setup") as bus:
                 await bus.ensure_streams(limits)
+            server.staging.tend()
         yield server
     finally:
         await server.kill()

@@ -14,6 +14,7 @@ from typing import Any
 from enchanted.cluster import state
 from enchanted.cluster.errors import ClusterError, ServiceFailed
 from enchanted.cluster.home import FULL, ROOM, Home
+from enchanted.cluster.nats import NatsServer
 from enchanted.cluster.plan import Plan, plan
 from enchanted.cluster.processes import ProcessId, reap_orphans
 from enchanted.cluster.ray_head import environment
@@ -53,6 +54,7 @@ class Keeper:
         self._settings = settings
         self._state = State(phase="starting", pid=outermost.pid, started=outermost.started)
         self._services: dict[str, Service] = {}
+        self._nats: NatsServer | None = None
         self._children: dict[str, Child] = {}
         self._joined_ray = settings.ray_address is not None
         self._stop = asyncio.Event()
@@ -95,6 +97,7 @@ class Keeper:
     async def _work(self) -> None:
         planned = plan(self._settings, self._home)
         self._services = {service.name: service for service in planned.services}
+        self._nats = next((one for one in planned.services if isinstance(one, NatsServer)), None)
         self._publish(endpoints=planned.endpoints)
         for name in planned.external:
             self._note(ServiceState(name=name, state="external"))
@@ -103,8 +106,8 @@ class Keeper:
                 group.create_task(self._keep(service))
             group.create_task(self._keep_deployed(planned))
             group.create_task(self._reap())
-            if "nats" in self._services:
-                group.create_task(self._watch_disk())
+            if self._nats is not None:
+                group.create_task(self._watch_disk(self._nats))
 
     async def _keep(self, service: Service) -> None:
         """Run the service for ever. Raises ServiceFailed when its very first start fails."""
@@ -181,11 +184,12 @@ class Keeper:
             await asyncio.sleep(REAP_SECONDS)
             reap_orphans(os.getpid(), spare={child.process.pid for child in self._children.values()})
 
-    async def _watch_disk(self) -> None:
+    async def _watch_disk(self, server: NatsServer) -> None:
         """Start nats-server again when a full disk has room: after a failed write it refuses every other one."""
         full = False
         while True:
             await asyncio.sleep(DISK_SECONDS)
+            server.tend()
             free = self._home.free_bytes()
             if not full and free < FULL:
                 full = True
@@ -210,6 +214,8 @@ class Keeper:
                 self._children[name].end(self._services[name].grace_seconds) for name in names if name in self._children
             ]
             await asyncio.gather(*ending)
+        if self._nats is not None:
+            self._nats.clean()
 
     def _note(self, service: ServiceState) -> None:
         self._publish(services=self._state.with_service(service).services)

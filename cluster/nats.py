@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from enchanted.bus.server_config import MAX_FILE_STORE, render
+from enchanted.bus.staging import BatchStaging
 from enchanted.cluster import probes
 from enchanted.cluster.errors import ServiceFailed
 from enchanted.cluster.home import Home, write_atomic
@@ -31,6 +32,7 @@ class NatsServer:
         self.port = port
         self._home = home
         self._stream = stream
+        self._staging = BatchStaging(home.nats)
 
     @property
     def url(self) -> str:
@@ -57,11 +59,22 @@ class NatsServer:
             max_file_store=self._stream.max_bytes + MAX_FILE_STORE,
         )
         write_atomic(config, text)
+        self._staging.prepare()
         return Command(argv=[str(binary()), "--config", str(config)])
 
     async def probe(self) -> None:
         """Log in."""
+        self.tend()
         await probes.nats(self.url)
+        self.tend()
+
+    def tend(self) -> None:
+        """To be called every now and then: streams are made later, and memory may become short."""
+        self._staging.tend()
+
+    def clean(self) -> None:
+        """Leave nothing behind after the server has ended."""
+        self._staging.remove()
 
 
 def binary() -> Path:
