@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -55,3 +58,29 @@ def migrations() -> tuple[Migration, ...]:
 def statements() -> list[str]:
     """Everything that makes the tables, in order."""
     return [MIGRATIONS, *(migration.sql for migration in migrations())]
+
+
+def clustered(sql: str, cluster: str) -> str:
+    """The same statement for a ClickHouse cluster with Keeper: on every node, each table replicated.
+
+    ``{shard}`` and ``{replica}`` are the server's own macros. Not run against a cluster by us; the syntax is checked.
+    """
+    name = cluster.replace("\\", "\\\\").replace("'", "\\'")
+    sql = re.sub(r"^(CREATE (?:TABLE|VIEW) IF NOT EXISTS \w+)", rf"\1 ON CLUSTER '{name}'", sql, flags=re.MULTILINE)
+    place = "'/clickhouse/tables/{shard}/{database}/{table}', '{replica}'"
+    sql = re.sub(r"^ENGINE = (\w*MergeTree)$", rf"ENGINE = Replicated\1({place})", sql, flags=re.MULTILINE)
+    return sql.replace("non_replicated_deduplication_window", "replicated_deduplication_window")
+
+
+def main() -> int:
+    """``python -m enchanted.schemas.ddl [--cluster NAME]``: print everything that makes the tables."""
+    parser = argparse.ArgumentParser(prog="python -m enchanted.schemas.ddl", description="print the tables' SQL")
+    parser.add_argument("--cluster", default="", help="with Replicated engines, ON CLUSTER of this name")
+    options = parser.parse_args()
+    made = [clustered(sql, options.cluster) if options.cluster else sql for sql in statements()]
+    print(";\n\n".join(sql.strip() for sql in made) + ";")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
