@@ -31,6 +31,7 @@ from enchanted.ingest.rows import COLUMNS, event_values
 from enchanted.ingest.rows import Row as Message
 from enchanted.ingest.tables import apply_ddl, connect
 from enchanted.ingest.worker import IngestWorker, collect_seldom
+from enchanted.ingest.writer import LATER
 from enchanted.schemas.events import SwarmEvent, parse_event
 
 QUESTION = "microseconds of CPU an event costs from the stream into the table, with one worker; and events per second"
@@ -198,8 +199,8 @@ async def floor(nats_url: str, store_url: str, count: int, begin: Begin) -> None
             batch.append(Message(int(position[-4]), micros, words[1].decode(), raw, digest, "", True, False))
             size += len(raw)
             if len(batch) == ROWS or size >= BYTES or done + len(batch) == count:
-                body = memoryview(wire.body(batch))
-                await table.raw_insert(wire.target(created), insert_block=body, settings=wire.SETTINGS, fmt=wire.FORMAT)  # type: ignore[arg-type]
+                rows, settings = wire.block(batch), {**wire.SETTINGS, **LATER}
+                await table.raw_insert(wire.target(created), insert_block=rows, settings=settings, fmt=wire.FORMAT)
                 done, size = done + len(batch), 0
                 batch.clear()
     writer.close()

@@ -42,6 +42,8 @@ SELECT event_id, min((stream_created, stream_seq, payload_sha256)) AS first FROM
 WHERE duplicate_of = 0 AND event_id IN {ids}
 GROUP BY event_id
 """
+LATER = {"optimize_on_insert": 0, "materialize_skip_indexes_on_insert": 0}
+"""What a merge does anyway; a part that is not merged yet is small enough to be read without its skip indexes."""
 _LITERAL = re.compile(r"[\w.:\-\n]*", re.ASCII)
 
 
@@ -196,13 +198,11 @@ class Writer:
 
     async def _insert_plain(self, rows: Sequence[Row], target: Target) -> None:
         client = await self._connected()
-        settings = {**wire.SETTINGS, "optimize_on_insert": 0, **_once(rows, target)}
+        settings = {**wire.SETTINGS, **LATER, **_once(rows, target)}
         try:
             if self._local:
-                # A view and not bytes: the statement then travels in the URL, and the store takes the body as it is.
-                block = memoryview(wire.body(rows))
-                into = wire.target(target.created)
-                await client.raw_insert(into, insert_block=block, settings=settings, fmt=wire.FORMAT)  # type: ignore[arg-type]
+                block, into = wire.block(rows), wire.target(target.created)
+                await client.raw_insert(into, insert_block=block, settings=settings, fmt=wire.FORMAT)
             else:
                 whole = lz4.frame.compress(wire.body(rows, wire.insert(target.created)))
                 await client.raw_insert(insert_block=whole, settings=settings, compression="lz4")
