@@ -16,6 +16,7 @@ from enchanted.cluster.settings import IngestSettings
 from enchanted.ingest.batch import BatchLimits
 from enchanted.ingest.errors import IngestError
 from enchanted.ingest.reconciler import Reconciler
+from enchanted.ingest.retention import keep
 from enchanted.ingest.worker import IngestWorker, collect_seldom
 from enchanted.schemas.events import Status
 
@@ -37,6 +38,7 @@ class IngestActor:
         self._nats_url = nats_url
         self._clickhouse_url = clickhouse_url
         self._limits = BatchLimits(rows=settings.batch_rows, seconds=settings.batch_seconds)
+        self._retention_days = settings.retention_days
         self._failures = 0
         self._status: Status = "STARTING"
         self._worker: IngestWorker | None = None
@@ -105,6 +107,8 @@ class IngestActor:
             await asyncio.sleep(LONGEST_PAUSE)
 
     async def _keep_reconciling(self, reconciler: Reconciler) -> None:
+        for table in await keep(self._clickhouse_url, self._retention_days):
+            log.warning("%s now keeps its rows for %s", table, f"{self._retention_days or 'unlimited'} days")
         due = time.monotonic()
         while True:
             if time.monotonic() >= due:

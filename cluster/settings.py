@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from enchanted.actors.models.errors import BadModelUrl
 from enchanted.actors.models.model import parse_model_url
 from enchanted.cluster.errors import SettingsInvalid
+from enchanted.ingest.batch import SHORTEST_RETENTION
 
 PREFIX = "ENCHANTED_"
 FILE = "enchanted.toml"
@@ -122,6 +123,15 @@ class IngestSettings(_Section):
     """Ingest actors; the embedded store wants one."""
     batch_rows: int = Field(default=10_000, gt=0)
     batch_seconds: float = Field(default=1.0, gt=0)
+    retention_days: int = Field(default=0, ge=0)
+    """Days the tables keep events and spans; 0 for ever, otherwise at least 31: the stream keeps 30."""
+
+    @field_validator("retention_days")
+    @classmethod
+    def _longer_than_the_stream(cls, days: int) -> int:
+        if 0 < days < SHORTEST_RETENTION:
+            raise ValueError(f"must be 0 (for ever) or at least {SHORTEST_RETENTION}: the stream keeps 30 days")
+        return days
 
 
 class StreamSettings(_Section):

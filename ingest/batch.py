@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 
+SHORTEST_RETENTION = 31
+"""Days; what the stream still has (30 days) would be written again by the reconciler."""
+
+
 class Sized(Protocol):
     """Anything with a payload."""
 

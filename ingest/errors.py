@@ -28,8 +28,8 @@ class SchemaChanged(IngestError):
 
     def __init__(self, number: int, name: str) -> None:
         super().__init__(
-            f"schemas/sql/{number:03d}_{name}.sql was applied in another form; if an older Enchanted made these tables, "
-            "drop them (the embedded store: remove its folder while it is down) and the stream fills them again"
+            f"schemas/sql/{number:03d}_{name}.sql was applied in another form; if an older Enchanted made these "
+            "tables, drop them (the embedded store: remove its folder while it is down) and the stream fills them again"
         )
 
 
