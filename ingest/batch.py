@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-
 SHORTEST_RETENTION = 31
 """Days; what the stream still has (30 days) would be written again by the reconciler."""
 
