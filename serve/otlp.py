@@ -29,7 +29,7 @@ from enchanted.bus.errors import StreamFull
 from enchanted.bus.streams import MAX_MESSAGE
 from enchanted.bus.subjects import OTLP_SPANS
 from enchanted.ingest.errors import NotAnExport
-from enchanted.ingest.otlp import pieces, read_json, read_protobuf, without_faulty
+from enchanted.ingest.otlp import pieces, read_json, read_protobuf, spans_of, without_faulty
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.serve.dependencies import Dependencies, Deps
 from enchanted.serve.errors import BusUnavailable, UnsupportedMedia
@@ -120,10 +120,9 @@ def _prepare(body: bytes, encoding: Encoding, compressed: bool) -> _Prepared:
     raw = _inflated(body) if compressed else body
     export = read_json(raw) if encoding == "application/json" else read_protobuf(raw)
     faults = without_faulty(export)
-    payloads, too_large = pieces(export, MAX_PIECE)
+    payloads, too_large = pieces(export, MAX_PIECE) if any(spans_of(export)) else ([], 0)
     if too_large:
         faults += [f"a span must be smaller than {MAX_PIECE} bytes"] * too_large
-    payloads = [payload for payload in payloads if payload]
     return _Prepared(payloads, len(faults), "; ".join(dict.fromkeys(faults))[:LONGEST_REASON])
 
 
