@@ -1,4 +1,7 @@
-"""The Ray actor around an IngestWorker: runs it, and runs it again when it fails."""
+"""The Ray actor around an IngestWorker: runs it, and runs it again when it fails.
+
+The first of the pool does what one is enough for: it reconciles, and it stores spans.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from enchanted.cluster.settings import IngestSettings
 from enchanted.ingest.batch import BatchLimits
 from enchanted.ingest.errors import IngestError
 from enchanted.ingest.reconciler import Reconciler
+from enchanted.ingest.spans import SpanStatistics, SpanWorker
 from enchanted.ingest.worker import IngestWorker
 from enchanted.schemas.events import Status
 
@@ -40,6 +44,7 @@ class IngestActor:
         self._failures = 0
         self._status: Status = "STARTING"
         self._worker: IngestWorker | None = None
+        self._spans: SpanWorker | None = None
         self._reconciliation: dict[str, Any] | None = None
         self._metrics = IngestMetrics(name)
         # A thread of its own: when Ray has restarted the actor it calls only this constructor again.
@@ -57,6 +62,10 @@ class IngestActor:
         """The last report (`Report.as_dict`); None before the first, and in an actor that does not reconcile."""
         return self._reconciliation
 
+    def spans(self) -> SpanStatistics | None:
+        """What was stored of spans since the last start; None where none are."""
+        return None if self._spans is None else self._spans.statistics()
+
     def _run_for_ever(self) -> None:
         asyncio.run(self._with_signals())
 
@@ -67,6 +76,7 @@ class IngestActor:
             group.create_task(self._measure())
             if self._name == RECONCILING:
                 group.create_task(self._reconcile())
+                group.create_task(self._store_spans())
 
     async def _loop(self) -> None:
         pause = FIRST_PAUSE
@@ -81,6 +91,20 @@ class IngestActor:
                 log.exception("%s failed; starting again in %.1f s", self._name, pause)
                 self._status = "DEGRADED"
             self._failures += 1
+            await asyncio.sleep(pause)
+            pause = min(LONGEST_PAUSE, pause * 2)
+
+    async def _store_spans(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                async with SpanWorker(
+                    nats_url=self._nats_url, clickhouse_url=self._clickhouse_url, name=f"{self._name}-spans"
+                ) as worker:
+                    self._spans, pause = worker, FIRST_PAUSE
+                    await worker.run()
+            except Exception:  # the process boundary: events must go on whatever spans meet
+                log.exception("spans are not stored; starting again in %.1f s", pause)
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE, pause * 2)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from enchanted.ingest.otlp import Span, TraceExport
+from enchanted.ingest.otlp import TraceExport
 
 BEGUN = 1_780_000_000 * 1_000_000_000
 """Nanoseconds; the start of the first span."""
@@ -15,7 +16,7 @@ BEGUN = 1_780_000_000 * 1_000_000_000
 def span_of(number: int, trace: int = 1, **fields: Any) -> Span:
     """Span ``number`` of a trace, a millisecond long; ``fields`` win."""
     start = BEGUN + number * 1_000_000
-    told = {
+    told: dict[str, Any] = {
         "trace_id": trace.to_bytes(16, "big"),
         "span_id": number.to_bytes(8, "big"),
         "name": f"step {number}",

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 from google.protobuf.json_format import MessageToDict
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
-from opentelemetry.proto.trace.v1.trace_pb2 import Status
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from enchanted.ingest.attributes import attribute_map, attribute_text
 from enchanted.ingest.errors import NotAnExport
 from enchanted.ingest.otlp import (
     LATEST_NANOSECONDS,
-    Span,
     TraceExport,
     pieces,
     read_json,
