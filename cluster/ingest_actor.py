@@ -14,12 +14,12 @@ from typing import Any
 
 from enchanted.actors.vitals import signal_for_ever
 from enchanted.bus.errors import BusError
-from enchanted.cluster.ingest_metrics import IngestMetrics
+from enchanted.cluster.ingest_metrics import IngestMetrics, SpanMetrics
 from enchanted.cluster.settings import IngestSettings
 from enchanted.ingest.batch import BatchLimits
 from enchanted.ingest.errors import IngestError
 from enchanted.ingest.reconciler import Reconciler
-from enchanted.ingest.spans import SpanStatistics, SpanWorker
+from enchanted.ingest.spans import SpanWorker
 from enchanted.ingest.worker import IngestWorker
 from enchanted.schemas.events import Status
 
@@ -47,6 +47,7 @@ class IngestActor:
         self._spans: SpanWorker | None = None
         self._reconciliation: dict[str, Any] | None = None
         self._metrics = IngestMetrics(name)
+        self._span_metrics = SpanMetrics(name)
         # A thread of its own: when Ray has restarted the actor it calls only this constructor again.
         threading.Thread(target=self._run_for_ever, name=name, daemon=True).start()
 
@@ -61,10 +62,6 @@ class IngestActor:
     def reconciliation(self) -> dict[str, Any] | None:
         """The last report (`Report.as_dict`); None before the first, and in an actor that does not reconcile."""
         return self._reconciliation
-
-    def spans(self) -> SpanStatistics | None:
-        """What was stored of spans since the last start; None where none are."""
-        return None if self._spans is None else self._spans.statistics()
 
     def _run_for_ever(self) -> None:
         asyncio.run(self._with_signals())
@@ -113,6 +110,8 @@ class IngestActor:
             await asyncio.sleep(MEASURED_EVERY)
             if self._worker is not None:
                 self._metrics.add(self._worker.statistics())
+            if self._spans is not None:
+                self._span_metrics.add(self._spans.statistics())
 
     async def _reconcile(self) -> None:
         while True:

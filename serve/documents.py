@@ -105,8 +105,10 @@ class TraceMeta(BaseModel):
     """How much of the trace is shown."""
 
     events: int
-    stored_spans: int
     truncated: bool
+    """There are more events."""
+    stored_spans: int
+    spans_truncated: bool
 
 
 class TraceDocument(BaseModel):

@@ -41,7 +41,8 @@ async def read_trace(trace_id: TraceId, deps: Deps) -> JsonResponse:
     meta = {
         "events": min(len(rows), TRACE_LIMIT),
         "stored_spans": min(len(stored), TRACE_LIMIT),
-        "truncated": max(len(rows), len(stored)) > TRACE_LIMIT,
+        "truncated": len(rows) > TRACE_LIMIT,
+        "spans_truncated": len(stored) > TRACE_LIMIT,
     }
     return JsonResponse({"trace_id": trace_id, "spans": list(spans.values()), "roots": roots, "meta": meta})
 

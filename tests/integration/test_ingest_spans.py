@@ -193,6 +193,36 @@ async def test_a_span_the_table_refuses_does_not_hold_up_the_others(store: Store
     assert await _names(table) == [f"step {n}" for n in range(1, 9) if n != 4]
 
 
+async def test_a_try_that_is_still_at_work_is_not_doubled_by_the_next(
+    store: StoreProcess, table: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing_yet(rows: Sequence[SpanRow]) -> set[str]:
+        return set()
+
+    rows, _ = rows_of(export_of(*(span_of(n) for n in range(1, 4))), 1)
+    writer = SpanWriter(store.url)
+    monkeypatch.setattr(writer, "_present", nothing_yet)
+    for _ in range(2):
+        await writer.write(rows, "one attempt")
+    assert await _names(table) == ["step 1", "step 2", "step 3"]
+    # The control: without the attempt's token the look-up alone would not have noticed.
+    await writer.write(rows, "another attempt")
+    await writer.close()
+    assert len(await _names(table)) == 6
+
+
+async def test_what_was_deleted_can_be_stored_again(
+    server: NatsServer, store: StoreProcess, stream: JetStreamContext, table: AsyncClient
+) -> None:
+    await _publish(stream, _messages(5))
+    for _ in range(2):
+        async with _storing(server, store):
+            await _until_acknowledged(server)
+            assert len(await _names(table)) == 50
+        await table.command("DELETE FROM spans WHERE 1")
+        await stream.delete_consumer(SPANS_STREAM, DURABLE)
+
+
 async def test_what_comes_twice_is_stored_once(
     server: NatsServer, store: StoreProcess, stream: JetStreamContext, table: AsyncClient
 ) -> None:

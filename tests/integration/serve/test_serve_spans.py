@@ -204,6 +204,19 @@ async def test_spans_that_are_each_others_parents_are_shown_all_the_same(world: 
     assert children == {1: [2], 2: [4], 3: [], 4: []}
 
 
+async def test_a_span_that_is_in_the_table_twice_is_answered_once(world: World) -> None:
+    number, trace = new_trace()
+    await send(world, export_of(span_of(1, number), span_of(2, number)).SerializeToString())
+    await stored(world, trace, 2)
+    copied = f"INSERT INTO spans SELECT * FROM spans WHERE TraceId = '{trace}' SETTINGS insert_deduplicate = 0"
+    await world.table.command(copied)
+    counted = await world.table.query(f"SELECT count() FROM spans WHERE TraceId = '{trace}'")
+    assert counted.result_rows == [(4,)]
+    assert [span["name"] for span in (await stored(world, trace, 2))["spans"]] == ["step 1", "step 2"]
+    (found,) = (await world.http.get(f"/api/traces/{trace}")).json()["data"]
+    assert len(found["spans"]) == 2
+
+
 async def test_a_very_deep_trace_is_answered(world: World) -> None:
     number, trace = new_trace()
     spans = [span_of(n, number, parent_span_id=(n - 1).to_bytes(8, "big")) for n in range(1, 2_001)]
