@@ -26,14 +26,14 @@ _DAY = 86_400 * 1_000_000_000
 _PRESENT = """
 WITH places AS
 (
-    SELECT splitByChar(' ', arrayJoin(splitByChar('\\n', '{places}'))) AS parts
+    SELECT splitByChar(' ', arrayJoin(splitByChar('\\n', materialize('{places}')))) AS parts
 )
 SELECT concat(TraceId, SpanId) FROM spans
 WHERE (ServiceName, SpanName, toDateTime(Timestamp)) IN
 (
     SELECT unhex(parts[1]), unhex(parts[2]), toDateTime(fromUnixTimestamp64Nano(toInt64(parts[3]), 'UTC')) FROM places
 )
-  AND concat(TraceId, SpanId) IN (SELECT arrayJoin(splitByChar('\\n', '{identities}')))
+  AND concat(TraceId, SpanId) IN (SELECT arrayJoin(splitByChar('\\n', materialize('{identities}'))))
 """
 
 

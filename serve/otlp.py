@@ -49,6 +49,7 @@ LONGEST_REASON = 300
 
 Encoding = Literal["application/x-protobuf", "application/json"]
 _ENCODINGS: tuple[Encoding, ...] = ("application/x-protobuf", "application/json")
+_ANY_ENCODING: dict[str, Any] = {name: {"schema": {}} for name in _ENCODINGS}
 _GZIP = zlib.MAX_WBITS | 16
 
 
@@ -68,15 +69,14 @@ class _Prepared:
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {name: {"schema": {}} for name in _ENCODINGS},
+            "content": _ANY_ENCODING,
             "description": "ExportTraceServiceRequest of OTLP; gzip is understood",
         }
     },
     responses={
-        200: {
-            "description": "ExportTraceServiceResponse: stored, or partly rejected",
-            "content": {"application/json": {}},
-        }
+        200: {"description": "ExportTraceServiceResponse: stored, or partly rejected", "content": _ANY_ENCODING},
+        400: {"description": "google.rpc.Status: no export, do not repeat it", "content": _ANY_ENCODING},
+        503: {"description": "google.rpc.Status: repeat it after Retry-After seconds", "content": _ANY_ENCODING},
     },
 )
 async def export_traces(request: Request, deps: Deps) -> Response:
