@@ -15,6 +15,7 @@ import nats
 import pytest
 from clickhouse_connect.driver.asyncclient import AsyncClient
 from nats.js import JetStreamContext
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from enchanted.bus.connection import Bus
 from enchanted.bus.dead_letters import DeadLetters
@@ -131,7 +132,7 @@ async def test_a_span_reads_back_in_every_column(
     span = span_of(7, parent_span_id=b"\2" * 8, trace_state="a=b", kind="SPAN_KIND_CLIENT", name="chat 'm' \\ é\n")
     span.attributes.append(attribute("", "empty key"))
     span.attributes.append(attribute("q'\"", "v\\\n\0é"))
-    span.status.code, span.status.message = 2, "why"
+    span.status.code, span.status.message = Status.STATUS_CODE_ERROR, "why"
     for n in range(2):
         span.events.add(name=f"e{n}", time_unix_nano=BEGUN + n, attributes=[attribute("n", str(n))])
     span.events.add(name="late", time_unix_nano=2**64 - 1)

@@ -87,7 +87,7 @@ def cluster(api: Api, tmp_path: Path) -> Cluster:
 
 def spans(*names: str) -> list[ReadableSpan]:
     tracer = TracerProvider(shutdown_on_exit=False).get_tracer("t")
-    made = []
+    made: list[ReadableSpan] = []
     for name in names:
         span = tracer.start_span(name)
         span.end()

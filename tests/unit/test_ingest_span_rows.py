@@ -73,7 +73,7 @@ def test_the_exporters_own_sample_gives_its_own_row() -> None:
         start_time_unix_nano=BEGUN,
         end_time_unix_nano=BEGUN + 60_000_000_000,
         attributes=[attribute("service.name", "v")],
-        status=Status(code="STATUS_CODE_ERROR", message="error"),
+        status=Status(code=Status.STATUS_CODE_ERROR, message="error"),
     )
     span.events.add(name="event1", time_unix_nano=BEGUN, attributes=[attribute("level", "info")])
     link = span.links.add(trace_id=bytes([1, 2, 5]).ljust(16, b"\0"), span_id=bytes([1, 2, 5]).ljust(8, b"\0"))
@@ -120,8 +120,9 @@ def test_the_exporters_own_sample_gives_its_own_row() -> None:
         ("kind", -1, "SpanKind", ""),
     ],
 )
-def test_kinds_and_codes_are_words_and_unknown_ones_are_empty(field: str, number: int, column: str, text: str) -> None:
-    span = span_of(1, **{field: Status(code=number) if field == "status" else number})
+def test_kinds_and_codes_are_words_and_unknown_ones_are_empty(field: str, number: Any, column: str, text: str) -> None:
+    fields: dict[str, Any] = {field: Status(code=number) if field == "status" else number}
+    span = span_of(1, **fields)
     ((row,), _) = rows_of(export_of(span), 1)
     assert dict(zip(COLUMNS, row.values, strict=True))[column] == text
 
