@@ -11,7 +11,7 @@ from enchanted.bus.batch import HEADER_NAME, Ack, Outgoing
 from enchanted.bus.connection import Bus
 from enchanted.bus.errors import MessageMissing
 from enchanted.bus.reader import OrderedReader, RawMessage, message_at
-from enchanted.bus.streams import DEAD_LETTERS_STREAM
+from enchanted.bus.streams import DEAD_LETTERS_STREAM, EVENTS_STREAM, stream_of
 from enchanted.bus.subjects import DEAD, dead_subject
 
 _SUBJECT = "Enchanted-Subject"
@@ -119,13 +119,18 @@ class DeadLetters:
         return letters
 
     async def origins(self, *, after: int = 0) -> AsyncIterator[Origin]:
-        """Which messages are dead letters, from sequence ``after`` + 1, without reading their bytes."""
+        """Which events are dead letters, from sequence ``after`` + 1, without reading their bytes.
+
+        Spans have sequences of their own stream, which say nothing about an event.
+        """
         subjects = [f"{DEAD}.>"]
         async with OrderedReader(
             self._bus.link, DEAD_LETTERS_STREAM, subjects, after=after, headers_only=True
         ) as reader:
             while (raw := await reader.next(wait=False)) is not None:
                 letter = _parse(raw)
+                if stream_of(letter.original_subject) not in (EVENTS_STREAM, ""):
+                    continue
                 yield Origin(letter.seq, letter.original_seq, letter.original_time)
 
     async def replay(self, letter: DeadLetter) -> Ack:

@@ -10,6 +10,8 @@ EVENTS = "swarm.events"
 DEAD = "swarm.dead"
 SPANS = "swarm.spans"
 ALL_EVENTS = f"{EVENTS}.>"
+OTLP_SPANS = f"{SPANS}.otlp"
+"""Where exports go that came over OTLP."""
 
 MAX_SUBJECT = 1024
 """Bytes; the server cuts the connection of a client whose control line exceeds 4,096."""

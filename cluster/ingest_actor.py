@@ -1,4 +1,7 @@
-"""The Ray actor around an IngestWorker: runs it, and runs it again when it fails."""
+"""The Ray actor around an IngestWorker: runs it, and runs it again when it fails.
+
+The first of the pool does what one is enough for: it reconciles, and it stores spans.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,13 @@ from typing import Any
 
 from enchanted.actors.vitals import signal_for_ever
 from enchanted.bus.errors import BusError
-from enchanted.cluster.ingest_metrics import IngestMetrics
+from enchanted.cluster.ingest_metrics import IngestMetrics, SpanMetrics
 from enchanted.cluster.settings import IngestSettings
 from enchanted.ingest.batch import BatchLimits
 from enchanted.ingest.errors import IngestError
 from enchanted.ingest.reconciler import Reconciler
 from enchanted.ingest.retention import keep
+from enchanted.ingest.spans import SpanWorker
 from enchanted.ingest.worker import IngestWorker, collect_seldom
 from enchanted.schemas.events import Status
 
@@ -42,8 +46,10 @@ class IngestActor:
         self._failures = 0
         self._status: Status = "STARTING"
         self._worker: IngestWorker | None = None
+        self._spans: SpanWorker | None = None
         self._reconciliation: dict[str, Any] | None = None
         self._metrics = IngestMetrics(name)
+        self._span_metrics = SpanMetrics(name)
         # A thread of its own: when Ray has restarted the actor it calls only this constructor again.
         threading.Thread(target=self._run_for_ever, name=name, daemon=True).start()
 
@@ -70,6 +76,7 @@ class IngestActor:
             group.create_task(self._measure())
             if self._name == RECONCILING:
                 group.create_task(self._reconcile())
+                group.create_task(self._store_spans())
 
     async def _loop(self) -> None:
         pause = FIRST_PAUSE
@@ -87,11 +94,27 @@ class IngestActor:
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE, pause * 2)
 
+    async def _store_spans(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                async with SpanWorker(
+                    nats_url=self._nats_url, clickhouse_url=self._clickhouse_url, name=f"{self._name}-spans"
+                ) as worker:
+                    self._spans, pause = worker, FIRST_PAUSE
+                    await worker.run()
+            except Exception:  # the process boundary: events must go on whatever spans meet
+                log.exception("spans are not stored; starting again in %.1f s", pause)
+            await asyncio.sleep(pause)
+            pause = min(LONGEST_PAUSE, pause * 2)
+
     async def _measure(self) -> None:
         while True:
             await asyncio.sleep(MEASURED_EVERY)
             if self._worker is not None:
                 self._metrics.add(self._worker.statistics())
+            if self._spans is not None:
+                self._span_metrics.add(self._spans.statistics())
 
     async def _reconcile(self) -> None:
         while True:

@@ -6,6 +6,7 @@ from ray.util.metrics import Counter, Gauge
 
 from enchanted.ingest.reconcile_report import Report
 from enchanted.ingest.reconciler import Lag
+from enchanted.ingest.spans import SpanStatistics
 from enchanted.ingest.worker import IngestStatistics
 
 _COUNTED = {
@@ -15,6 +16,37 @@ _COUNTED = {
     "duplicates": "Later copies of an event id",
     "retries": "Tries that failed because bus or table were away",
 }
+
+_SPANS_COUNTED = {
+    "spans": "Spans inserted",
+    "present": "Spans that were in the table already",
+    "dead_letters": "Messages of spans put among the dead letters",
+    "retries": "Tries that failed because bus or table were away",
+}
+
+
+class SpanMetrics:
+    """The metrics of the worker that stores spans."""
+
+    def __init__(self, worker: str) -> None:
+        self._counters = {
+            name: Counter(f"enchanted_spans_{name}_total", description=text, tag_keys=("worker",))
+            for name, text in _SPANS_COUNTED.items()
+        }
+        for counter in self._counters.values():
+            counter.set_default_tags({"worker": worker})
+        self._before = SpanStatistics()
+
+    def add(self, statistics: SpanStatistics) -> None:
+        """Count what was done since the last call; statistics that went back are those of a new worker."""
+        now = {name: int(getattr(statistics, name)) for name in _SPANS_COUNTED}
+        before = {name: int(getattr(self._before, name)) for name in _SPANS_COUNTED}
+        if any(now[name] < before[name] for name in now):
+            before = dict.fromkeys(now, 0)
+        for name, counter in self._counters.items():
+            if now[name] > before[name]:
+                counter.inc(now[name] - before[name])
+        self._before = statistics
 
 
 class IngestMetrics:

@@ -23,6 +23,13 @@ class RowRefused(IngestError):
         super().__init__(f"ClickHouse refuses the row: {why}; its bytes are in the dead letters")
 
 
+class NotAnExport(IngestError):
+    """Bytes that are no OTLP trace export."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"no OTLP trace export: {why[:300]}; send an ExportTraceServiceRequest as protobuf or JSON")
+
+
 class SchemaChanged(IngestError):
     """A numbered SQL file is not the one that was applied."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from starlette.responses import Response
 
-from enchanted.serve import events, history, live, pages, pipeline, runs
+from enchanted.serve import events, history, live, otlp, pages, pipeline, runs, traces
 from enchanted.serve.auth import Guard
 from enchanted.serve.body import BodyLimit
 from enchanted.serve.contents import Contents
@@ -84,8 +84,9 @@ def create_app(dependencies: Dependencies) -> FastAPI:
     app.state.contents = Contents(dependencies)
     app.state.streams = live.Streams(dependencies)
     install(app)
-    for router in (health, runs.router, events.router, history.router, live.router, pipeline.router, pages.router):
-        app.include_router(router)
-    app.add_middleware(BodyLimit, most=MAX_BODY)
+    app.include_router(health)
+    for part in (runs, events, traces, history, live, pipeline, otlp, pages):
+        app.include_router(part.router)
+    app.add_middleware(BodyLimit, most=MAX_BODY, paths={otlp.PATH: otlp.MAX_EXPORT})
     app.add_middleware(Guard, access=dependencies.access)
     return app

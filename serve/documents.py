@@ -51,16 +51,54 @@ class EventPage(BaseModel):
     meta: PageMeta
 
 
+class SpanEvent(BaseModel):
+    """What OpenTelemetry calls an event of a span."""
+
+    time: str
+    name: str
+    attributes: dict[str, str]
+
+
+class SpanLink(BaseModel):
+    """Another span that this one has to do with."""
+
+    trace_id: str
+    span_id: str
+    attributes: dict[str, str]
+
+
 class SpanDocument(BaseModel):
-    """The events of one span."""
+    """One span: the events published in it and, once its exporter sent it, what it was."""
 
     span_id: str
     agent_id: str
     agent_name: str
     role: str
     started_at: str
+    """The stream's time of its first event; its own where it has none."""
     ended_at: str
     events: list[EventDocument]
+    stored: bool
+    """The span was exported; all below but ``children`` is known only then."""
+    parent_span_id: str
+    name: str
+    children: list[str]
+    """Span ids, in the order they started."""
+    start_time: str
+    """Nanoseconds shown; empty while it is not stored."""
+    end_time: str | None = None
+    duration_ns: int | None = None
+    kind: str | None = None
+    """Internal, Server, Client, Producer, Consumer or Unspecified."""
+    service: str | None = None
+    status: str | None = None
+    """Unset, Ok or Error."""
+    status_message: str | None = None
+    attributes: dict[str, str] | None = None
+    resource: dict[str, str] | None = None
+    scope: dict[str, str] | None = None
+    span_events: list[SpanEvent] | None = None
+    links: list[SpanLink] | None = None
 
 
 class TraceMeta(BaseModel):
@@ -68,14 +106,39 @@ class TraceMeta(BaseModel):
 
     events: int
     truncated: bool
+    """There are more events."""
+    stored_spans: int
+    spans_truncated: bool
 
 
 class TraceDocument(BaseModel):
-    """A trace, grouped by span in order of first event."""
+    """A trace: its spans in order of first event, then those without events by start, related by ids."""
 
     trace_id: str
     spans: list[SpanDocument]
+    roots: list[str]
+    """Span ids of those whose parent is not among the spans."""
     meta: TraceMeta
+
+
+class JaegerTraces(BaseModel):
+    """Jaeger's answer about a trace."""
+
+    data: list[dict[str, Any]]
+    total: int
+    limit: int
+    offset: int
+    errors: Any = None
+
+
+class JaegerServices(BaseModel):
+    """Jaeger's answer about services."""
+
+    data: list[str]
+    total: int
+    limit: int
+    offset: int
+    errors: Any = None
 
 
 class RunDocument(BaseModel):
@@ -226,7 +289,7 @@ class VerifyDocument(BaseModel):
 
 
 class PipelineStream(BaseModel):
-    """What the stream of events holds."""
+    """What a stream holds."""
 
     created: str
     first_seq: int
@@ -234,7 +297,7 @@ class PipelineStream(BaseModel):
     messages: int
     bytes: int
     max_bytes: int
-    """A stream that reaches it refuses events."""
+    """A stream that reaches it refuses what comes."""
 
 
 class PipelineIngest(BaseModel):
@@ -262,12 +325,22 @@ class PipelineTable(BaseModel):
     """Of the rows, later copies of an event id."""
 
 
+class PipelineSpans(BaseModel):
+    """The same of OpenTelemetry spans; one message holds many."""
+
+    stream: PipelineStream
+    ingest: PipelineIngest
+    rows: int
+    """Spans in the table."""
+
+
 class PipelineDocument(BaseModel):
-    """Where events are between the stream and the table."""
+    """Where events and spans are between stream and table."""
 
     stream: PipelineStream
     ingest: PipelineIngest
     table: PipelineTable
+    spans: PipelineSpans
     dead_letters: int
     reconciliation: dict[str, Any] | None
     """What `enchanted reconcile --json` says, as of its ``at``; absent before the first, and where no ingest runs."""

@@ -69,12 +69,14 @@ class EventNotFound(NotFound):
 
 
 class TraceNotFound(NotFound):
-    """No event carries this trace id."""
+    """No event and no span carries this trace id."""
 
     code, title = "trace-not-found", "No such trace"
 
     def __init__(self, trace_id: str) -> None:
-        super().__init__(f"no event of trace {trace_id!r} is stored; `enchanted runs` lists runs with their trace ids")
+        super().__init__(
+            f"no event and no span of trace {trace_id!r} is stored; `enchanted runs` lists runs with their trace ids"
+        )
 
 
 class PathNotFound(NotFound):
@@ -111,6 +113,12 @@ class BadRequest(ServeError):
     """A parameter that is well formed but cannot be used."""
 
     status, code, title = 400, "bad-request", "The request cannot be answered"
+
+
+class UnsupportedMedia(ServeError):
+    """A body in an encoding the route does not read."""
+
+    status, code, title = 415, "unsupported-media", "The encoding of the body is not understood"
 
 
 class BadCursor(BadRequest):

@@ -1,9 +1,9 @@
-"""Events as JSON: pages of them by filter, one by id with its original bytes, a trace by span."""
+"""Events as JSON: pages of them by filter, one by id with its original bytes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import orjson
@@ -16,8 +16,8 @@ from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import Kind, Role, StoredEvent, event_to_dict, kind_of
 from enchanted.serve.cursor import Cursor, digest_of
 from enchanted.serve.dependencies import Deps
-from enchanted.serve.documents import EventDocument, EventPage, TraceDocument, described
-from enchanted.serve.errors import EventCorrupted, EventNotFound, ServeError, TraceNotFound
+from enchanted.serve.documents import EventDocument, EventPage, described
+from enchanted.serve.errors import EventCorrupted, EventNotFound, ServeError
 from enchanted.serve.parameters import (
     MAX_SEQ,
     META_FIELDS,
@@ -25,14 +25,12 @@ from enchanted.serve.parameters import (
     Fields,
     Identifier,
     Sequence,
-    TraceId,
     microseconds,
 )
 from enchanted.serve.store import EventRow, Store
 
 router = APIRouter(prefix="/api/v1", tags=["events"])
-TRACE_LIMIT = 10_000
-"""Events of one trace that are grouped at most."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class JsonResponse(Response):
@@ -124,6 +122,12 @@ def row_document(row: EventRow) -> dict[str, Any]:
 def rfc3339(moment: datetime) -> str:
     """UTC with microseconds and a Z."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def rfc3339_of(nanoseconds: int) -> str:
+    """The same for nanoseconds since 1970, all of them shown."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{_EPOCH + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
 
 
 def select(document: dict[str, Any], fields: str | None) -> dict[str, Any]:
@@ -226,31 +230,3 @@ async def read_raw(event_id: EventId, deps: Deps) -> Response:
         raise EventCorrupted(row.event_id, row.seq, row.sha256, sha256_hex(row.raw))
     headers = {"ETag": f'"{row.sha256}"', "X-Enchanted-Seq": str(row.seq)}
     return Response(row.raw, media_type="application/octet-stream", headers=headers)
-
-
-@router.get("/traces/{trace_id}", response_model=None, responses=described(TraceDocument))
-async def read_trace(trace_id: TraceId, deps: Deps) -> JsonResponse:
-    """The events of a trace, grouped by the span they were published in."""
-    rows = await deps.store.events("trace_events", trace=trace_id, limit=TRACE_LIMIT + 1)
-    if not rows:
-        raise TraceNotFound(trace_id)
-    spans: dict[str, dict[str, Any]] = {}
-    for row in rows[:TRACE_LIMIT]:
-        document = row_document(row)
-        span = spans.setdefault(document.get("span_id", ""), _new_span(document))
-        span["ended_at"] = document["stream_time"]
-        span["events"].append(document)
-    meta = {"events": min(len(rows), TRACE_LIMIT), "truncated": len(rows) > TRACE_LIMIT}
-    return JsonResponse({"trace_id": trace_id, "spans": list(spans.values()), "meta": meta})
-
-
-def _new_span(first: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "span_id": first.get("span_id", ""),
-        "agent_id": first.get("agent_id", ""),
-        "agent_name": first.get("agent_name", ""),
-        "role": first.get("agent_role", "ROLE_UNSPECIFIED"),
-        "started_at": first["stream_time"],
-        "ended_at": first["stream_time"],
-        "events": [],
-    }

@@ -1,4 +1,4 @@
-"""How far the events are: in the stream, taken by ingest, in the table, among the dead letters."""
+"""How far events and spans are: in the stream, taken by ingest, in the table, among the dead letters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from fastapi import APIRouter
 
 from enchanted.bus.connection import Bus
 from enchanted.bus.reader import ConsumerState, RawMessage, consumer_state, message_at
-from enchanted.bus.streams import DEAD_LETTERS_STREAM, EVENTS_STREAM, StreamInfo, parse_info
+from enchanted.bus.streams import DEAD_LETTERS_STREAM, EVENTS_STREAM, SPANS_STREAM, StreamInfo, parse_info
+from enchanted.ingest.spans import DURABLE as SPANS_DURABLE
 from enchanted.ingest.worker import DURABLE
 from enchanted.serve.dependencies import Dependencies, Deps
 from enchanted.serve.documents import PipelineDocument, described
@@ -24,62 +25,74 @@ RECONCILIATION_DEADLINE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class _OnTheBus:
+class _Flow:
+    """One stream and its consumer."""
+
     stream: StreamInfo
     max_bytes: int
     consumer: ConsumerState | None
     oldest: RawMessage | None
     """The first message that is not acknowledged."""
-    dead_letters: int
 
 
 @router.get("/pipeline", response_model=None, responses=described(PipelineDocument))
 async def pipeline(deps: Deps) -> JsonResponse:
-    """Where events are between the stream and the table, and what the last reconciliation found."""
+    """Where events and spans are between stream and table, and what the last reconciliation found."""
     async with deps.bus.use() as bus:
-        found = await _on_the_bus(bus)
-    (table,) = await deps.store.rows("pipeline", created=found.stream.created)
-    stream, consumer = found.stream, found.consumer
+        events = await _flow(bus, EVENTS_STREAM, DURABLE)
+        spans = await _flow(bus, SPANS_STREAM, SPANS_DURABLE)
+        dead_letters = parse_info(await bus.link.api(f"STREAM.INFO.{DEAD_LETTERS_STREAM}")).messages
+    (table,) = await deps.store.rows("pipeline", created=events.stream.created)
     return JsonResponse(
         {
-            "stream": {
-                "created": stream.created.isoformat(),
-                "first_seq": stream.first_seq,
-                "last_seq": stream.last_seq,
-                "messages": stream.messages,
-                "bytes": stream.bytes,
-                "max_bytes": found.max_bytes,
-            },
-            "ingest": {
-                "connected": consumer is not None,
-                "acknowledged_seq": consumer.acknowledged if consumer else 0,
-                "pending": consumer.pending if consumer else stream.messages,
-                "ack_pending": consumer.ack_pending if consumer else 0,
-                "lag_seconds": _age(found.oldest, datetime.now(UTC)),
-            },
+            "stream": _stream(events),
+            "ingest": _progress(events),
             "table": {
                 "rows": table["rows"],
                 "highest_seq": table["highest_seq"],
                 "duplicates": table["duplicates"],
             },
-            "dead_letters": found.dead_letters,
+            "spans": {"stream": _stream(spans), "ingest": _progress(spans), "rows": table["spans"]},
+            "dead_letters": dead_letters,
             "reconciliation": await _reconciliation(deps),
         }
     )
 
 
-async def _on_the_bus(bus: Bus) -> _OnTheBus:
+async def _flow(bus: Bus, stream: str, durable: str) -> _Flow:
     # The consumer first: what it has not acknowledged by then is in the stream that is looked at after it.
-    consumer = await consumer_state(bus.link, EVENTS_STREAM, DURABLE)
-    answer = await bus.link.api(f"STREAM.INFO.{EVENTS_STREAM}")
+    consumer = await consumer_state(bus.link, stream, durable)
+    answer = await bus.link.api(f"STREAM.INFO.{stream}")
     following = {"seq": (consumer.acknowledged if consumer else 0) + 1, "next_by_subj": ">"}
-    return _OnTheBus(
+    return _Flow(
         stream=parse_info(answer),
         max_bytes=answer["config"]["max_bytes"],
         consumer=consumer,
-        oldest=await message_at(bus.link, EVENTS_STREAM, following),
-        dead_letters=parse_info(await bus.link.api(f"STREAM.INFO.{DEAD_LETTERS_STREAM}")).messages,
+        oldest=await message_at(bus.link, stream, following),
     )
+
+
+def _stream(flow: _Flow) -> dict[str, Any]:
+    stream = flow.stream
+    return {
+        "created": stream.created.isoformat(),
+        "first_seq": stream.first_seq,
+        "last_seq": stream.last_seq,
+        "messages": stream.messages,
+        "bytes": stream.bytes,
+        "max_bytes": flow.max_bytes,
+    }
+
+
+def _progress(flow: _Flow) -> dict[str, Any]:
+    consumer = flow.consumer
+    return {
+        "connected": consumer is not None,
+        "acknowledged_seq": consumer.acknowledged if consumer else 0,
+        "pending": consumer.pending if consumer else flow.stream.messages,
+        "ack_pending": consumer.ack_pending if consumer else 0,
+        "lag_seconds": _age(flow.oldest, datetime.now(UTC)),
+    }
 
 
 def _age(oldest: RawMessage | None, now: datetime) -> float:

@@ -22,12 +22,14 @@ from enchanted.cluster.commands.reading_text import (
     one_line,
     plain,
     run_row,
+    span_row,
 )
 from enchanted.cluster.errors import CHECK_FAILED, USAGE, CommandFailed
 
 if TYPE_CHECKING:
     from enchanted.serve.client import ApiClient
 
+SPAN_COLUMNS = ("span", "parent", "started", "ms", "status", "service", "name")
 EVENT_COLUMNS = ("seq", "time", "agent", "kind", "what")
 RUN_COLUMNS = ("run", "state", "started", "events", "decisions", "changes", "tokens")
 SHOWN = 100
@@ -223,11 +225,14 @@ def show_trace(
     url: UrlOption = None,
     token_file: TokenOption = None,
 ) -> None:
-    """Show the events of a trace, grouped by span."""
+    """Show the events of a trace, grouped by span; the spans themselves where it has no events."""
     with api(url, token_file) as client:
         document = client.trace(trace_id)
     if as_json:
         console.emit_json(document)
+        return
+    if not document["meta"]["events"]:
+        console.emit_table(SPAN_COLUMNS, map(span_row, document["spans"]))
         return
     rows = ((span["span_id"], *event_row(event)) for span in document["spans"] for event in span["events"])
     console.emit_table(("span", *EVENT_COLUMNS), rows)

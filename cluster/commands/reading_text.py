@@ -76,6 +76,13 @@ _DESCRIBE = {
 }
 
 
+def span_row(span: Document) -> tuple[str, ...]:
+    """span, parent, started, milliseconds, status, service and name."""
+    took = f"{span.get('duration_ns', 0) / 1e6:.1f}"
+    texts = (span.get(name, "") for name in ("status", "service", "name"))
+    return (span["span_id"], span["parent_span_id"], span["started_at"][:23] + "Z", took, *map(one_line, texts))
+
+
 def run_row(run: Document) -> tuple[str, ...]:
     """run, state, started, events, decisions, changes and tokens."""
     numbers = (run["events"], run["decisions"], run["changes"], run["input_tokens"] + run["output_tokens"])

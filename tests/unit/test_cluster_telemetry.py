@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from enchanted.cluster.telemetry import exports, worker_environment
+from enchanted.cluster.telemetry import allows_export, exports, worker_environment
 
 PROGRAM = """
 from opentelemetry import trace
@@ -92,6 +92,34 @@ def test_the_service_name_of_the_environment_wins(receiver: Receiver) -> None:
 )
 def test_the_standard_variables_decide_whether_spans_leave(environment: dict[str, str], expected: bool) -> None:
     assert exports(environment) is expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, True),
+        ({"OTEL_TRACES_EXPORTER": "otlp,console"}, True),
+        ({"OTEL_TRACES_EXPORTER": ""}, True),
+        ({"OTEL_TRACES_EXPORTER": "none"}, False),
+        ({"OTEL_TRACES_EXPORTER": "zipkin"}, False),
+        ({"OTEL_SDK_DISABLED": "True"}, False),
+    ],
+)
+def test_the_clusters_own_api_is_used_unless_a_variable_says_otherwise(
+    environment: dict[str, str], expected: bool
+) -> None:
+    assert allows_export(environment) is expected
+
+
+def test_a_worker_without_a_cluster_ends_as_soon_as_any_other() -> None:
+    program = PROGRAM.replace(
+        'provider = configure("enchanted-test")', "configure_worker()\nprovider = trace.get_tracer_provider()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={"PATH": "/usr/bin"}, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout, 16) != 0
 
 
 def test_a_worker_gets_the_standard_variables_and_no_others() -> None:

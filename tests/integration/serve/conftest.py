@@ -1,4 +1,4 @@
-"""One bus, one store, one ingest worker and one API for all tests of this folder."""
+"""One bus, one store, one worker for events and one for spans, and one API for all tests of this folder."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from enchanted.bus.connection import Bus
 from enchanted.bus.testing import nats_server
 from enchanted.cluster.store.testing import store_process
+from enchanted.ingest.spans import SpanWorker
 from enchanted.ingest.tables import apply_ddl, connect
 from enchanted.ingest.worker import IngestWorker
 from enchanted.serve.auth import Access
@@ -38,6 +39,8 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         worker = await stack.enter_async_context(IngestWorker(nats_url=server.url, clickhouse_url=store.url))
         ingesting = asyncio.create_task(worker.run())
         stack.push_async_callback(_ended, ingesting)
+        spans = await stack.enter_async_context(SpanWorker(nats_url=server.url, clickhouse_url=store.url))
+        stack.push_async_callback(_ended, asyncio.create_task(spans.run()))
         starter = ScriptedStarter(bus)
         deps = Dependencies(
             store=Store(store.url, deadline=3),

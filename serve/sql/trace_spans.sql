@@ -1,0 +1,15 @@
+SELECT
+    toUnixTimestamp64Nano(Timestamp) AS start,
+    SpanId, ParentSpanId, TraceState, SpanName, SpanKind, ServiceName, ResourceAttributes, ScopeName, ScopeVersion,
+    SpanAttributes, Duration, StatusCode, StatusMessage,
+    arrayMap(time -> toUnixTimestamp64Nano(time), Events.Timestamp) AS event_times,
+    Events.Name AS event_names,
+    Events.Attributes AS event_attributes,
+    Links.TraceId AS link_traces,
+    Links.SpanId AS link_spans,
+    Links.Attributes AS link_attributes
+FROM spans
+WHERE TraceId = {trace:String}
+ORDER BY start
+LIMIT 1 BY SpanId
+LIMIT {limit:UInt32}
