@@ -14,7 +14,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import nats
 import nats.errors
@@ -23,6 +22,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from enchanted.bus.errors import ApiRefused, BusAccessDenied, BusClosed, BusUnavailable, BusUnreachable
+from enchanted.bus.servers import parse_servers
 
 API = "$JS.API"
 _RECONNECT_WAIT = 0.1
@@ -84,12 +84,14 @@ class _Connection:
 
 
 class Link:
-    """Keeps one connection to the server alive until closed."""
+    """Keeps one connection to the server, or to one of a cluster's, alive until closed.
+
+    ``url`` may name several servers, with commas between them.
+    """
 
     def __init__(self, url: str, *, name: str, connect_timeout: float = 10.0, request_timeout: float = 5.0) -> None:
-        parts = urlsplit(url)
-        self.where = f"{parts.hostname}:{parts.port or 4222}"
-        self._url = url
+        self._servers = parse_servers(url)
+        self.where = self._servers.where
         self._name = name
         self._connect_timeout = connect_timeout
         self._request_timeout = request_timeout
@@ -335,8 +337,11 @@ class Link:
             self._on_closed(connection)
 
         await connection.client.connect(
-            self._url,
+            self._servers.urls,
             name=self._name,
+            user=self._servers.user,
+            password=self._servers.password,
+            token=self._servers.token,
             error_cb=on_error,
             disconnected_cb=on_disconnected,
             reconnected_cb=on_reconnected,
