@@ -23,14 +23,19 @@ from nats.aio.subscription import Subscription
 
 from enchanted.bus.errors import ApiRefused, BusAccessDenied, BusClosed, BusUnavailable, BusUnreachable
 from enchanted.bus.servers import parse_servers
+from enchanted.bus.streams import stream_of
 
 API = "$JS.API"
 _RECONNECT_WAIT = 0.1
-_PING_INTERVAL = 5
+_PING_INTERVAL = 2
+"""Seconds; a server that hangs, or a network that is cut, is found out after the third."""
+_LEADER_ELECTED = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED"
 # Above this nats-py's publish waits for the socket and swallows the cancellation of our deadlines.
 _PENDING_BYTES = 64 * 1024 * 1024
 _AUTHORIZATION = "authorization"
 _NO_RESPONDERS = "503"
+_TEMPORARY = frozenset({10008, 10009})
+"""What a cluster's node answers while there is no leader to ask."""
 _CAN_WRITE = all(hasattr(Client, name) for name in ("_send_command", "_flush_pending"))
 """Whether nats-py has what `_write` uses; without it batches go message by message. Tested with nats-py 2.16.0."""
 
@@ -70,8 +75,13 @@ class Inbox:
 class _Waiting:
     """A request that waits for its answer."""
 
+    what: str
     answer: asyncio.Future[Msg]
     takes_empty: bool
+
+    def concerns(self, stream: str) -> bool:
+        """Whether the stream's leader is to answer."""
+        return stream_of(self.what) == stream or stream in self.what.split(".")
 
 
 @dataclass(slots=True)
@@ -211,7 +221,7 @@ class Link:
         connection = self._connection
         token = secrets.token_hex(8)
         future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-        connection.waiting[token] = _Waiting(future, takes_empty)
+        connection.waiting[token] = _Waiting(what, future, takes_empty)
         reply = connection.replies + token
         try:
             async with asyncio.timeout(timeout or self._request_timeout):
@@ -243,7 +253,9 @@ class Link:
         give_up = time.monotonic() + patience
         while True:
             try:
-                answer = await self.request(f"{API}.{subject}", payload)
+                response: dict[str, Any] = json.loads((await self.request(f"{API}.{subject}", payload)).data)
+                if response.get("error", {}).get("err_code") in _TEMPORARY:
+                    raise BusUnavailable(subject, response["error"]["description"])
                 break
             except BusUnavailable:
                 remaining = give_up - time.monotonic()
@@ -251,7 +263,6 @@ class Link:
                     raise
                 await asyncio.sleep(min(0.05, remaining))
                 await self.wait_connected(remaining)
-        response: dict[str, Any] = json.loads(answer.data)
         if "error" in response:
             raise ApiRefused(subject, response["error"])
         return response
@@ -364,8 +375,16 @@ class Link:
             elif message.data or waiting.takes_empty:
                 waiting.answer.set_result(message)
 
+        async def on_leader(message: Msg) -> None:
+            # What the former leader was asked may never be answered, even if it has not ended.
+            stream = message.subject.rpartition(".")[2]
+            for waiting in connection.waiting.values():
+                if waiting.concerns(stream) and not waiting.answer.done():
+                    waiting.answer.set_exception(BusUnavailable(waiting.what, "the stream has a new leader"))
+
         await connection.client.subscribe(f"{prefix}.*", cb=on_reply)
         connection.replies = f"{prefix}."
+        await connection.client.subscribe(f"{_LEADER_ELECTED}.*", cb=on_leader)
 
     def _on_disconnected(self, connection: _Connection) -> None:
         if connection is not self._connection:

@@ -51,9 +51,10 @@ from enchanted.bus.subjects import MAX_SUBJECT
 
 _DUPLICATE_IN_BATCH = 10201
 _WRONG_LAST_SEQUENCE = 10071
-_RETRY_CODES = frozenset({10008, 10009, 10118, 10158, 10176, 10210})
-"""JetStream not ready, no leader, stream offline, id in process, batch incomplete (its head was lost), too many open
-batches."""
+_RETRY_CODES = frozenset({10008, 10009, 10118, 10158, 10163, 10164, 10167, 10176, 10210})
+"""JetStream not ready, no leader, stream offline, id in process, condition not known yet, another message on the
+condition's subject in process (only a cluster says these three), too many requests, batch incomplete (its head was
+lost), too many open batches."""
 _FULL_CODES = frozenset({10002, 10023, 10028, 10047, 10077})
 _TOO_LARGE_CODES = frozenset({10054, 10097})
 
@@ -136,7 +137,7 @@ class Publisher:
         link: Link,
         *,
         retry_for: float = 75.0,
-        ack_timeout: float = 10.0,
+        ack_timeout: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
         chance: random.Random | None = None,
         spool: Spool | None = None,
