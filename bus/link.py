@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import ParseResult
 
 import nats
 import nats.errors
@@ -22,18 +22,16 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from enchanted.bus.errors import ApiRefused, BusAccessDenied, BusClosed, BusUnavailable, BusUnreachable
-from enchanted.bus.servers import parse_servers
-from enchanted.bus.streams import stream_of
+from enchanted.bus.replies import LEADER_ELECTED, Replies
+from enchanted.bus.servers import another, parse_servers
 
 API = "$JS.API"
 _RECONNECT_WAIT = 0.1
 _PING_INTERVAL = 2
 """Seconds; a server that hangs, or a network that is cut, is found out after the third."""
-_LEADER_ELECTED = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED"
 # Above this nats-py's publish waits for the socket and swallows the cancellation of our deadlines.
 _PENDING_BYTES = 64 * 1024 * 1024
 _AUTHORIZATION = "authorization"
-_NO_RESPONDERS = "503"
 _TEMPORARY = frozenset({10008, 10009})
 """What a cluster's node answers while there is no leader to ask."""
 _CAN_WRITE = all(hasattr(Client, name) for name in ("_send_command", "_flush_pending"))
@@ -71,26 +69,14 @@ class Inbox:
         self._wake()
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A request that waits for its answer."""
-
-    what: str
-    answer: asyncio.Future[Msg]
-    takes_empty: bool
-
-    def concerns(self, stream: str) -> bool:
-        """Whether the stream's leader is to answer."""
-        return stream_of(self.what) == stream or stream in self.what.split(".")
-
-
 @dataclass(slots=True)
 class _Connection:
     """One nats-py client and what waits on it."""
 
     client: Client = field(default_factory=Client)
-    replies: str = ""
-    waiting: dict[str, _Waiting] = field(default_factory=dict)
+    replies: Replies = field(default_factory=lambda: Replies(""))
+    server: str = ""
+    """Where it is, or was, connected to."""
 
 
 class Link:
@@ -128,7 +114,7 @@ class Link:
         self._closed = True
         if self._reopening is not None:
             self._reopening.cancel()
-        self._fail_waiting("closed")
+        self._connection.replies.fail("closed")
         for inbox in list(self._inboxes):
             inbox.lose()
         await _close_client(self._connection.client)
@@ -219,23 +205,17 @@ class Link:
         if not self._connected.is_set():
             raise BusUnavailable(what, "not connected")
         connection = self._connection
-        token = secrets.token_hex(8)
-        future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-        connection.waiting[token] = _Waiting(what, future, takes_empty)
-        reply = connection.replies + token
+        waiting = connection.replies.expect(what, takes_empty=takes_empty)
         try:
             async with asyncio.timeout(timeout or self._request_timeout):
-                await send(connection.client, reply)
-                answer = await future
+                await send(connection.client, waiting.reply)
+                answer = await waiting.answer
         except TimeoutError as error:
             raise BusUnavailable(what, "no answer in time") from error
         except (nats.errors.Error, OSError) as error:
             raise BusUnavailable(what, str(error)) from error
         finally:
-            connection.waiting.pop(token, None)
-            # The connection may break while the messages are still being written; nobody awaits the answer then.
-            if not future.cancel() and not future.cancelled():
-                future.exception()
+            connection.replies.forget(waiting)
         return answer
 
     async def api(
@@ -341,6 +321,7 @@ class Link:
             self._on_disconnected(connection)
 
         async def on_reconnected() -> None:
+            connection.server = _netloc(connection.client.connected_url)
             if connection is self._connection:
                 self._connected.set()
 
@@ -358,39 +339,24 @@ class Link:
             reconnected_cb=on_reconnected,
             closed_cb=on_closed,
             max_reconnect_attempts=-1,
+            reconnect_to_server_handler=lambda servers, _: another(servers, connection.server, _RECONNECT_WAIT),
             reconnect_time_wait=_RECONNECT_WAIT,  # type: ignore[arg-type]  # annotated int, used as seconds
             ping_interval=_PING_INTERVAL,
             connect_timeout=2,
             pending_size=_PENDING_BYTES,
         )
+        connection.server = _netloc(connection.client.connected_url)
         prefix = connection.client.new_inbox()
 
-        async def on_reply(message: Msg) -> None:
-            waiting = connection.waiting.get(message.subject[len(prefix) + 1 :])
-            if waiting is None or waiting.answer.done():
-                return
-            if message.headers and message.headers.get("Status") == _NO_RESPONDERS:
-                what = message.headers.get("Nats-Subject", "request")
-                waiting.answer.set_exception(BusUnavailable(what, "no responders"))
-            elif message.data or waiting.takes_empty:
-                waiting.answer.set_result(message)
-
-        async def on_leader(message: Msg) -> None:
-            # What the former leader was asked may never be answered, even if it has not ended.
-            stream = message.subject.rpartition(".")[2]
-            for waiting in connection.waiting.values():
-                if waiting.concerns(stream) and not waiting.answer.done():
-                    waiting.answer.set_exception(BusUnavailable(waiting.what, "the stream has a new leader"))
-
-        await connection.client.subscribe(f"{prefix}.*", cb=on_reply)
-        connection.replies = f"{prefix}."
-        await connection.client.subscribe(f"{_LEADER_ELECTED}.*", cb=on_leader)
+        connection.replies = Replies(prefix)
+        await connection.client.subscribe(f"{prefix}.*", cb=connection.replies.on_reply)
+        await connection.client.subscribe(f"{LEADER_ELECTED}.*", cb=connection.replies.on_leader)
 
     def _on_disconnected(self, connection: _Connection) -> None:
         if connection is not self._connection:
             return
         self._connected.clear()
-        self._fail_waiting("the connection broke")
+        connection.replies.fail("the connection broke")
         for inbox in list(self._inboxes):
             inbox.lose()
 
@@ -410,10 +376,9 @@ class Link:
                 self._connected.set()
                 return
 
-    def _fail_waiting(self, why: str) -> None:
-        for waiting in self._connection.waiting.values():
-            if not waiting.answer.done():
-                waiting.answer.set_exception(BusUnavailable("request", why))
+
+def _netloc(url: ParseResult | None) -> str:
+    return url.netloc if url is not None else ""
 
 
 async def _write(client: Client, wire: bytes, messages: int) -> None:

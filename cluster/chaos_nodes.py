@@ -208,7 +208,7 @@ class Node:
 
     async def start(self) -> None:
         """Start the process; returns when it lets clients in."""
-        with (self._folder / "nats.log").open("ab") as log:  # noqa: ASYNC230 - a test's file
+        with (self._folder / "nats.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 "nsenter",
                 f"--net=/proc/{self._network.namespaces[self._number]}/ns/net",

@@ -180,8 +180,9 @@ async def strike(cluster: NodeCluster, load: Load, node: Node, fault: str) -> st
     await cluster.until_current()
     pid = f", {was} -> {node.pids[-1]}" if fault == "kill" else ""
     return (
-        f"{fault:<8} {node.name} {'leader  ' if leads else 'follower'} {held:5.1f} s: none acknowledged for {gap:.1f} s, "
-        f"one waited {wait:.1f} s; afterwards {load.gap:.1f} and {load.longest_wait:.1f} s{pid}"
+        f"{fault:<8} {node.name} {'leader' if leads else 'follower'} for {held:.1f} s: "
+        f"none acknowledged for {gap:.1f} s, one waited {wait:.1f} s; "
+        f"afterwards {load.gap:.1f} and {load.longest_wait:.1f} s{pid}"
     )
 
 
@@ -232,8 +233,10 @@ async def survives(tmp_path: Path, seed: int, faults: list[str]) -> None:
                 await strike_all(cluster, load, chance, faults)
             messages = await stored_messages(cluster)
             rows = await rows_once_there_are(store, len(messages))
-            print(f"{len(load.ok)} acknowledged, {len(load.failed)} refused, {len(load.unknown)} unknown, "
-                  f"{len(messages)} stored; {worker.statistics()}")
+            print(
+                f"{len(load.ok)} acknowledged, {len(load.failed)} refused, {len(load.unknown)} unknown, "
+                f"{len(messages)} stored; {worker.statistics()}"
+            )
         async with Bus.connect(cluster.url, name="after") as bus:
             log = await bus.read_run(RUN)
     assert len(load.ok) > 1_000
