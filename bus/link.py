@@ -218,6 +218,21 @@ class Link:
             connection.replies.forget(waiting)
         return answer
 
+    async def pause(self, seconds: float, what: str) -> bool:
+        """Wait before ``what`` is tried again; less, and True, when its stream has a new leader meanwhile."""
+        replies = self._connection.replies
+        waiting = replies.expect(what, takes_empty=False)
+        try:
+            async with asyncio.timeout(seconds):
+                await waiting.answer
+        except TimeoutError:
+            return False
+        except BusUnavailable:
+            return True
+        finally:
+            replies.forget(waiting)
+        return True
+
     async def api(
         self, subject: str, body: Mapping[str, Any] | None = None, *, patience: float = 30.0
     ) -> dict[str, Any]:

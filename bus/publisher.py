@@ -458,8 +458,8 @@ class Publisher:
                 if now - started > _MISSING_AFTER and await self._is_missing(messages[0].subject):
                     raise StreamMissing(messages[0].subject) from error
             self._counters.retries += 1
-            await asyncio.sleep(backoff * self._chance.uniform(0.5, 1.0))
-            backoff = min(2 * backoff, _MAX_BACKOFF)
+            elected = await self._link.pause(backoff * self._chance.uniform(0.5, 1.0), messages[0].subject)
+            backoff = _FIRST_BACKOFF if elected else min(2 * backoff, _MAX_BACKOFF)
             await self._wait_connected(deadline)
 
     async def _wait_connected(self, deadline: float) -> None:
