@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import ParseResult
 
@@ -32,8 +33,8 @@ _PING_INTERVAL = 2
 # Above this nats-py's publish waits for the socket and swallows the cancellation of our deadlines.
 _PENDING_BYTES = 64 * 1024 * 1024
 _AUTHORIZATION = "authorization"
-_TEMPORARY = frozenset({10008, 10009})
-"""What a cluster's node answers while there is no leader to ask."""
+_SWITCH_AFTER = 10.0
+"""Seconds a cluster's node answers no request before another is tried: longer than an election (4 to 9 s)."""
 _CAN_WRITE = all(hasattr(Client, name) for name in ("_send_command", "_flush_pending"))
 """Whether nats-py has what `_write` uses; without it batches go message by message. Tested with nats-py 2.16.0."""
 
@@ -129,6 +130,18 @@ class Link:
         """Whether a request would be sent now."""
         return self._connected.is_set()
 
+    @property
+    def server(self) -> str:
+        """Host and port of the server it is, or was, connected to."""
+        return self._connection.server
+
+    async def leave(self) -> None:
+        """Connect to another server, if there is one."""
+        client = self._connection.client
+        if client.is_connected and len(client.server_pool) > 1:
+            self._connected.clear()
+            await client.force_reconnect()
+
     async def wait_connected(self, timeout: float) -> None:
         """Return once connected.
 
@@ -205,33 +218,20 @@ class Link:
         if not self._connected.is_set():
             raise BusUnavailable(what, "not connected")
         connection = self._connection
-        waiting = connection.replies.expect(what, takes_empty=takes_empty)
+        send_to = partial(send, connection.client)
         try:
-            async with asyncio.timeout(timeout or self._request_timeout):
-                await send(connection.client, waiting.reply)
-                answer = await waiting.answer
-        except TimeoutError as error:
-            raise BusUnavailable(what, "no answer in time") from error
-        except (nats.errors.Error, OSError) as error:
-            raise BusUnavailable(what, str(error)) from error
-        finally:
-            connection.replies.forget(waiting)
-        return answer
+            return await connection.replies.ask(what, takes_empty, send_to, timeout or self._request_timeout)
+        except BusUnavailable:
+            # A cluster's node that is cut off from the others takes clients, and answers nothing.
+            if connection.replies.silent_for > _SWITCH_AFTER:
+                log.warning("%s has answered nothing for %.0f s", connection.server, _SWITCH_AFTER)
+                connection.replies.silent_since = None
+                await self.leave()
+            raise
 
     async def pause(self, seconds: float, what: str) -> bool:
         """Wait before ``what`` is tried again; less, and True, when its stream has a new leader meanwhile."""
-        replies = self._connection.replies
-        waiting = replies.expect(what, takes_empty=False)
-        try:
-            async with asyncio.timeout(seconds):
-                await waiting.answer
-        except TimeoutError:
-            return False
-        except BusUnavailable:
-            return True
-        finally:
-            replies.forget(waiting)
-        return True
+        return await self._connection.replies.pause(seconds, what)
 
     async def api(
         self, subject: str, body: Mapping[str, Any] | None = None, *, patience: float = 30.0
@@ -248,9 +248,7 @@ class Link:
         give_up = time.monotonic() + patience
         while True:
             try:
-                response: dict[str, Any] = json.loads((await self.request(f"{API}.{subject}", payload)).data)
-                if response.get("error", {}).get("err_code") in _TEMPORARY:
-                    raise BusUnavailable(subject, response["error"]["description"])
+                answer = await self.request(f"{API}.{subject}", payload)
                 break
             except BusUnavailable:
                 remaining = give_up - time.monotonic()
@@ -258,6 +256,7 @@ class Link:
                     raise
                 await asyncio.sleep(min(0.05, remaining))
                 await self.wait_connected(remaining)
+        response: dict[str, Any] = json.loads(answer.data)
         if "error" in response:
             raise ApiRefused(subject, response["error"])
         return response

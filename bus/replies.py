@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import nats.errors
 from nats.aio.msg import Msg
 
 from enchanted.bus.errors import BusUnavailable
@@ -13,6 +17,10 @@ from enchanted.bus.streams import stream_of
 
 LEADER_ELECTED = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED"
 _NO_RESPONDERS = "503"
+_NO_LEADER = re.compile(rb'"err_code":\s*(10008|10009)\b')
+"""What a cluster's node answers while there is nobody to ask."""
+_SHORT = 500
+"""Bytes; such an answer is no longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +43,52 @@ class Replies:
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._waiting: dict[str, Waiting] = {}
+        self.silent_since: float | None = None
 
-    def expect(self, what: str, *, takes_empty: bool) -> Waiting:
-        """A request that is about to be sent; give it back to `forget`."""
-        reply = f"{self._prefix}.{secrets.token_hex(8)}"
-        waiting = Waiting(what, reply, asyncio.get_running_loop().create_future(), takes_empty)
-        self._waiting[reply] = waiting
-        return waiting
+    @property
+    def silent_for(self) -> float:
+        """Seconds since the first request that failed after the last one that was answered."""
+        return 0.0 if self.silent_since is None else time.monotonic() - self.silent_since
 
-    def forget(self, waiting: Waiting) -> None:
-        """Nobody asks for its answer any more."""
-        self._waiting.pop(waiting.reply, None)
-        # The connection may break while the messages are still being written; nobody awaits the answer then.
-        if not waiting.answer.cancel() and not waiting.answer.cancelled():
-            waiting.answer.exception()
+    async def ask(self, what: str, takes_empty: bool, send: Callable[[str], Awaitable[None]], timeout: float) -> Msg:
+        """Have ``send`` send a request with the reply subject it is given; returns the answer.
+
+        Raises:
+            BusUnavailable: there is none, or nobody who could give one.
+        """
+        waiting = self._expect(what, takes_empty)
+        try:
+            async with asyncio.timeout(timeout):
+                await send(waiting.reply)
+                answer = await waiting.answer
+            if len(answer.data) < _SHORT and _NO_LEADER.search(answer.data):
+                raise BusUnavailable(what, "the cluster has no leader now")
+        except TimeoutError as error:
+            self._unanswered()
+            raise BusUnavailable(what, "no answer in time") from error
+        except (nats.errors.Error, OSError) as error:
+            raise BusUnavailable(what, str(error)) from error
+        except BusUnavailable:
+            self._unanswered()
+            raise
+        finally:
+            self._forget(waiting)
+        self.silent_since = None
+        return answer
+
+    async def pause(self, seconds: float, what: str) -> bool:
+        """Wait; less, and True, when the stream that ``what`` is for has a new leader, or the connection breaks."""
+        waiting = self._expect(what, False)
+        try:
+            async with asyncio.timeout(seconds):
+                await waiting.answer
+        except TimeoutError:
+            return False
+        except BusUnavailable:
+            return True
+        finally:
+            self._forget(waiting)
+        return True
 
     async def on_reply(self, message: Msg) -> None:
         """An answer arrived."""
@@ -73,3 +113,19 @@ class Replies:
         for waiting in self._waiting.values():
             if not waiting.answer.done():
                 waiting.answer.set_exception(BusUnavailable("request", why))
+
+    def _expect(self, what: str, takes_empty: bool) -> Waiting:
+        reply = f"{self._prefix}.{secrets.token_hex(8)}"
+        waiting = Waiting(what, reply, asyncio.get_running_loop().create_future(), takes_empty)
+        self._waiting[reply] = waiting
+        return waiting
+
+    def _forget(self, waiting: Waiting) -> None:
+        self._waiting.pop(waiting.reply, None)
+        # The connection may break while the messages are still being written; nobody awaits the answer then.
+        if not waiting.answer.cancel() and not waiting.answer.cancelled():
+            waiting.answer.exception()
+
+    def _unanswered(self) -> None:
+        if self.silent_since is None:
+            self.silent_since = time.monotonic()

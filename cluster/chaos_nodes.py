@@ -172,7 +172,8 @@ class Node:
 
     def __init__(self, number: int, network: Network, folder: Path, cluster: str, password: str) -> None:
         self.name = f"n{number + 1}"
-        self.url = f"nats://app:{password}@{network.address(number)}:{PORT}"
+        self.address = f"{network.address(number)}:{PORT}"
+        self.url = f"nats://app:{password}@{self.address}"
         self.pids: list[int] = []
         """Every process it has been, the present one last."""
         self._number = number
