@@ -526,11 +526,13 @@ class Publisher:
         return stored if stored is not None and stored.headers.get("Nats-Msg-Id") == message.event_id else None
 
     async def _is_missing(self, subject: str) -> bool:
+        query = json.dumps({"subject": subject}).encode()
         try:
-            answer = await self._link.api("STREAM.NAMES", {"subject": subject}, patience=0.0)
-        except (BusUnavailable, ApiRefused):
+            # A cluster without a leader does not answer; the stream may have its own again meanwhile.
+            answer = json.loads((await self._link.request(f"{API}.STREAM.NAMES", query, timeout=_SHORTEST_ATTEMPT)).data)
+        except BusUnavailable:
             return False
-        return not answer.get("streams")
+        return "error" not in answer and not answer.get("streams")
 
 
 class _DuplicateInBatch(BusError):
