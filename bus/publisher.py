@@ -529,10 +529,11 @@ class Publisher:
         query = json.dumps({"subject": subject}).encode()
         try:
             # A cluster without a leader does not answer; the stream may have its own again meanwhile.
-            answer = json.loads((await self._link.request(f"{API}.STREAM.NAMES", query, timeout=_SHORTEST_ATTEMPT)).data)
+            answer = await self._link.request(f"{API}.STREAM.NAMES", query, timeout=_SHORTEST_ATTEMPT)
         except BusUnavailable:
             return False
-        return "error" not in answer and not answer.get("streams")
+        response: dict[str, Any] = json.loads(answer.data)
+        return "error" not in response and not response.get("streams")
 
 
 class _DuplicateInBatch(BusError):

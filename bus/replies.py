@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import secrets
 import time
@@ -17,8 +18,9 @@ from enchanted.bus.streams import stream_of
 
 LEADER_ELECTED = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED"
 _NO_RESPONDERS = "503"
-_NO_LEADER = re.compile(rb'"err_code":\s*(10008|10009)\b')
-"""What a cluster's node answers while there is nobody to ask."""
+_NOT_NOW = re.compile(rb'"err_code":\s*(10008|10009|10158|10164)\b')
+"""What a cluster's node answers while there is nobody to ask, or what was asked before hangs: of a publish, that its
+id, or another message on its subject, is in process."""
 _SHORT = 500
 """Bytes; such an answer is no longer."""
 
@@ -47,7 +49,7 @@ class Replies:
 
     @property
     def silent_for(self) -> float:
-        """Seconds since the first request that failed after the last one that was answered."""
+        """Seconds since the first request was sent that failed after the last one that was answered."""
         return 0.0 if self.silent_since is None else time.monotonic() - self.silent_since
 
     async def ask(self, what: str, takes_empty: bool, send: Callable[[str], Awaitable[None]], timeout: float) -> Msg:
@@ -56,20 +58,20 @@ class Replies:
         Raises:
             BusUnavailable: there is none, or nobody who could give one.
         """
-        waiting = self._expect(what, takes_empty)
+        waiting, begun = self._expect(what, takes_empty), time.monotonic()
         try:
             async with asyncio.timeout(timeout):
                 await send(waiting.reply)
                 answer = await waiting.answer
-            if len(answer.data) < _SHORT and _NO_LEADER.search(answer.data):
-                raise BusUnavailable(what, "the cluster has no leader now")
+            if len(answer.data) < _SHORT and _NOT_NOW.search(answer.data):
+                raise BusUnavailable(what, str(json.loads(answer.data)["error"]["description"]))
         except TimeoutError as error:
-            self._unanswered()
+            self._unanswered(begun)
             raise BusUnavailable(what, "no answer in time") from error
         except (nats.errors.Error, OSError) as error:
             raise BusUnavailable(what, str(error)) from error
         except BusUnavailable:
-            self._unanswered()
+            self._unanswered(begun)
             raise
         finally:
             self._forget(waiting)
@@ -126,6 +128,6 @@ class Replies:
         if not waiting.answer.cancel() and not waiting.answer.cancelled():
             waiting.answer.exception()
 
-    def _unanswered(self) -> None:
+    def _unanswered(self, since: float) -> None:
         if self.silent_since is None:
-            self.silent_since = time.monotonic()
+            self.silent_since = since

@@ -7,6 +7,7 @@ whatever ends it: when the sleepers are gone the kernel removes namespaces, brid
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import secrets
@@ -287,6 +288,15 @@ class NodeCluster:
         async with Bus.connect(self.url, name="leader") as bus:
             leads = (await bus.link.api(f"STREAM.INFO.{stream}"))["cluster"]["leader"]
         return next(node for node in self.nodes if node.name == leads)
+
+    async def make_leader(self, node: Node, stream: str = EVENTS_STREAM) -> None:
+        """Have the stream led by that node; all must be well."""
+        async with Bus.connect(self.url, name="leader") as bus, asyncio.timeout(CURRENT_SECONDS):
+            while await self.leader(stream) is not node:
+                with contextlib.suppress(ApiRefused):
+                    wish = {"placement": {"preferred": node.name}}
+                    await bus.link.api(f"STREAM.LEADER.STEPDOWN.{stream}", wish)
+                await asyncio.sleep(_POLL)
 
     async def until_current(self) -> None:
         """Wait until every replica of every stream has everything.

@@ -19,7 +19,7 @@ from enchanted.bus.agent_log import AgentLog, new_id
 from enchanted.bus.batch import Outgoing
 from enchanted.bus.connection import Bus
 from enchanted.bus.errors import PublishOutcomeUnknown, PublishRefused
-from enchanted.bus.reader import RawMessage, read_all
+from enchanted.bus.reader import RawMessage, message_at, read_all
 from enchanted.bus.streams import EVENTS_STREAM
 from enchanted.cluster.chaos_nodes import Node, NodeCluster, node_cluster
 from enchanted.cluster.store.testing import StoreProcess, store_process
@@ -58,7 +58,9 @@ class Load:
     last: float = field(default_factory=time.monotonic)
     """When the latest acknowledgement came."""
     gap: float = 0.0
-    """Seconds without any acknowledgement, at most, since it was set to 0."""
+    """Seconds without any acknowledgement, at most, since `begin`."""
+    longest_gap: float = 0.0
+    """Likewise, of all."""
     longest_wait: float = 0.0
     """Seconds one publish waited for its own, likewise."""
     since: Counter[int] = field(default_factory=Counter)
@@ -72,6 +74,7 @@ class Load:
     def acknowledged(self, writer: int, begun: float, hashes: Hashes) -> None:
         now = time.monotonic()
         self.gap, self.last = max(self.gap, now - self.last), now
+        self.longest_gap = max(self.longest_gap, self.gap)
         self.longest_wait = max(self.longest_wait, now - begun)
         self.since[writer] += 1
         self.ok |= hashes
@@ -224,7 +227,20 @@ def assert_no_loss(load: Load, messages: list[RawMessage]) -> None:
     assert dict(stored).items() <= (load.ok | load.unknown).items(), "stored, and refused or never published"
 
 
-async def survives(tmp_path: Path, seed: int, faults: list[str]) -> None:
+async def copy_of(cluster: NodeCluster, node: Node, last: int) -> Hashes:
+    """What one node has, asked of it as the leader."""
+    await cluster.make_leader(node)
+    found: Hashes = {}
+    async with Bus.connect(cluster.url, name="copy") as bus:
+        for first in range(1, last + 1, 64):
+            seqs = range(first, min(first + 64, last + 1))
+            for raw in await asyncio.gather(*(message_at(bus.link, EVENTS_STREAM, {"seq": seq}) for seq in seqs)):
+                assert raw is not None
+                found[raw.headers["Nats-Msg-Id"]] = sha256_hex(raw.payload)
+    return found
+
+
+async def survives(tmp_path: Path, seed: int, faults: list[str], *, copies: bool = False) -> None:
     chance = random.Random(seed)
     async with node_cluster(tmp_path / "nats") as cluster, store_process(tmp_path / "store") as store:
         async with ingest(cluster, store) as worker:
@@ -233,17 +249,19 @@ async def survives(tmp_path: Path, seed: int, faults: list[str]) -> None:
                 await strike_all(cluster, load, chance, faults)
             messages = await stored_messages(cluster)
             rows = await rows_once_there_are(store, len(messages))
-            print(
-                f"{len(load.ok)} acknowledged, {len(load.failed)} refused, {len(load.unknown)} unknown, "
-                f"{len(messages)} stored; {worker.statistics()}"
-            )
+            told = f"{len(load.ok)} acknowledged, {len(load.failed)} refused, {len(load.unknown)} unknown"
+            print(f"{told}, {len(messages)} stored; longest gap {load.longest_gap:.1f} s; {worker.statistics()}")
         async with Bus.connect(cluster.url, name="after") as bus:
             log = await bus.read_run(RUN)
+        held = {node.name: await copy_of(cluster, node, messages[-1].seq) for node in cluster.nodes if copies}
     assert len(load.ok) > 1_000
     assert not load.failed
     assert_no_loss(load, messages)
-    assert sorted(rows) == sorted((one.headers["Nats-Msg-Id"], sha256_hex(one.payload)) for one in messages)
+    stored = [(one.headers["Nats-Msg-Id"], sha256_hex(one.payload)) for one in messages]
+    assert sorted(rows) == sorted(stored)
+    assert all(copy == dict(stored) for copy in held.values())
     assert verify(log).intact
+    assert verify(log).complete
 
 
 @pytest.mark.parametrize("seed", [1])
@@ -258,4 +276,4 @@ async def test_of_three_nodes_one_killed_one_stopped_and_one_cut_off_lose_and_do
 async def test_each_of_three_nodes_killed_stopped_and_cut_off_in_turn_loses_and_doubles_nothing(
     tmp_path: Path, seed: int
 ) -> None:
-    await survives(tmp_path, seed, [fault for fault in FAULTS for _ in range(3)])
+    await survives(tmp_path, seed, [fault for fault in (*FAULTS, "separate") for _ in range(3)], copies=True)

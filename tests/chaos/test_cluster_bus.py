@@ -117,13 +117,19 @@ async def test_a_node_that_lost_its_disk_gets_everything_again(cluster: NodeClus
     assert verify(found).intact
 
 
-async def test_with_one_replica_the_same_loss_of_a_disk_loses_everything(cluster: NodeCluster) -> None:
+async def test_with_one_replica_the_same_node_away_stops_every_publish_and_its_disk_takes_everything(
+    cluster: NodeCluster,
+) -> None:
+    """The control: what three replicas survive."""
     async with Bus.connect(cluster.url) as bus:
         await bus.link.api("STREAM.CREATE.ALONE", {"name": "ALONE", "subjects": ["alone"], "num_replicas": 1})
         for _ in range(10):
             assert b'"seq"' in (await bus.link.request("alone", b"x")).data
         node = await cluster.leader("ALONE")
         await node.kill()
+        assert (await bus.publisher.publish(outgoing())).seq > 0
+        with pytest.raises(BusUnavailable):
+            await bus.link.request("alone", b"x")
         node.wipe()
         await node.start()
         await cluster.until_current()
