@@ -31,7 +31,7 @@ class Bus:
         name: str,
         sys_url: str | None = None,
         connect_timeout: float = 10.0,
-        ack_timeout: float = 10.0,
+        ack_timeout: float = 5.0,
         retry_for: float = 75.0,
     ) -> None:
         self.link = Link(url, name=name, connect_timeout=connect_timeout)
@@ -47,7 +47,7 @@ class Bus:
         name: str = "enchanted",
         sys_url: str | None = None,
         connect_timeout: float = 10.0,
-        ack_timeout: float = 10.0,
+        ack_timeout: float = 5.0,
         retry_for: float = 75.0,
     ) -> Self:
         """A bus that connects when it is entered.

@@ -261,11 +261,13 @@ class PullConsumer:
     async def _build_again(self) -> None:
         await self._drop()
         await self._link.wait_connected(_RECONNECT_WAIT)
-        await self._build()
+        await self._build(again=True)
 
-    async def _build(self) -> None:
+    async def _build(self, *, again: bool = False) -> None:
         await self._configure(self._ack_wait)
-        await self._reclaim()
+        # A leader that was elected a moment ago may not know yet what is unacknowledged.
+        if again or (await self._info())["num_ack_pending"]:
+            await self._reclaim()
         self._inbox = await self._link.open_inbox(self._on_message, self._arrived.set, self._on_frame)
         self._asked = 0
         self._last_sign = self._last_delivery = time.monotonic()
@@ -275,11 +277,10 @@ class PullConsumer:
 
         Others at work under this name are given what they have not acknowledged a second time.
         """
-        if (await self._info())["num_ack_pending"]:
-            # A changed ack_wait makes the server look through what is unacknowledged.
-            await self._configure(_RECLAIM_WAIT)
-            await asyncio.sleep(_RECLAIM_SETTLE)
-            await self._configure(self._ack_wait)
+        # A changed ack_wait makes the server look through what is unacknowledged.
+        await self._configure(_RECLAIM_WAIT)
+        await asyncio.sleep(_RECLAIM_SETTLE)
+        await self._configure(self._ack_wait)
 
     async def _configure(self, ack_wait: float) -> None:
         config = {

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import ParseResult
 
 import nats
 import nats.errors
@@ -24,14 +24,18 @@ from nats.aio.subscription import Subscription
 
 from enchanted.bus import frames
 from enchanted.bus.errors import ApiRefused, BusAccessDenied, BusClosed, BusUnavailable, BusUnreachable
+from enchanted.bus.replies import LEADER_ELECTED, Replies
+from enchanted.bus.servers import another, parse_servers
 
 API = "$JS.API"
 _RECONNECT_WAIT = 0.1
-_PING_INTERVAL = 5
+_PING_INTERVAL = 2
+"""Seconds; a server that hangs, or a network that is cut, is found out after the third."""
 # Above this nats-py's publish waits for the socket and swallows the cancellation of our deadlines.
 _PENDING_BYTES = 64 * 1024 * 1024
 _AUTHORIZATION = "authorization"
-_NO_RESPONDERS = "503"
+_SWITCH_AFTER = 10.0
+"""Seconds a cluster's node answers no request before another is tried: longer than an election (4 to 9 s)."""
 
 log = logging.getLogger(__name__)
 
@@ -66,30 +70,25 @@ class Inbox:
         self._wake()
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A request that waits for its answer."""
-
-    answer: asyncio.Future[Msg]
-    takes_empty: bool
-
-
 @dataclass(slots=True)
 class _Connection:
     """One nats-py client and what waits on it."""
 
     client: Client = field(default_factory=Client)
-    replies: str = ""
-    waiting: dict[str, _Waiting] = field(default_factory=dict)
+    replies: Replies = field(default_factory=lambda: Replies(""))
+    server: str = ""
+    """Where it is, or was, connected to."""
 
 
 class Link:
-    """Keeps one connection to the server alive until closed."""
+    """Keeps one connection to the server, or to one of a cluster's, alive until closed.
+
+    ``url`` may name several servers, with commas between them.
+    """
 
     def __init__(self, url: str, *, name: str, connect_timeout: float = 10.0, request_timeout: float = 5.0) -> None:
-        parts = urlsplit(url)
-        self.where = f"{parts.hostname}:{parts.port or 4222}"
-        self._url = url
+        self._servers = parse_servers(url)
+        self.where = self._servers.where
         self._name = name
         self._connect_timeout = connect_timeout
         self._request_timeout = request_timeout
@@ -116,7 +115,7 @@ class Link:
         self._closed = True
         if self._reopening is not None:
             self._reopening.cancel()
-        self._fail_waiting("closed")
+        self._connection.replies.fail("closed")
         for inbox in list(self._inboxes):
             inbox.lose()
         await _close_client(self._connection.client)
@@ -130,6 +129,18 @@ class Link:
     def is_connected(self) -> bool:
         """Whether a request would be sent now."""
         return self._connected.is_set()
+
+    @property
+    def server(self) -> str:
+        """Host and port of the server it is, or was, connected to."""
+        return self._connection.server
+
+    async def leave(self) -> None:
+        """Connect to another server, if there is one."""
+        client = self._connection.client
+        if client.is_connected and len(client.server_pool) > 1:
+            self._connected.clear()
+            await client.force_reconnect()
 
     async def wait_connected(self, timeout: float) -> None:
         """Return once connected.
@@ -207,24 +218,20 @@ class Link:
         if not self._connected.is_set():
             raise BusUnavailable(what, "not connected")
         connection = self._connection
-        token = secrets.token_hex(8)
-        future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-        connection.waiting[token] = _Waiting(future, takes_empty)
-        reply = connection.replies + token
+        send_to = partial(send, connection.client)
         try:
-            async with asyncio.timeout(timeout or self._request_timeout):
-                await send(connection.client, reply)
-                answer = await future
-        except TimeoutError as error:
-            raise BusUnavailable(what, "no answer in time") from error
-        except (nats.errors.Error, OSError) as error:
-            raise BusUnavailable(what, str(error)) from error
-        finally:
-            connection.waiting.pop(token, None)
-            # The connection may break while the messages are still being written; nobody awaits the answer then.
-            if not future.cancel() and not future.cancelled():
-                future.exception()
-        return answer
+            return await connection.replies.ask(what, takes_empty, send_to, timeout or self._request_timeout)
+        except BusUnavailable:
+            # A cluster's node that is cut off from the others takes clients, and answers nothing.
+            if connection.replies.silent_for > _SWITCH_AFTER:
+                log.warning("%s has answered nothing for %.0f s", connection.server, _SWITCH_AFTER)
+                connection.replies.silent_since = None
+                await self.leave()
+            raise
+
+    async def pause(self, seconds: float, what: str) -> bool:
+        """Wait before ``what`` is tried again; less, and True, when its stream has a new leader meanwhile."""
+        return await self._connection.replies.pause(seconds, what)
 
     async def api(
         self, subject: str, body: Mapping[str, Any] | None = None, *, patience: float = 30.0
@@ -338,6 +345,7 @@ class Link:
             self._on_disconnected(connection)
 
         async def on_reconnected() -> None:
+            connection.server = _netloc(connection.client.connected_url)
             if connection is self._connection:
                 self._connected.set()
 
@@ -345,38 +353,34 @@ class Link:
             self._on_closed(connection)
 
         await connection.client.connect(
-            self._url,
+            self._servers.urls,
             name=self._name,
+            user=self._servers.user,
+            password=self._servers.password,
+            token=self._servers.token,
             error_cb=on_error,
             disconnected_cb=on_disconnected,
             reconnected_cb=on_reconnected,
             closed_cb=on_closed,
             max_reconnect_attempts=-1,
+            reconnect_to_server_handler=lambda servers, _: another(servers, connection.server, _RECONNECT_WAIT),
             reconnect_time_wait=_RECONNECT_WAIT,  # type: ignore[arg-type]  # annotated int, used as seconds
             ping_interval=_PING_INTERVAL,
             connect_timeout=2,
             pending_size=_PENDING_BYTES,
         )
+        connection.server = _netloc(connection.client.connected_url)
         prefix = connection.client.new_inbox()
 
-        async def on_reply(message: Msg) -> None:
-            waiting = connection.waiting.get(message.subject[len(prefix) + 1 :])
-            if waiting is None or waiting.answer.done():
-                return
-            if message.headers and message.headers.get("Status") == _NO_RESPONDERS:
-                what = message.headers.get("Nats-Subject", "request")
-                waiting.answer.set_exception(BusUnavailable(what, "no responders"))
-            elif message.data or waiting.takes_empty:
-                waiting.answer.set_result(message)
-
-        await connection.client.subscribe(f"{prefix}.*", cb=on_reply)
-        connection.replies = f"{prefix}."
+        connection.replies = Replies(prefix)
+        await connection.client.subscribe(f"{prefix}.*", cb=connection.replies.on_reply)
+        await connection.client.subscribe(f"{LEADER_ELECTED}.*", cb=connection.replies.on_leader)
 
     def _on_disconnected(self, connection: _Connection) -> None:
         if connection is not self._connection:
             return
         self._connected.clear()
-        self._fail_waiting("the connection broke")
+        connection.replies.fail("the connection broke")
         for inbox in list(self._inboxes):
             inbox.lose()
 
@@ -396,10 +400,9 @@ class Link:
                 self._connected.set()
                 return
 
-    def _fail_waiting(self, why: str) -> None:
-        for waiting in self._connection.waiting.values():
-            if not waiting.answer.done():
-                waiting.answer.set_exception(BusUnavailable("request", why))
+
+def _netloc(url: ParseResult | None) -> str:
+    return url.netloc if url is not None else ""
 
 
 async def _close_client(client: Client) -> None:

@@ -51,9 +51,10 @@ from enchanted.bus.subjects import MAX_SUBJECT
 
 _DUPLICATE_IN_BATCH = 10201
 _WRONG_LAST_SEQUENCE = 10071
-_RETRY_CODES = frozenset({10008, 10009, 10118, 10158, 10176, 10210})
-"""JetStream not ready, no leader, stream offline, id in process, batch incomplete (its head was lost), too many open
-batches."""
+_RETRY_CODES = frozenset({10008, 10009, 10118, 10158, 10163, 10164, 10167, 10176, 10210})
+"""JetStream not ready, no leader, stream offline, id in process, condition not known yet, another message on the
+condition's subject in process (only a cluster says these three), too many requests, batch incomplete (its head was
+lost), too many open batches."""
 _FULL_CODES = frozenset({10002, 10023, 10028, 10047, 10077})
 _TOO_LARGE_CODES = frozenset({10054, 10097})
 
@@ -136,7 +137,7 @@ class Publisher:
         link: Link,
         *,
         retry_for: float = 75.0,
-        ack_timeout: float = 10.0,
+        ack_timeout: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
         chance: random.Random | None = None,
         spool: Spool | None = None,
@@ -457,8 +458,8 @@ class Publisher:
                 if now - started > _MISSING_AFTER and await self._is_missing(messages[0].subject):
                     raise StreamMissing(messages[0].subject) from error
             self._counters.retries += 1
-            await asyncio.sleep(backoff * self._chance.uniform(0.5, 1.0))
-            backoff = min(2 * backoff, _MAX_BACKOFF)
+            elected = await self._link.pause(backoff * self._chance.uniform(0.5, 1.0), messages[0].subject)
+            backoff = _FIRST_BACKOFF if elected else min(2 * backoff, _MAX_BACKOFF)
             await self._wait_connected(deadline)
 
     async def _wait_connected(self, deadline: float) -> None:
@@ -525,11 +526,14 @@ class Publisher:
         return stored if stored is not None and stored.headers.get("Nats-Msg-Id") == message.event_id else None
 
     async def _is_missing(self, subject: str) -> bool:
+        query = json.dumps({"subject": subject}).encode()
         try:
-            answer = await self._link.api("STREAM.NAMES", {"subject": subject}, patience=0.0)
-        except (BusUnavailable, ApiRefused):
+            # A cluster without a leader does not answer; the stream may have its own again meanwhile.
+            answer = await self._link.request(f"{API}.STREAM.NAMES", query, timeout=_SHORTEST_ATTEMPT)
+        except BusUnavailable:
             return False
-        return not answer.get("streams")
+        response: dict[str, Any] = json.loads(answer.data)
+        return "error" not in response and not response.get("streams")
 
 
 class _DuplicateInBatch(BusError):

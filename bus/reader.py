@@ -149,6 +149,8 @@ class OrderedReader:
         self._consumer_seq = 0
         self._quota = 0
         self._pending = 0
+        self._clustered = False
+        self._last_there: int | None = None
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -189,7 +191,7 @@ class OrderedReader:
 
     async def next(self, *, wait: bool) -> RawMessage | None:
         """The next message, waiting for one to be stored; without ``wait`` None after all that was there at opening."""
-        while wait or self._pending:
+        while wait or self._pending or await self._is_behind():
             if not self._received:
                 await self._refill()
                 continue
@@ -212,6 +214,19 @@ class OrderedReader:
                 headers=message.headers or {},
             )
         return None
+
+    async def _is_behind(self) -> bool:
+        """Whether the replica that is read lacks messages the stream's leader had when this was first asked."""
+        if not self._clustered:
+            return False
+        if self._last_there is None:
+            info = await self._link.api(f"STREAM.INFO.{self._stream}", patience=self._patience)
+            self._last_there = int(info["state"]["last_seq"])
+        if self._last >= self._last_there:
+            return False
+        queries = [{"seq": self._last + 1, "next_by_subj": one} for one in self._filters]
+        found = [await message_at(self._link, self._stream, query) for query in queries]
+        return any(message is not None and message.seq <= self._last_there for message in found)
 
     async def _on_status(self, status: str) -> None:
         # 408 and 409: this pull is over. Anything else, "no responders" above all: the consumer is gone.
@@ -268,6 +283,7 @@ class OrderedReader:
         created = await self._link.api(f"CONSUMER.CREATE.{self._stream}.{name}", request, patience=0.0)
         self._name, self._consumer_seq, self._quota = name, 0, 0
         self._pending = created["num_pending"]
+        self._clustered = "cluster" in created
         self._inbox = await self._link.open_inbox(self._on_message, self._arrived.set)
 
     async def _pull(self, inbox: Inbox) -> None:

@@ -22,7 +22,7 @@ from enchanted.bus.server_config import MAX_FILE_STORE, Sync, render
 from enchanted.bus.staging import BatchStaging
 from enchanted.bus.streams import StreamLimits
 
-__all__ = ["SMALL_LIMITS", "InMemoryBus", "NatsServer", "free_port", "nats_server"]
+__all__ = ["SMALL_LIMITS", "InMemoryBus", "NatsServer", "all_stopped", "free_port", "nats_server"]
 
 SMALL_LIMITS = StreamLimits(
     events_max_bytes=256 * 1024**2,
@@ -90,7 +90,7 @@ class NatsServer:
         """SIGSTOP: connections stay open, nothing answers. Returns when every thread has stopped."""
         os.kill(self.pid, signal.SIGSTOP)
         async with asyncio.timeout(5.0):
-            while not _all_stopped(self.pid):  # noqa: ASYNC110  # /proc has no event for it
+            while not all_stopped(self.pid):  # noqa: ASYNC110  # /proc has no event for it
                 await asyncio.sleep(0.002)
 
     def resume(self) -> None:
@@ -125,7 +125,8 @@ class NatsServer:
         return Path(config)
 
 
-def _all_stopped(pid: int) -> bool:
+def all_stopped(pid: int) -> bool:
+    """Whether every thread of a process stands still after SIGSTOP."""
     states = [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").iterdir()]
     return set(states) == {"T"}
 

@@ -97,7 +97,8 @@ async def prepare_bus_and_store(endpoints: Endpoints, home: Home, settings: Sett
     if settings.nats_url is None:
         system_url = NatsServer(home, int(endpoints.nats_url.rpartition(":")[2]), settings.stream).system_url
     async with Bus.connect(endpoints.nats_url, name="enchanted-deploy", sys_url=system_url) as bus:
-        await bus.ensure_streams(StreamLimits(events_max_bytes=settings.stream.max_bytes))
+        stream = settings.stream
+        await bus.ensure_streams(StreamLimits(events_max_bytes=stream.max_bytes, replicas=stream.replicas))
         durability = await bus.durability()
     await _ready(partial(_store_answers, endpoints.clickhouse_url))
     client = await tables.connect(endpoints.clickhouse_url)

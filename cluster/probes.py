@@ -39,12 +39,22 @@ async def _connection(
 
 
 async def nats(url: str, *, timeout: float = 2.0) -> None:
-    """Connect to the first server of ``url`` and, unless it wants TLS, log in.
+    """Connect to a server of ``url``, which may name several, and, unless it wants TLS, log in.
 
     Raises:
-        NotReady: it does not answer, is no NATS server, or refuses the credentials.
+        NotReady: none answers, is a NATS server, and takes the credentials; says why the last one does not.
     """
-    parts = urlsplit(url.split(",")[0])
+    *others, last = url.split(",")
+    for other in others:
+        try:
+            return await _nats(other.strip(), timeout)
+        except NotReady:
+            continue
+    return await _nats(last.strip(), timeout)
+
+
+async def _nats(url: str, timeout: float) -> None:
+    parts = urlsplit(url)
     async with _connection(parts.hostname or "127.0.0.1", parts.port or 4222, timeout) as (reader, writer):
         verb, _, body = (await reader.readline()).partition(b" ")
         if verb != b"INFO":

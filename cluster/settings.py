@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from enchanted.actors.models.errors import BadModelUrl
 from enchanted.actors.models.model import parse_model_url
@@ -139,6 +139,8 @@ class StreamSettings(_Section):
 
     max_bytes: int = Field(default=8 * 1024**3, gt=0)
     """Size at which publishing is refused."""
+    replicas: int = Field(default=1, ge=1, le=5)
+    """Servers of a cluster that hold each stream; 3 survives the loss of any one of them."""
     sync: Literal["always", "default"] = "always"
     """``always`` acknowledges after fsync; ``default`` does not, and a power cut loses what was acknowledged."""
 
@@ -149,7 +151,7 @@ class Settings(_Section):
     home: Path = DEFAULT_HOME
     """All state of the embedded services."""
     nats_url: str | None = None
-    """A NATS server or cluster to use instead of the embedded one."""
+    """A NATS server to use instead of the embedded one; of a cluster several, with commas between them."""
     clickhouse_url: str | None = None
     """``http(s)://user:password@host:port/database`` to use instead of the embedded store."""
     ray_address: str | None = None
@@ -187,8 +189,18 @@ class Settings(_Section):
     @field_validator("nats_url")
     @classmethod
     def _nats(cls, value: str | None) -> str | None:
-        for url in value.split(",") if value is not None else ():
-            _check_url(url.strip(), NATS_SCHEMES)
+        urls = [url.strip() for url in value.split(",")] if value is not None else []
+        for url in urls:
+            _check_url(url, NATS_SCHEMES)
+        if len({url.startswith("ws") for url in urls}) > 1:
+            raise ValueError("ws:// and wss:// do not mix with nats:// and tls://; name servers of one kind")
+        return value
+
+    @field_validator("stream")
+    @classmethod
+    def _stream(cls, value: StreamSettings, info: ValidationInfo) -> StreamSettings:
+        if value.replicas > 1 and not info.data.get("nats_url"):
+            raise ValueError("replicas need a NATS cluster; set nats_url to its servers")
         return value
 
     @field_validator("clickhouse_url")

@@ -41,6 +41,14 @@ async def test_a_real_bus_is_ready_and_wrong_credentials_are_not(tmp_path: Path)
             await probes.nats(server.url.replace(server.password, "wrong"))
 
 
+async def test_a_cluster_is_ready_when_one_of_its_servers_is(tmp_path: Path) -> None:
+    async with nats_server(tmp_path, limits=None) as server:
+        await probes.nats(f"nats://127.0.0.1:1, {server.url}")
+        await probes.nats(f"{server.url},nats://127.0.0.1:1")
+    with pytest.raises(NotReady):
+        await probes.nats(f"nats://127.0.0.1:1,{server.url}")
+
+
 async def test_another_program_on_the_port_is_not_a_bus() -> None:
     async with listening(b"SSH-2.0-OpenSSH\r\n") as port:
         with pytest.raises(NotReady, match="not a NATS server"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from enchanted.bus.connection import read_durability
 from enchanted.bus.reader import parse_position
-from enchanted.bus.server_config import render
+from enchanted.bus.server_config import ClusterNode, render
 from enchanted.bus.streams import StreamLimits, differences, stream_configs
 
 
@@ -30,6 +30,15 @@ def test_the_embedded_server_syncs_before_it_acknowledges() -> None:
 def test_the_embedded_server_listens_on_loopback_and_quotes_passwords() -> None:
     assert 'listen: "127.0.0.1:4222"' in config()
     assert 'password: "p\\"w"' in config()
+
+
+def test_a_server_of_a_cluster_has_its_own_name_and_knows_the_others() -> None:
+    node = ClusterNode(server="n1", cluster="c", host="10.0.0.1", port=6222, routes=["10.0.0.2:6222"], password='p"w')
+    text = config(cluster=node)
+    assert 'server_name: "n1"' in text
+    assert 'routes: [ "nats://route:p%22w@10.0.0.2:6222" ]' in text
+    assert 'authorization { user: "route", password: "p\\"w" }' in text
+    assert "cluster {" not in config()
 
 
 def test_the_events_stream_is_as_the_contract_says() -> None:

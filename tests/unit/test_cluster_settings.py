@@ -126,6 +126,8 @@ def test_settings_survive_the_way_to_the_supervisor(tmp_path: Path) -> None:
         *(("ENCHANTED_NATS_URL", url) for url in ("foo", "http://h:4222", "nats://", "nats://a:4222,b", "nats://h:0")),
         *(("RAY_ADDRESS", address) for address in ("zzz", "zzz:", ":6379", "h:port", "ray://", "a b:1", "h:1/x")),
         *(("ENCHANTED_MODEL", url) for url in ("gpt", "vllm:", "openai:h/v1#m")),
+        ("ENCHANTED_NATS_URL", "nats://a:4222,wss://b:443"),
+        ("ENCHANTED_NATS_URL", "nats://a:4222,"),
         ("ENCHANTED_BUDGET__SECONDS", "inf"),
         ("ENCHANTED_START_SECONDS", "nan"),
     ],
@@ -146,6 +148,14 @@ def test_addresses_of_every_allowed_form_are_taken(tmp_path: Path) -> None:
     }.items():
         for value in values:
             assert value in [shown for _, shown, _ in loaded(tmp_path, **{variable: value}).items()]
+
+
+def test_replicas_need_a_cluster(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match="nats_url"):
+        loaded(tmp_path, ENCHANTED_STREAM__REPLICAS="3")
+    cluster = "nats://u:p@a:4222, nats://u:p@b:4222, nats://u:p@c:4222"
+    settings = loaded(tmp_path, ENCHANTED_STREAM__REPLICAS="3", ENCHANTED_NATS_URL=cluster).settings
+    assert (settings.stream.replicas, settings.nats_url) == (3, cluster)
 
 
 def test_a_refused_address_does_not_show_its_password(tmp_path: Path) -> None:
