@@ -72,11 +72,16 @@ class IngestWorker:
         limits: BatchLimits = BatchLimits(),  # noqa: B008 - frozen
         ack_wait: float = 60.0,
         now: Callable[[], float] = time.monotonic,
+        bus: Bus | None = None,
+        writer: Writer | None = None,
     ) -> None:
-        """``ack_wait``: seconds after which a message without acknowledgement comes again; longer than an insert."""
-        self._bus = Bus.connect(nats_url, name=name)
+        """``ack_wait``: seconds after which a message without acknowledgement comes again; longer than an insert.
+
+        ``bus`` and ``writer`` are used instead of those the URLs lead to; they are closed with the worker.
+        """
+        self._bus = bus or Bus.connect(nats_url, name=name)
         self._letters = DeadLetters(self._bus)
-        self._writer = Writer(clickhouse_url)
+        self._writer = writer or Writer(clickhouse_url)
         self._consumer = PullConsumer(self._bus, durable=DURABLE, batch=limits.rows, ack_wait=ack_wait)
         self._limits = limits
         self._now = now
