@@ -334,9 +334,11 @@ class Publisher:
                     acks = [Ack(seq=acks[0].seq + k, duplicate=True) for k in range(len(messages))]
                     break
         except PublishRefused as error:
-            partly = PartlyPublished(len(acks), len(messages))
-            partly.__cause__ = error
-            group.fail(partly if acks else error)
+            # Without an acknowledgement it is not known which of the ids is the one that is there.
+            why = PublishOutcomeUnknown(len(messages), self._retry_for, str(error))
+            told = PartlyPublished(len(acks), len(messages)) if acks else why
+            told.__cause__ = error
+            group.fail(told)
         except BusError as error:
             await self._undelivered([group], error)
         else:
@@ -446,12 +448,20 @@ class Publisher:
 
     async def _commit(self, messages: list[Outgoing], deadline: float) -> list[Ack]:
         """Send the same messages until the stream says yes or no, or the time is up."""
-        started, backoff = self._clock(), _FIRST_BACKOFF
+        started, backoff, unsure = self._clock(), _FIRST_BACKOFF, False
         while True:
             try:
                 return await self._attempt(messages, deadline)
+            except StateConflict:
+                raise
+            except PublishRefused as error:
+                if unsure:
+                    # The stream refuses this attempt; an earlier one, whose answer was lost, may be stored.
+                    raise PublishOutcomeUnknown(len(messages), self._clock() - started, str(error)) from error
+                raise
             except BusUnavailable as error:
                 now = self._clock()
+                unsure = unsure or not isinstance(error.__cause__, ApiRefused)
                 if now >= deadline:
                     raise PublishOutcomeUnknown(len(messages), self._retry_for, str(error)) from error
                 if now - started > _MISSING_AFTER and await self._is_missing(messages[0].subject):

@@ -17,6 +17,7 @@ OUTSIDE = contextvars.Context()
 """Where server, table and faults run."""
 
 
+_TICK = 1e-7
 _MOST_STEPS = 1_000_000
 """More are an endless loop."""
 
@@ -63,6 +64,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.set_exception_handler(lambda _, context: self.unhandled.append(context))
 
     def time(self) -> float:
+        # Code that waits for a moment without an await must see it come.
+        self._now += _TICK
         return self._now
 
     def call_at(  # type: ignore[override]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.batch import Outgoing
@@ -40,7 +41,10 @@ class Workload:
         world, chance = self._world, self._chance
         self._incarnations += 1
         patience = {"ack_timeout": chance.choice([1.0, 10.0]), "retry_for": chance.choice([2.0, 10.0, 75.0])}
-        async with await self._opened(patience) as bus, asyncio.TaskGroup() as group:
+        async with AsyncExitStack() as stack:
+            bus = await self._opened(patience)
+            stack.push_async_callback(bus.close)
+            group = await stack.enter_async_context(asyncio.TaskGroup())
             for role in ("architect", "coder"):
                 log = world.parts.agent_log(
                     bus,
