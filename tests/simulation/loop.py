@@ -60,8 +60,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.taken = 0
         self._steps: Any = self._ready  # type: ignore[attr-defined]
         self.network: Connect | None = None
-        self.unhandled: list[dict[str, Any]] = []
-        self.set_exception_handler(lambda _, context: self.unhandled.append(context))
+        self.on_error: Callable[[BaseException], None] = lambda _: None
+        """Told what goes wrong in a step that nobody awaits."""
+        self.set_exception_handler(self._failed)
 
     def time(self) -> float:
         # Code that waits for a moment without an await must see it come.
@@ -124,6 +125,11 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                 self._now = max(self._now, when)
                 return handle
         raise Stuck("no timer is left")
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if error is not None and "handle" in context:
+            self.on_error(error)
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         return None  # it is passed over when its time comes

@@ -51,6 +51,7 @@ class World:
         self._ids = self.random("ids")
         self.server.note = self.table.note = self.note
         self.server.on_acknowledged = self._acknowledged
+        self.loop.on_error = self._break
 
     def random(self, what: str) -> Random:
         """A source of its own, so that one part's draws do not move another's."""
@@ -127,9 +128,12 @@ class World:
             return
         error = task.exception()
         if error is not None:
-            self.broken = self.broken or error
+            self._break(error)
         self.note("ended", process.name)
         self.finished.add(process.name)
+
+    def _break(self, error: BaseException) -> None:
+        self.broken = self.broken or error
 
     def _acknowledged(self, seq: int) -> None:
         """Ingest says it is done with a message: then it is a row or a dead letter."""
@@ -138,9 +142,9 @@ class World:
         message = self.server.events.at(seq)
         assert message is not None
         if not self.is_poison(message):
-            self.broken = self.broken or Broken(f"message {seq} is acknowledged and not in the table")
+            self._break(Broken(f"message {seq} is acknowledged and not in the table"))
         elif seq not in self.letters():
-            self.broken = self.broken or Broken(f"message {seq} is acknowledged and not among the dead letters")
+            self._break(Broken(f"message {seq} is acknowledged and not among the dead letters"))
 
 
 def header_of(message: Message, name: str) -> str:
