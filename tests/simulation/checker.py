@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from enchanted.bus.reader import as_event
-from enchanted.ingest.worker import DURABLE
+from enchanted.bus.reader import RawMessage, as_event
 from enchanted.bus.streams import EVENTS_STREAM
+from enchanted.ingest.worker import DURABLE
 from enchanted.schemas.chain import verify
 from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import parse_event
-from enchanted.bus.reader import RawMessage
-from tests.simulation.ledger import key_of
+from tests.simulation.ledger import Attempt, key_of
 from tests.simulation.stream import Message
 from tests.simulation.world import Broken, World
 
@@ -59,30 +58,33 @@ def _expected_rows(world: World) -> list[int]:
 
 
 def _check_publishes(world: World, messages: list[Message]) -> None:
-    found: dict[int, list[Message]] = defaultdict(list)
+    found: dict[int, Message] = {}
     for message in messages:
-        found[key_of(message)].append(message)
-    again = Counter(message.msg_id for message in messages if message.msg_id)
-    for msg_id, times in again.items():
-        if times > 1:
-            raise Broken(f"message id {msg_id} is in the stream {times} times")
-    for key, there in found.items():
-        if len(there) > 1:
-            raise Broken(f"message {key} is in the stream {len(there)} times")
-    outcomes: dict[int, set[str]] = defaultdict(set)
+        if key_of(message) in found:
+            raise Broken(f"message {key_of(message)} is in the stream twice")
+        found[key_of(message)] = message
+    again = [
+        msg_id for msg_id, times in Counter(message.msg_id for message in messages).items() if msg_id and times > 1
+    ]
+    if again:
+        raise Broken(f"message ids {again} are in the stream more than once")
+    told: dict[int, set[str]] = defaultdict(set)
     for attempt in world.ledger.attempts:
         for key in attempt.keys:
-            outcomes[key].add(attempt.outcome)
-        for key, (seq, raw) in zip(attempt.keys, attempt.stored, strict=False):
-            if attempt.outcome != "ok":
-                continue
-            if not found[key]:
-                raise Broken(f"message {key} was acknowledged and is not in the stream")
-            if found[key][0].payload != raw or (seq and found[key][0].seq != seq):
-                raise Broken(f"message {key} is not what was acknowledged as {seq}: {found[key][0].seq}")
-    for key, told in outcomes.items():
-        if told == {"failed"} and found[key]:
-            raise Broken(f"message {key} was refused and is in the stream")
+            told[key].add(attempt.outcome)
+        if attempt.outcome == "ok":
+            _check_acknowledged(attempt, found)
+    wrong = [key for key, outcomes in told.items() if outcomes == {"failed"} and key in found]
+    if wrong:
+        raise Broken(f"messages {wrong} were refused and are in the stream")
+
+
+def _check_acknowledged(attempt: Attempt, found: dict[int, Message]) -> None:
+    for key, (seq, raw) in zip(attempt.keys, attempt.stored, strict=True):
+        if key not in found:
+            raise Broken(f"message {key} was acknowledged and is not in the stream")
+        if found[key].payload != raw or (seq and found[key].seq != seq):
+            raise Broken(f"message {key} is not what was acknowledged as {seq}: {found[key].seq}")
 
 
 def _check_order(world: World, messages: list[Message]) -> None:

@@ -85,8 +85,10 @@ async def _history(world: World) -> None:
     lasting, steps = chance.uniform(3.0, 25.0), chance.randint(2, 6)
     faults = Faults(world)
     faults.begin()
-    world.start("producer", Workload(world, pace=lasting / steps / 1.5, steps=steps).main)
-    for number in range(2 if chance.random() < 0.3 else 1):
+    workers = 2 if chance.random() < 0.3 else 1
+    copies = workers == 1 or world.parts.copies_among_workers
+    world.start("producer", Workload(world, pace=lasting / steps / 1.5, steps=steps, copies=copies).main)
+    for number in range(workers):
         world.start(f"ingest-{number}", lambda process: _ingest(world, process))
     world.start("reconciler", lambda process: _reconcile(world, process))
     await _pass(world, lasting)

@@ -47,7 +47,6 @@ class Stuck(AssertionError):
     """Nothing is left to do, and somebody waits."""
 
 
-
 class SimulatedLoop(asyncio.BaseEventLoop):
     """Timers fire in order of time, ties in an order drawn from ``chance``."""
 
@@ -69,10 +68,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._now += _TICK
         return self._now
 
-    def call_at(  # type: ignore[override]
+    def call_at(  # type: ignore[override]  # theirs are generic, here and below
         self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
-        handle = asyncio.TimerHandle(when, callback, args, self, context)  # type: ignore[arg-type]
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
         self._numbers += 1
         heapq.heappush(self._timers, (when, self._chance.random(), self._numbers, handle))
         return handle
@@ -82,11 +81,15 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     ) -> asyncio.TimerHandle:
         return self.call_at(self._now + delay, callback, *args, context=context)
 
-    async def create_connection(self, factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
+    async def create_connection(  # type: ignore[override]
+        self, factory: Any, host: Any = None, port: Any = None, **options: Any
+    ) -> Any:
         assert self.network is not None
         return await self.network(factory, host, port)
 
-    def run_in_executor(self, executor: Any, work: Callable[..., Any], *args: Any) -> Any:
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, work: Callable[..., Any], *args: Any
+    ) -> Any:
         raise NotImplementedError("there are no threads here")
 
     def resume(self, process: Process) -> None:

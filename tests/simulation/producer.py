@@ -28,10 +28,12 @@ _AWKWARD = b"\x0b\x0c"
 class Workload:
     """Work left to do; what a killed process had begun is not begun again."""
 
-    def __init__(self, world: World, *, pace: float, steps: int) -> None:
+    def __init__(self, world: World, *, pace: float, steps: int, copies: bool) -> None:
+        """``copies``: events are also published a second time, under another id or none."""
         self._world = world
         self._chance = world.random("workload")
         self._pace = pace
+        self._copies = copies
         self._left = {name: steps for name in ("architect", "coder", "foreign")}
         self._known: list[Outgoing] = []
         self._incarnations = 0
@@ -49,7 +51,7 @@ class Workload:
                 log = world.parts.agent_log(
                     bus,
                     run_id=RUN,
-                    role=role,  # type: ignore[arg-type]
+                    role=role,
                     agent_name=role,
                     agent_id=f"{role}-{self._incarnations}",
                     predecessor=f"{role}-{self._incarnations - 1}" if self._incarnations > 1 else "",
@@ -137,7 +139,11 @@ class Workload:
         """Without an id, and without trying again."""
         key = self._world.ledger.key()
         attempt = self._world.ledger.begin("bare", [key], ordered=False)
-        payload = self._chance.choice(self._known).payload if self._chance.random() < 0.5 else self._payload(key)
+        payload = (
+            self._chance.choice(self._known).payload
+            if self._copies and self._chance.random() < 0.5
+            else self._payload(key)
+        )
 
         async def publish() -> None:
             frame = Frame(_FOREIGN, payload, {"Sim": mark(key)})
@@ -184,7 +190,7 @@ class Workload:
     def _copy(self, known: Outgoing) -> Outgoing:
         """The same event again: to the letter, under another id, or with other bytes."""
         kind = self._chance.random()
-        if kind < 0.3:
+        if kind < 0.3 or not self._copies:
             return known
         key = self._world.ledger.key()
         payload = known.payload if kind < 0.7 else known.payload + b"\xf8\x07\x01"
@@ -194,4 +200,3 @@ class Workload:
         kind = self._chance.random()
         bad = REFUSED if kind < 0.03 else REFUSED_PLAIN if kind < 0.08 else b""
         return mark(key) + bad.decode()
-

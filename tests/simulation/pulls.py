@@ -46,7 +46,9 @@ class Position:
 class Consumer:
     """One consumer of a stream, durable or for one reader."""
 
-    def __init__(self, name: str, stream: Stream, loop: SimulatedLoop, deliver: Deliver, config: dict[str, Any]) -> None:
+    def __init__(
+        self, name: str, stream: Stream, loop: SimulatedLoop, deliver: Deliver, config: dict[str, Any]
+    ) -> None:
         self.name = name
         self._stream = stream
         self._loop = loop

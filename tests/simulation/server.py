@@ -70,7 +70,9 @@ class SimulatedServer:
         for stream in self.streams.values():
             stream.crash(power=power)
         for key, consumer in list(self.consumers.items()):
-            disk = disk_after_crash(consumer, self._chance, self._older.get(key, Position())) if consumer.durable else None
+            disk = (
+                disk_after_crash(consumer, self._chance, self._older.get(key, Position())) if consumer.durable else None
+            )
             if disk is None:
                 consumer.gone = True
                 del self.consumers[key]

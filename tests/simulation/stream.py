@@ -185,9 +185,7 @@ class Stream:
             self._reply(reply, answer)
             reply, seconds = "", seconds + 1.0
         self._busy_until = max(self._busy_until + 1e-6, self._loop.time() + seconds)
-        self._loop.call_at(
-            self._busy_until, self._safe, self._life, len(self.messages), reply, answer, context=OUTSIDE
-        )
+        self._loop.call_at(self._busy_until, self._safe, self._life, len(self.messages), reply, answer, context=OUTSIDE)
 
     def _safe(self, life: int, count: int, reply: str, answer: dict[str, Any]) -> None:
         if life != self._life:

@@ -185,9 +185,7 @@ class SimulatedTable:
 
 def _kept(row: Row) -> Kept:
     event = parse_event(row.raw)
-    return Kept(
-        row.seq, row.event_id, row.sha256, row.raw, row.time, row.duplicate_of, event.agent_id, event.agent_seq
-    )
+    return Kept(row.seq, row.event_id, row.sha256, row.raw, row.time, row.duplicate_of, event.agent_id, event.agent_seq)
 
 
 class SimulatedWriter(Writer):
