@@ -58,14 +58,14 @@ def _expected_rows(world: World) -> list[int]:
 
 
 def _check_publishes(world: World, messages: list[Message]) -> None:
+    forgotten = world.ledger.forgotten
     found: dict[int, Message] = {}
     for message in messages:
-        if key_of(message) in found:
+        if key_of(message) in found and key_of(message) not in forgotten:
             raise Broken(f"message {key_of(message)} is in the stream twice")
         found[key_of(message)] = message
-    again = [
-        msg_id for msg_id, times in Counter(message.msg_id for message in messages).items() if msg_id and times > 1
-    ]
+    ids = Counter(message.msg_id for message in messages if key_of(message) not in forgotten)
+    again = [msg_id for msg_id, times in ids.items() if msg_id and times > 1]
     if again:
         raise Broken(f"message ids {again} are in the stream more than once")
     told: dict[int, set[str]] = defaultdict(set)
@@ -73,17 +73,17 @@ def _check_publishes(world: World, messages: list[Message]) -> None:
         for key in attempt.keys:
             told[key].add(attempt.outcome)
         if attempt.outcome == "ok":
-            _check_acknowledged(attempt, found)
+            _check_acknowledged(attempt, found, forgotten)
     wrong = [key for key, outcomes in told.items() if outcomes == {"failed"} and key in found]
     if wrong:
         raise Broken(f"messages {wrong} were refused and are in the stream")
 
 
-def _check_acknowledged(attempt: Attempt, found: dict[int, Message]) -> None:
+def _check_acknowledged(attempt: Attempt, found: dict[int, Message], forgotten: set[int]) -> None:
     for key, (seq, raw) in zip(attempt.keys, attempt.stored, strict=True):
         if key not in found:
             raise Broken(f"message {key} was acknowledged and is not in the stream")
-        if found[key].payload != raw or (seq and found[key].seq != seq):
+        if found[key].payload != raw or (seq and found[key].seq != seq and key not in forgotten):
             raise Broken(f"message {key} is not what was acknowledged as {seq}: {found[key].seq}")
 
 
@@ -95,7 +95,7 @@ def _check_order(world: World, messages: list[Message]) -> None:
         if attempt.outcome != "ok" or not attempt.ordered:
             continue
         for key in attempt.keys:
-            if key in done:
+            if key in done or key in world.ledger.forgotten:
                 continue
             done.add(key)
             if place[key] <= last.get(attempt.writer, 0):

@@ -122,7 +122,11 @@ async def _ingest(world: World, process: Process) -> None:
         )
         try:
             async with worker:
-                await worker.run()
+                running = asyncio.create_task(worker.run())
+                # Most run until they are killed; some are asked to stop.
+                await asyncio.wait({running}, timeout=chance.choice([None, None, 10 * chance.random()]))
+                await worker.close()
+                await running
         except (BusError, IngestError) as error:
             world.note("failed", process.name, type(error).__name__)
         await asyncio.sleep(1.0)

@@ -21,8 +21,6 @@ class Attempt:
     """Whose order counts: an agent, or one foreign producer."""
     keys: list[int]
     ordered: bool = True
-    at_most: int = 1
-    """How often each message may be in the stream."""
     outcome: Outcome = "unknown"
     stored: list[tuple[int, bytes]] = field(default_factory=list)
     """Sequence and bytes, for ``ok``; an empty sequence where the producer was not told."""
@@ -33,6 +31,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self.attempts: list[Attempt] = []
+        self.forgotten: set[int] = set()
+        """Keys of messages sent again after the server had forgotten their ids: they may be there twice."""
         self._keys = 0
 
     def key(self) -> int:
@@ -40,9 +40,9 @@ class Ledger:
         self._keys += 1
         return self._keys
 
-    def begin(self, writer: str, keys: list[int], *, ordered: bool = True, at_most: int = 1) -> Attempt:
+    def begin(self, writer: str, keys: list[int], *, ordered: bool = True) -> Attempt:
         """Note an attempt before it is made."""
-        attempt = Attempt(writer, keys, ordered, at_most)
+        attempt = Attempt(writer, keys, ordered)
         self.attempts.append(attempt)
         return attempt
 

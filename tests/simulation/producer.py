@@ -29,11 +29,12 @@ class Workload:
     """Work left to do; what a killed process had begun is not begun again."""
 
     def __init__(self, world: World, *, pace: float, steps: int, copies: bool) -> None:
-        """``copies``: events are also published a second time, under another id or none."""
+        """``copies``: events are also published a second time: under another id, or none, or long after."""
         self._world = world
         self._chance = world.random("workload")
         self._pace = pace
         self._copies = copies
+        self._forgets = copies and self._chance.random() < 0.05
         self._left = {name: steps for name in ("architect", "coder", "foreign")}
         self._known: list[Outgoing] = []
         self._incarnations = 0
@@ -123,11 +124,16 @@ class Workload:
             else:
                 await self._publish(bus, [self._copy(self._chance.choice(self._known))])
 
+        if self._known and self._forgets:
+            await asyncio.sleep(self._world.parts.window + 5.0)
+            late = [self._chance.choice(self._known)]
+            self._world.ledger.forgotten.update(_keys(late))
+            await self._publish(bus, late)
+
     async def _publish(self, bus: SimulatedBus, messages: list[Outgoing]) -> None:
         again = messages[0] in self._known
         self._known += () if again else messages
-        keys = [int(message.headers["Sim"][4:-1]) for message in messages]
-        attempt = self._world.ledger.begin("foreign", keys, ordered=not again)
+        attempt = self._world.ledger.begin("foreign", _keys(messages), ordered=not again)
 
         async def publish() -> None:
             acks = await bus.publisher.publish_many(messages)
@@ -200,3 +206,7 @@ class Workload:
         kind = self._chance.random()
         bad = REFUSED if kind < 0.03 else REFUSED_PLAIN if kind < 0.08 else b""
         return mark(key) + bad.decode()
+
+
+def _keys(messages: list[Outgoing]) -> list[int]:
+    return [int(message.headers["Sim"].removeprefix("key-").rstrip(";")) for message in messages]

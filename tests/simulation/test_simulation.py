@@ -2,38 +2,57 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from tests.simulation.__main__ import run_many
 from tests.simulation.controls import CONTROLS
 from tests.simulation.history import simulate
+from tests.simulation.parts import Parts
 
+ROOT = Path(__file__).parents[2]
 SEEDS = 1_000
-FOUND_WITHIN = 150
+NOTICED_WITHIN = 150
 """Seeds in which a negative control has to fail."""
 
 
+def many(seeds: int, *, start: int = 0) -> None:
+    """Run histories in processes of their own; fails with seed and history of those that break a promise."""
+    command = [sys.executable, "-m", "tests.simulation", "--workers", "2", "--trace"]
+    numbers = ["--seeds", str(seeds), "--start", str(start)]
+    done = subprocess.run([*command, *numbers], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_every_promise_holds_in_a_thousand_histories() -> None:
-    killed = stored = 0
-    for verdict in run_many(0, SEEDS, workers=min(2, os.cpu_count() or 1)):
-        assert not verdict.error, f"seed {verdict.seed}: {verdict.error}\n{verdict.trace}"
-        killed, stored = killed + verdict.killed, stored + verdict.stored
-    assert killed > SEEDS / 4
-    assert stored > 10 * SEEDS
+    many(SEEDS)
 
 
-def test_a_seed_is_one_history() -> None:
-    for seed in (3, 16, 102, 178):
-        first, second = simulate(seed), simulate(seed)
-        assert first.digest == second.digest
-        assert first.seconds == second.seconds
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_every_promise_holds_in_a_million_histories() -> None:
+    many(1_000_000, start=SEEDS)
+
+
+@pytest.mark.parametrize("seed", [3, 16, 102, 178])
+def test_a_seed_is_one_history(seed: int) -> None:
+    first, second = simulate(seed), simulate(seed)
+    assert first.digest == second.digest
+    assert first.seconds == second.seconds
 
 
 @pytest.mark.parametrize("what", CONTROLS)
 def test_the_checks_notice(what: str) -> None:
-    for seed in range(FOUND_WITHIN):
+    for seed in range(NOTICED_WITHIN):
         if simulate(seed, CONTROLS[what]).error:
             return
-    pytest.fail(f"{what} passes {FOUND_WITHIN} histories")
+    pytest.fail(f"{what} passes {NOTICED_WITHIN} histories")
+
+
+@pytest.mark.xfail(strict=False, reason="two workers may each insert a copy of one event as its first")
+@pytest.mark.parametrize("seed", [1078, 1130])
+def test_copies_of_one_event_in_the_hands_of_two_workers_are_visible_once(seed: int) -> None:
+    verdict = simulate(seed, Parts(copies_among_workers=True))
+    assert not verdict.error, f"{verdict.error}\n{verdict.trace}"
