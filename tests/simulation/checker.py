@@ -18,8 +18,9 @@ from tests.simulation.world import Broken, World
 def unsettled(world: World, began: float) -> str:
     """What is not done yet; empty when everything is. ``began``: when the faults stopped."""
     server, table = world.server, world.table
-    if "producer" not in world.finished:
-        return "the producer has not ended"
+    busy = [name for name in ("producer", "feeder") if name in world.processes and name not in world.finished]
+    if busy:
+        return f"{busy} have not ended"
     if not server.up:
         return "the server is down"
     consumer = server.consumers.get((EVENTS_STREAM, DURABLE))

@@ -25,7 +25,9 @@ class Faults:
         self._traffic = self._requests = 0
         self._cut_at = self._killed_at = 0
         draw = self._rate
-        self._kills = {"producer": draw(0.8), "reconciler": draw(0.6)} | {f"ingest-{n}": draw(0.8) for n in range(2)}
+        self._kills = {"producer": draw(0.8), "feeder": draw(0.8), "reconciler": draw(0.6)} | {
+            f"ingest-{n}": draw(0.8) for n in range(2)
+        }
         self._refusals, self._definite = draw(0.15), draw(0.08)
         self._lost_replies = draw(0.08)
         self._inserts = {kind: draw(0.15) for kind in ("refused", "lost answer", "never", "slow", "adrift")}

@@ -17,12 +17,13 @@ from enchanted.ingest.batch import BatchLimits
 from enchanted.ingest.errors import IngestError
 from tests.simulation.checker import check, unsettled
 from tests.simulation.faults import Faults
+from tests.simulation.feeder import Feeder
 from tests.simulation.loop import Process
 from tests.simulation.parts import STORE, URL, Parts
 from tests.simulation.producer import Workload
 from tests.simulation.stream import BEGINNING
 from tests.simulation.table import SimulatedCounts
-from tests.simulation.world import Broken, World
+from tests.simulation.world import Broken, Main, World
 
 SETTLED_WITHIN = 300.0
 """Seconds after the last fault: retries end, what is not acknowledged comes again, the reconciler has looked."""
@@ -88,6 +89,9 @@ async def _history(world: World) -> None:
     workers = 2 if chance.random() < 0.3 else 1
     copies = workers == 1 or world.parts.copies_among_workers
     world.start("producer", Workload(world, pace=lasting / steps / 1.5, steps=steps, copies=copies).main)
+    if chance.random() < 0.4:
+        feeder = Feeder(world, pace=lasting / steps / 1.5, steps=steps)
+        world.start("feeder", lambda process: _until_connected(world, process, feeder.main))
     for number in range(workers):
         world.start(f"ingest-{number}", lambda process: _ingest(world, process))
     world.start("reconciler", lambda process: _reconcile(world, process))
@@ -106,6 +110,17 @@ async def _pass(world: World, seconds: float) -> None:
     await asyncio.sleep(seconds)
     if world.broken is not None:
         raise Broken(f"{type(world.broken).__name__}: {world.broken}") from world.broken
+
+
+async def _until_connected(world: World, process: Process, main: Main) -> None:
+    while True:
+        try:
+            await main(process)
+        except BusError as error:
+            world.note("failed", process.name, type(error).__name__)
+            await asyncio.sleep(0.5)
+        else:
+            return
 
 
 async def _ingest(world: World, process: Process) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any
 
+from enchanted.bus.errors import BusError
+
 Connect = Callable[[Callable[[], asyncio.BaseProtocol], str, int], Coroutine[Any, Any, tuple[Any, Any]]]
 
 PROCESS: contextvars.ContextVar[Process] = contextvars.ContextVar("process")
@@ -90,7 +92,19 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def run_in_executor(  # type: ignore[override]
         self, executor: Any, work: Callable[..., Any], *args: Any
     ) -> Any:
-        raise NotImplementedError("there are no threads here")
+        """In one step, a little later: there are no threads here."""
+        done = self.create_future()
+
+        def do() -> None:
+            if done.cancelled():
+                return
+            try:
+                done.set_result(work(*args))
+            except (BusError, OSError) as error:
+                done.set_exception(error)
+
+        self.call_later(0.001 * self._chance.random(), do)
+        return done
 
     def resume(self, process: Process) -> None:
         """Let a dead process take the steps it has not taken."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import hashlib
+import tempfile
 import uuid
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -48,6 +50,7 @@ class World:
         self.restart_after = self.random("restarts")
         self.broken: BaseException | None = None
         self._graves: list[Process] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._ids = self.random("ids")
         self.server.note = self.table.note = self.note
         self.server.on_acknowledged = self._acknowledged
@@ -87,6 +90,13 @@ class World:
         task = self.loop.create_task(main(process), context=context)
         task.add_done_callback(lambda done: self._ended(process, done), context=OUTSIDE)
 
+    def folder(self) -> Path:
+        """A disk for this history."""
+        if self._folder is None:
+            memory = Path("/dev/shm")
+            self._folder = tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)
+        return Path(self._folder.name)
+
     def letters(self) -> dict[int, Message]:
         """Dead letters by the sequence of the original; twice the same is a broken promise."""
         found: dict[int, Message] = {}
@@ -116,6 +126,8 @@ class World:
                 task.cancel()
             self.loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
         self.loop.close()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def _died(self, process: Process, main: Main) -> None:
         self.note("killed", process.name, process.steps)
