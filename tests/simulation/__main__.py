@@ -49,6 +49,8 @@ def main() -> int:
             print(f"seed {verdict.seed}: {verdict.error}", flush=True)
             if options.trace:
                 print(verdict.trace, flush=True)
+        if done % 1000 == 0:
+            print(f"{done} seeds, {failures} failed, {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
     seconds = time.perf_counter() - begun
     print(
         f"{done} seeds from {options.start}, {failures} failed; {killed} kills, {stored} messages, "

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 from enchanted.bus.batch import Outgoing
 from enchanted.bus.errors import BusError, PublishRefused
+from enchanted.bus.publisher import Publisher
 from enchanted.bus.spool import Spool
 from enchanted.schemas import events
 from tests.simulation.ledger import mark
@@ -45,22 +46,24 @@ class Feeder:
             while self._left > 0:
                 self._left -= 1
                 await asyncio.sleep(2 * self._pace * self._chance.random())
-                attempt = world.ledger.begin(
-                    "feed", [world.ledger.key() for _ in range(self._chance.choice([1, 1, 3]))]
-                )
-                messages = [self._message(key) for key in attempt.keys]
-                world.note("feed", attempt.keys)
-                try:
-                    acks = await publisher.publish_many(messages)
-                except PublishRefused:
-                    attempt.outcome = "failed"
-                except BusError:
-                    world.note("unknown", attempt.keys)
-                else:
-                    attempt.outcome = "ok"
-                    attempt.stored = [(ack.seq, one.payload) for ack, one in zip(acks, messages, strict=True)]
-                world.note(attempt.outcome, attempt.keys, [seq for seq, _ in attempt.stored])
+                await self._publish(publisher)
             await publisher.drain()
+
+    async def _publish(self, publisher: Publisher) -> None:
+        ledger, note = self._world.ledger, self._world.note
+        attempt = ledger.begin("feed", [ledger.key() for _ in range(self._chance.choice([1, 1, 3]))])
+        messages = [self._message(key) for key in attempt.keys]
+        note("feed", attempt.keys)
+        try:
+            acks = await publisher.publish_many(messages)
+        except PublishRefused:
+            attempt.outcome = "failed"
+        except BusError as error:
+            note("unknown", attempt.keys, type(error).__name__)
+        else:
+            attempt.outcome = "ok"
+            attempt.stored = [(ack.seq, one.payload) for ack, one in zip(acks, messages, strict=True)]
+        note(attempt.outcome, attempt.keys, [seq for seq, _ in attempt.stored])
 
     def _message(self, key: int) -> Outgoing:
         event = events.system_signal(status="HEALTHY", detail=mark(key))
