@@ -37,6 +37,8 @@ class Workload:
         self._forgets = copies and self._chance.random() < 0.05
         self._left = {name: steps for name in ("architect", "coder", "foreign")}
         self._known: list[Outgoing] = []
+        self._skew = self._chance.choice([0.0, 0.0, 0.0, 0.5, -30.0, -100.0, 30.0, 200.0])
+        """Seconds the foreign producer's clock is ahead."""
         self._incarnations = 0
 
     async def main(self, process: Process) -> None:
@@ -178,7 +180,7 @@ class Workload:
 
     def _message(self) -> Outgoing:
         key = self._world.ledger.key()
-        event_id = self._world.event_id()
+        event_id = self._world.event_id(self._skew)
         payload = self._payload(key, event_id)
         if self._chance.random() < 0.1:
             payload = UNDECODABLE + payload
@@ -187,7 +189,7 @@ class Workload:
         return Outgoing(subject=_FOREIGN, payload=payload, event_id=event_id, headers={"Sim": mark(key)})
 
     def _payload(self, key: int, event_id: str | None = None) -> bytes:
-        event = SwarmEvent(event_id=event_id if event_id is not None else self._world.event_id())
+        event = SwarmEvent(event_id=event_id if event_id is not None else self._world.event_id(self._skew))
         if self._chance.random() < 0.05:
             event.event_id = ""
         event.decision.rationale = self._detail(key)

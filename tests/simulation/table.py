@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
@@ -17,6 +17,7 @@ from enchanted.ingest.writer import Target, Writer, token
 from enchanted.schemas.events import parse_event
 from tests.simulation.loop import OUTSIDE, PROCESS, Process, SimulatedLoop
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 PATIENCE = 35.0
 """Seconds a client waits for an answer."""
 LATEST = 30.0
@@ -204,7 +205,10 @@ class SimulatedWriter(Writer):
     async def _query(self, sql: str, parameters: Any = None, settings: Any = None) -> Sequence[Sequence[Any]]:
         table = self._table
         if "max(stream_seq)" in sql:
-            return list(await table.ask("highest", lambda: [(max(table.rows, default=0),)]))
+            wanted = 2 if "max(stream_time)" in sql else 1
+            return list(await table.ask("highest", lambda: [_highest(table)[:wanted]]))
+        if "event_id >=" in sql:
+            return list(await table.ask("young", lambda: _young(table, parameters)))
         if "stream_seq IN" in sql:
             found = await table.ask("present", lambda: _present(table, parameters))
             return list(found)
@@ -218,6 +222,17 @@ class SimulatedWriter(Writer):
     async def write(self, rows: Sequence[Row], stream_created: datetime, *, again: bool) -> Any:
         self._created = stream_created
         return await super().write(rows, stream_created, again=again)
+
+
+def _highest(table: SimulatedTable) -> tuple[int, int]:
+    newest = max((row.time for row in table.rows.values()), default=_EPOCH)
+    return max(table.rows, default=0), (newest - _EPOCH) // timedelta(microseconds=1)
+
+
+def _young(table: SimulatedTable, parameters: dict[str, Any]) -> list[tuple[str]]:
+    ids = sorted({row.event_id for row in table.rows.values()})
+    young = [(one,) for one in ids if one >= parameters["oldest"] and one[14:15] == "7"]
+    return young[: parameters["limit"]]
 
 
 def _present(table: SimulatedTable, bounds: dict[str, Any]) -> list[tuple[int]]:

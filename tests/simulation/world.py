@@ -68,9 +68,9 @@ class World:
         """Equal for equal histories."""
         return hashlib.sha256(repr(self.trace).encode()).hexdigest()
 
-    def event_id(self) -> str:
-        """A UUIDv7 of the simulated time."""
-        milliseconds = 1_767_225_600_000 + int(self.loop.time() * 1000)
+    def event_id(self, skew: float = 0.0) -> str:
+        """A UUIDv7 of the simulated time, by a clock that is ``skew`` seconds ahead."""
+        milliseconds = 1_767_225_600_000 + int((self.loop.time() + skew) * 1000)
         bits = milliseconds << 80 | 0x7 << 76 | self._ids.getrandbits(12) << 64 | 0b10 << 62 | self._ids.getrandbits(62)
         return str(uuid.UUID(int=bits))
 
