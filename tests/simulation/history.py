@@ -86,7 +86,7 @@ async def _history(world: World) -> None:
     lasting, steps = chance.uniform(3.0, 25.0), chance.randint(2, 6)
     faults = Faults(world)
     faults.begin()
-    workers = 2 if chance.random() < 0.3 else 1
+    workers = world.parts.workers or (2 if chance.random() < 0.3 else 1)
     copies = workers == 1 or world.parts.copies_among_workers
     world.start("producer", Workload(world, pace=lasting / steps / 1.5, steps=steps, copies=copies).main)
     if chance.random() < 0.4:

@@ -31,6 +31,8 @@ class Parts:
     """The server acknowledges what an fsync has made safe."""
     window: float = 120.0
     """Seconds in which the server recognises an id."""
+    workers: int = 0
+    """How many ingest; 0: drawn."""
     copies_among_workers: bool = False
     """Publish one event under several message ids also where two workers ingest. Known not to hold: each worker may
     hold one copy, look the event up before the other has inserted it, and insert its own as the first."""
