@@ -93,6 +93,7 @@ class IngestWorker:
         self._subscription: _Subscription | None = None
         self._rebuilds = 0
         self._seen = 0
+        self._gave_up = False
         self._statistics = IngestStatistics()
 
     async def __aenter__(self) -> Self:
@@ -137,7 +138,8 @@ class IngestWorker:
                 batch = await self._turn(batch)
             if self._writing is not None:
                 await self._writing
-            if batch.items:
+            # What was given up may still come in late: a copy of one of its events must not be the first before it.
+            if batch.items and not self._gave_up:
                 await self._flush(batch.items)
         finally:
             await self._abandon()
@@ -209,6 +211,7 @@ class IngestWorker:
             except (TableUnavailable, BusError) as error:
                 self._note(error)
             if self._stop.is_set():
+                self._gave_up = True
                 return None
             tries += 1
             await self._pause(tries)
