@@ -48,7 +48,7 @@ async def test_after_a_batch_it_gave_up_a_worker_writes_no_later_one() -> None:
     worker = IngestWorker(nats_url="", clickhouse_url="http://127.0.0.1:1", writer=writer, bus=bus)
     turns: list[list[Delivery]] = []
 
-    async def next_batch(rows: int, size: int, wait: float) -> list[Delivery]:
+    async def next_batch(max_messages: int, max_bytes: int, timeout: float) -> list[Delivery]:
         await asyncio.sleep(0.001)
         return turns.pop(0) if turns else []
 
