@@ -205,10 +205,12 @@ class AgentLog:
                 acks = await self._bus.publisher.publish_many(
                     [entry.message for entry in self._uncertain], retry_for=_RESEND_FOR - age
                 )
-            except PublishRefused:
+            except StateConflict:
+                # Had it been stored, the publisher would have found it behind the condition.
                 self._uncertain = []
                 return
-            except PartlyPublished:
+            except (PublishRefused, PartlyPublished):
+                # Refused now; what was sent before may be stored all the same.
                 await self._look_up()
                 return
             self.head, self._last_seq, self._uncertain = self._uncertain[-1].head, acks[-1].seq, []

@@ -299,8 +299,8 @@ class Publisher:
             groups.append(self._queue.popleft())
         return groups
 
-    async def _settle(self, groups: list[Group]) -> None:
-        """Give every group its outcome."""
+    async def _settle(self, groups: list[Group], *, unsure: bool = False) -> None:
+        """Give every group its outcome. ``unsure``: some of it may be stored already."""
         first = groups[0]
         if first.after is not None and first.after.error is not None:
             first.fail(first.after.error)
@@ -308,12 +308,12 @@ class Publisher:
         messages, positions = without_repeats(groups)
         deadline = self._patience(first, min(group.deadline for group in groups))
         try:
-            acks = await self._commit(messages, deadline)
+            acks = await self._commit(messages, deadline, unsure=unsure)
         except (_DuplicateInBatch, PublishRefused) as error:
             # Which group the refusal is about is not said, so each is asked about by itself.
             if len(groups) > 1:
                 for group in groups:
-                    await self._settle([group])
+                    await self._settle([group], unsure=isinstance(error, _DuplicateInBatch))
             elif isinstance(error, _DuplicateInBatch):
                 await self._settle_duplicates(first, deadline)
             else:
@@ -335,9 +335,11 @@ class Publisher:
                     acks = [Ack(seq=acks[0].seq + k, duplicate=True) for k in range(len(messages))]
                     break
         except PublishRefused as error:
-            partly = PartlyPublished(len(acks), len(messages))
-            partly.__cause__ = error
-            group.fail(partly if acks else error)
+            # Without an acknowledgement it is not known which of the ids is the one that is there.
+            why = PublishOutcomeUnknown(len(messages), self._retry_for, str(error))
+            told = PartlyPublished(len(acks), len(messages)) if acks else why
+            told.__cause__ = error
+            group.fail(told)
         except BusError as error:
             await self._undelivered([group], error)
         else:
@@ -445,14 +447,23 @@ class Publisher:
         if not group.done.done():
             group.done.set_result(acks)
 
-    async def _commit(self, messages: list[Outgoing], deadline: float) -> list[Ack]:
-        """Send the same messages until the stream says yes or no, or the time is up."""
+    async def _commit(self, messages: list[Outgoing], deadline: float, *, unsure: bool = False) -> list[Ack]:
+        """Send the same messages until the stream says yes or no, or the time is up.
+
+        ``unsure``: an earlier attempt, whose answer was lost, may be stored. Then only a condition that does not hold
+        is a definite no; any other refusal is about this attempt alone.
+        """
         started, backoff = self._clock(), _FIRST_BACKOFF
         while True:
             try:
                 return await self._attempt(messages, deadline)
+            except PublishRefused as error:
+                if not unsure or isinstance(error, StateConflict):
+                    raise
+                raise PublishOutcomeUnknown(len(messages), self._clock() - started, str(error)) from error
             except BusUnavailable as error:
                 now = self._clock()
+                unsure = unsure or not isinstance(error.__cause__, ApiRefused)
                 if now >= deadline:
                     raise PublishOutcomeUnknown(len(messages), self._retry_for, str(error)) from error
                 if now - started > _MISSING_AFTER and await self._is_missing(messages[0].subject):

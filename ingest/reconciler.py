@@ -83,11 +83,15 @@ class Reconciler:
         name: str = "reconciler",
         stream: str = EVENTS_STREAM,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        bus: Bus | None = None,
+        writer: Writer | None = None,
+        table: Table | None = None,
     ) -> None:
-        self._bus = Bus.connect(nats_url, name=name)
+        """``bus``, ``writer`` and ``table`` are used instead of those the URLs lead to; all are closed with it."""
+        self._bus = bus or Bus.connect(nats_url, name=name)
         self._dead = _Dead(self._bus)
-        self._table = Table(clickhouse_url)
-        self._writer = Writer(clickhouse_url)
+        self._table = table or Table(clickhouse_url)
+        self._writer = writer or Writer(clickhouse_url)
         self._healer = Healer(self._bus, self._writer, stream)
         self._stream = stream
         self._now = now

@@ -137,6 +137,20 @@ async def test_events_of_unknown_outcome_are_sent_again_before_anything_newer(fa
 
 
 @pytest.mark.parametrize(("fault", "next_number"), [("lost", 2), ("ack lost", 4)])
+async def test_refused_when_sent_again_they_may_be_stored_all_the_same(fault: str, next_number: int) -> None:
+    bus = UnreliableBus()
+    log = agent(bus)
+    await log.emit(signal())
+    bus.faulty.plan = [fault, "full"]
+    with pytest.raises(PublishOutcomeUnknown):
+        await log.emit(signal(), signal())
+    (stored,) = await log.emit(signal())
+    assert stored.event.agent_seq == next_number
+    verdict = verify(await bus.read_run("run"))
+    assert (verdict.intact, verdict.complete, verdict.checked) == (True, True, next_number)
+
+
+@pytest.mark.parametrize(("fault", "next_number"), [("lost", 2), ("ack lost", 4)])
 async def test_when_their_ids_may_be_forgotten_they_are_looked_up_instead(fault: str, next_number: int) -> None:
     bus = UnreliableBus()
     now = 0.0

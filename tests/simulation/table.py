@@ -1,0 +1,295 @@
+"""The table as Writer and reconciler see it: inserts with tokens, look-ups, answers that are lost, rows that go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any
+
+from enchanted.ingest.errors import RowRefused, TableUnavailable
+from enchanted.ingest.reconcile_report import Agents, FormerStream
+from enchanted.ingest.reconcile_table import Block, Table
+from enchanted.ingest.rows import Row
+from enchanted.ingest.writer import Target, Writer, token
+from enchanted.schemas.events import parse_event
+from tests.simulation.loop import OUTSIDE, PROCESS, Process, SimulatedLoop
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+PATIENCE = 35.0
+"""Seconds a client waits for an answer."""
+LATEST = 30.0
+"""Seconds after which no insert is applied any more: the server's max_execution_time."""
+UNDECODABLE = b"\xff\xff\xff"
+"""Protobuf rejects what begins like this."""
+REFUSED_PLAIN = b"the table does not read this by itself"
+REFUSED = b"the table takes this in no way"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A row in the table."""
+
+    seq: int
+    event_id: str
+    sha256: str
+    raw: bytes
+    time: datetime
+    duplicate_of: int
+    agent_id: str
+    agent_seq: int
+
+
+@dataclass(slots=True, eq=False)
+class _Insert:
+    """One INSERT on its way; its client may be gone before it is applied."""
+
+    rows: list[Kept]
+    token: str
+    kind: str
+    answer: asyncio.Future[None]
+    process: Process | None
+
+    @property
+    def alone(self) -> bool:
+        return self.answer.done() or (self.process is not None and self.process.dead)
+
+    def confirm(self) -> None:
+        if not self.alone:
+            self.answer.set_result(None)
+
+    def break_off(self) -> None:
+        if not self.alone:
+            self.answer.set_exception(TableUnavailable("simulated: the answer is lost"))
+
+
+class SimulatedTable:
+    """What is confirmed is safe; what is not confirmed may be in, may come in late, or not at all."""
+
+    def __init__(self, loop: SimulatedLoop, chance: Random) -> None:
+        self._loop = loop
+        self._chance = chance
+        self.rows: dict[int, Kept] = {}
+        """By sequence; the last insert of one sequence counts, as after a merge."""
+        self.copies: dict[int, int] = {}
+        """How often a sequence was inserted."""
+        self.late: set[int] = set()
+        """Sequences of inserts that were applied after their client had given up."""
+        self.up = True
+        self.over = False
+        self.visible: dict[str, set[int]] = {}
+        self.damaged: set[str] = set()
+        """Ids of events of which a row was lost. Known not to hold for them: while the reconciler writes such a row
+        again, the worker may insert a copy that it looked up before."""
+        self._tokens: set[str] = set()
+        self._under_way: dict[_Insert, None] = {}
+        self.fault: Callable[[str], str] = lambda _: ""
+        """Asked before each statement: what goes wrong with it."""
+        self.note: Callable[..., None] = lambda *_: None
+
+    async def insert(self, rows: Sequence[Row], target: Target, way: str) -> None:
+        """One INSERT, as the client sees it."""
+        kind = self.fault("insert")
+        await self._pass(kind)
+        marks = [REFUSED, REFUSED_PLAIN] if way == "plain" else [REFUSED]
+        if any(mark in row.raw for row in rows for mark in marks):
+            raise RowRefused("simulated: cannot parse")
+        kept = [_kept(row) for row in rows]
+        insert = _Insert(kept, token(rows, target), kind, self._loop.create_future(), PROCESS.get(None))
+        self._under_way[insert] = None
+        seconds = self._seconds(kind, LATEST)
+        self._loop.call_later(seconds, self._arrive, insert, context=OUTSIDE)
+        if kind == "adrift":
+            self._loop.call_later(seconds * self._chance.random(), insert.break_off, context=OUTSIDE)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await insert.answer
+        except TimeoutError as error:
+            raise TableUnavailable("simulated: no answer in time") from error
+
+    async def ask(self, what: str, query: Callable[[], Any]) -> Any:
+        """One SELECT."""
+        kind = self.fault(what)
+        await self._pass(kind)
+        await asyncio.sleep(self._seconds(kind, 10.0))
+        if kind == "lost answer" or not self.up:
+            raise TableUnavailable("simulated: the answer is lost")
+        found = query()
+        await asyncio.sleep(0.0002)
+        return found
+
+    @property
+    def busy(self) -> bool:
+        """Whether an insert is under way, waited for or not."""
+        return bool(self._under_way)
+
+    def kill(self) -> None:
+        """What is under way may be in, its answer is lost."""
+        self.up = False
+        for insert in list(self._under_way):
+            if self._chance.random() < 0.5:
+                self._apply(insert)
+            insert.break_off()
+        self._under_way.clear()
+
+    def lose(self, share: float) -> list[int]:
+        """A part of the table goes, with all copies of its rows."""
+        lost = [seq for seq in self.rows if self._chance.random() < share]
+        for seq in lost:
+            self.damaged.add(self.rows[seq].event_id)
+            self._hide(self.rows.pop(seq))
+        return lost
+
+    async def _pass(self, kind: str) -> None:
+        await asyncio.sleep(0.0005 + 0.002 * self._chance.random())
+        if not self.up or self.over or kind == "refused":
+            raise TableUnavailable("simulated: it is away")
+
+    def _seconds(self, kind: str, longest: float) -> float:
+        usual = 0.001 + 0.01 * self._chance.random()
+        return self._chance.uniform(0.1, longest) if kind in ("slow", "adrift") else usual
+
+    def _arrive(self, insert: _Insert) -> None:
+        if insert not in self._under_way:
+            return
+        del self._under_way[insert]
+        if insert.kind != "never":
+            self._apply(insert)
+        seconds = 0.001 + 0.003 * self._chance.random()
+        end = insert.break_off if insert.kind in ("never", "lost answer") else insert.confirm
+        self._loop.call_later(seconds, end, context=OUTSIDE)
+
+    def _apply(self, insert: _Insert) -> None:
+        if insert.token in self._tokens:
+            return
+        self._tokens.add(insert.token)
+        self.note("insert", [row.seq for row in insert.rows], [row.duplicate_of for row in insert.rows])
+        for row in insert.rows:
+            self._keep(row, late=insert.alone)
+
+    def _keep(self, row: Kept, *, late: bool) -> None:
+        seq = row.seq
+        if seq in self.rows:
+            self._hide(self.rows[seq])
+        self.rows[seq] = row
+        self.copies[seq] = self.copies.get(seq, 0) + 1
+        if late:
+            self.late.add(seq)
+        if row.duplicate_of == 0 and row.event_id:
+            shown = self.visible.setdefault(row.event_id, set())
+            shown.add(seq)
+            if len(shown) > 1 and row.event_id not in self.damaged:
+                raise AssertionError(f"a reader sees event {row.event_id} at {sorted(shown)}")
+
+    def _hide(self, row: Kept) -> None:
+        if row.duplicate_of == 0 and row.event_id:
+            self.visible[row.event_id].discard(row.seq)
+
+
+def _kept(row: Row) -> Kept:
+    event = parse_event(row.raw)
+    return Kept(row.seq, row.event_id, row.sha256, row.raw, row.time, row.duplicate_of, event.agent_id, event.agent_seq)
+
+
+class SimulatedWriter(Writer):
+    """Writer with its three ways to ClickHouse replaced: one query, two kinds of insert."""
+
+    def __init__(self, table: SimulatedTable) -> None:
+        super().__init__("http://127.0.0.1:8123")
+        self._table = table
+
+    async def _insert_plain(self, rows: Sequence[Row], target: Target) -> None:
+        await self._table.insert(rows, target, "plain")
+
+    async def _insert_values(self, rows: Sequence[Row], target: Target) -> None:
+        await self._table.insert(rows, target, "values")
+
+    async def _query(self, sql: str, parameters: Any = None, settings: Any = None) -> Sequence[Sequence[Any]]:
+        table = self._table
+        if "max(stream_seq)" in sql:
+            wanted = 2 if "max(stream_time)" in sql else 1
+            return list(await table.ask("highest", lambda: [_highest(table)[:wanted]]))
+        if "event_id >=" in sql:
+            return list(await table.ask("young", lambda: _young(table, parameters)))
+        if "stream_seq IN" in sql:
+            found = await table.ask("present", lambda: _present(table, parameters))
+            return list(found)
+        if "min((stream_created" in sql:
+            ids = _ids_of(sql, parameters)
+            return list(await table.ask("copies", lambda: _first_copies(table, ids, self._created)))
+        raise AssertionError(f"the simulated table does not know {sql}")
+
+    _created: datetime
+
+    async def write(self, rows: Sequence[Row], stream_created: datetime, *, again: bool) -> Any:
+        self._created = stream_created
+        return await super().write(rows, stream_created, again=again)
+
+
+def _highest(table: SimulatedTable) -> tuple[int, int]:
+    newest = max((row.time for row in table.rows.values()), default=_EPOCH)
+    return max(table.rows, default=0), (newest - _EPOCH) // timedelta(microseconds=1)
+
+
+def _young(table: SimulatedTable, parameters: dict[str, Any]) -> list[tuple[str]]:
+    ids = sorted({row.event_id for row in table.rows.values()})
+    young = [(one,) for one in ids if one >= parameters["oldest"] and one[14:15] == "7"]
+    return young[: parameters["limit"]]
+
+
+def _present(table: SimulatedTable, bounds: dict[str, Any]) -> list[tuple[int]]:
+    first, last = bounds["first"], bounds["last"]
+    return [(seq,) for seq in bounds["seqs"] if seq in table.rows and first <= table.rows[seq].time <= last]
+
+
+def _ids_of(sql: str, parameters: Any) -> set[str]:
+    if parameters is not None:
+        return set(parameters["ids"])
+    return set(sql.split("materialize('")[1].split("')")[0].split("\n"))
+
+
+def _first_copies(table: SimulatedTable, ids: set[str], created: datetime) -> list[tuple[str, tuple[Any, ...]]]:
+    first: dict[str, Kept] = {}
+    for row in table.rows.values():
+        if row.duplicate_of == 0 and row.event_id in ids:
+            known = first.get(row.event_id)
+            first[row.event_id] = row if known is None or row.seq < known.seq else known
+    return [(event_id, (created, row.seq, row.sha256)) for event_id, row in first.items()]
+
+
+class SimulatedCounts(Table):
+    """What the reconciler asks of the table."""
+
+    def __init__(self, table: SimulatedTable) -> None:
+        super().__init__("http://127.0.0.1:8123")
+        self._table = table
+
+    async def blocks(self, created: datetime, first: int, last: int, size: int) -> dict[int, Block]:
+        def counted() -> dict[int, Block]:
+            blocks: dict[int, Block] = {}
+            for seq, row in self._table.rows.items():
+                if first <= seq <= last:
+                    was = blocks.get(seq // size, Block())
+                    blocks[seq // size] = Block(was.rows + 1, was.duplicates + (row.duplicate_of != 0))
+            return blocks
+
+        return dict(await self._table.ask("blocks", counted))
+
+    async def sequences(self, created: datetime, first: int, last: int) -> list[int]:
+        return list(
+            await self._table.ask("sequences", lambda: sorted(s for s in self._table.rows if first <= s <= last))
+        )
+
+    async def among(self, created: datetime, seqs: Sequence[int]) -> list[int]:
+        return list(await self._table.ask("among", lambda: [seq for seq in seqs if seq in self._table.rows]))
+
+    async def above(self, created: datetime, last: int) -> list[int]:
+        return list(await self._table.ask("above", lambda: sorted(s for s in self._table.rows if s > last)))
+
+    async def former_streams(self, created: datetime) -> tuple[FormerStream, ...]:
+        return ()
+
+    async def agents(self, created: datetime, last: int) -> Agents:
+        return Agents()
