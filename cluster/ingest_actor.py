@@ -23,6 +23,8 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
 MEASURED_EVERY = 5.0
 RECONCILED_EVERY = 60.0
+SCRUB_SECONDS = 1.0
+"""Of every MEASURED_EVERY, spent on reading stream and table again."""
 RECONCILING = "ingest-0"
 """One of the pool is enough, and Ray starts it again. `serve.deployment` asks it for its report."""
 
@@ -106,7 +108,8 @@ class IngestActor:
     async def _keep_reconciling(self, reconciler: Reconciler) -> None:
         due = time.monotonic()
         while True:
-            if time.monotonic() >= due:
+            damaged = await reconciler.scrub(SCRUB_SECONDS)
+            if damaged or time.monotonic() >= due:
                 report = await reconciler.check()
                 self._reconciliation = report.as_dict()
                 self._metrics.reconciled(report)
