@@ -79,9 +79,7 @@ class Scrubber:
         """All that is known now."""
         stream, first = self._stream, look.info.first_seq
         stream.begin(look.info)
-        unreadable, altered, replaced = (
-            marked.ranges(first) for marked in (stream.unreadable, stream.altered, stream.replaced)
-        )
+        unreadable, altered = stream.unreadable.ranges(first), stream.altered.ranges(first)
         scrub = Scrub(
             stream_seconds=stream.seconds,
             stream_reached=stream.reached,
@@ -90,8 +88,8 @@ class Scrubber:
             parts_read=self._parts.parts_read,
             unreadable=unreadable,
             altered=altered,
-            replaced=replaced,
-            kept=await self._kept(look, [unreadable, altered, replaced]),
+            replaced=Ranges().plus(stream.lost_ends(look.info.last_seq)),
+            kept=await self._kept(look, [unreadable, altered]),
             damaged_parts=tuple(parts),
             detached=await self._table.detached(),
         )
@@ -100,7 +98,7 @@ class Scrubber:
 
     def _known(self) -> object:
         stream = self._stream
-        return self.broken, stream.unreadable.spans, stream.altered.spans, stream.replaced.spans
+        return self.broken, stream.unreadable.spans, stream.altered.spans, stream.lost_ends(2**64 - 2)
 
     async def _kept(self, look: Look, damaged: list[Ranges]) -> Ranges:
         """Of the sequences damaged in the stream, those whose row has its bytes."""
@@ -123,11 +121,12 @@ class Scrubber:
         for ranges, what in (
             (scrub.unreadable, "cannot give back the messages"),
             (scrub.altered, "has other bytes than those whose SHA-256 the table recorded for"),
-            (scrub.replaced, "lost its end and went on: the table has former messages under the sequences"),
+            (scrub.replaced, "lost its end and went on: it had other messages before under"),
         ):
             if ranges:
-                kept = f"; the table has the bytes of {scrub.kept}" if scrub.kept else ""
-                log.error("the stream is damaged: it %s %s%s", what, ranges, kept)
+                log.error("the stream is damaged: it %s %s", what, ranges)
+        if scrub.kept:
+            log.error("of what is damaged in the stream, the table has the bytes of %s", scrub.kept)
         for part in scrub.left:
             log.error(
                 "part %s of the table is damaged (%s) and kept, because %s; it holds %s, damaged are %s",

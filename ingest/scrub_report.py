@@ -51,10 +51,10 @@ class Scrub:
     """The stream says it has them and cannot give them back."""
     altered: Ranges = field(default_factory=Ranges)
     """The stream's bytes do not have the SHA-256 recorded in the table."""
-    replaced: Ranges = field(default_factory=Ranges)
-    """The stream has another message under the sequence than the row is of: it lost its end and went on."""
     kept: Ranges = field(default_factory=Ranges)
-    """Of the three, those whose row in the table has its bytes: the table is the copy that is left."""
+    """Of these two, those whose row in the table has its bytes: the table is the copy that is left."""
+    replaced: Ranges = field(default_factory=Ranges)
+    """The stream had other messages under these sequences before: it lost its end and went on."""
     damaged_parts: tuple[DamagedPart, ...] = ()
     """Found now, healed ones included."""
     detached: tuple[DetachedPart, ...] = ()

@@ -11,7 +11,7 @@ from enchanted.bus.connection import Bus
 from enchanted.bus.reader import holes, message_at, read_range
 from enchanted.bus.streams import StreamInfo
 from enchanted.bus.sweep import sweep
-from enchanted.ingest.ranges import Ranges, Span, spans_of, without
+from enchanted.ingest.ranges import Ranges, Span, joined, spans_of, without
 from enchanted.ingest.scrub_table import PartBroken, ScrubTable
 from enchanted.schemas.canonical import sha256_hex
 
@@ -47,6 +47,8 @@ class StreamScrub:
         self.unreadable = Marked()
         self.altered = Marked()
         self.replaced = Marked()
+        self._ends = Marked()
+        self._highest = 0
         self.reached = 0
         self.bytes_reached = 0
         self.seconds: float | None = None
@@ -58,8 +60,17 @@ class StreamScrub:
         if self._created != info.created:
             self._created = info.created
             self.unreadable, self.altered, self.replaced = Marked(), Marked(), Marked()
+            self._ends, self._highest = Marked(), 0
             self.reached = self.bytes_reached = 0
             self.seconds, self._begun, self._resting = None, 0.0, False
+        if info.last_seq < self._highest:
+            # Gone for ever, also when others take their numbers and their rows' places before those are compared.
+            self._ends.look(info.last_seq + 1, self._highest, [(info.last_seq + 1, self._highest)])
+        self._highest = max(self._highest, info.last_seq)
+
+    def lost_ends(self, last: int) -> list[Span]:
+        """Sequences up to ``last`` that the stream gave out twice, as far as this process saw it or rows show it."""
+        return without(joined(sorted([*self.replaced.spans, *self._ends.spans]), 0), [(last + 1, 2**64 - 1)])
 
     async def step(
         self, info: StreamInfo, dealt: int, broken: Sequence[str], until: float, *, all_now: bool = False
@@ -126,7 +137,7 @@ class StreamScrub:
             rows = await self._table.times(broken, created, first, last)
         except PartBroken:
             return []  # the scrub of the parts comes to it
-        return spans_of(seq for seq in sorted(mine) if rows.get(seq, mine[seq]) != mine[seq])
+        return spans_of(sorted({seq for seq, micros in rows if mine.get(seq, micros) != micros}))
 
     async def compare_bytes(
         self, info: StreamInfo, dealt: int, broken: Sequence[str], until: float, *, all_now: bool = False

@@ -213,10 +213,10 @@ class ScrubTable:
         condition = f"_part NOT IN {{parts:Array(String)}} AND {_SOUND}"
         return await self._islands(condition, created, first, last, parts=list(parts))
 
-    async def times(self, parts: Sequence[str], created: datetime, first: int, last: int) -> dict[int, int]:
-        """Microseconds since 1970 by sequence, of the rows outside these parts."""
+    async def times(self, parts: Sequence[str], created: datetime, first: int, last: int) -> list[tuple[int, int]]:
+        """Sequence and microseconds since 1970 of all different rows outside these parts."""
         rows = await self._query(_TIMES, parts=list(parts), created=created, first=first, last=last)
-        return {int(seq): int(time) for seq, time in rows}
+        return [(int(seq), int(time)) for seq, time in rows]
 
     async def times_sum(self, parts: Sequence[str], created: datetime, first: int, last: int) -> tuple[int, int]:
         """How many, and the sum modulo 2**64: equal for equal times, and cheap."""
