@@ -274,5 +274,5 @@ def _bounds(chunk: int) -> dict[str, int]:
 
 def _short(why: str) -> str:
     """ClickHouse's reason without its advice on memory modules."""
-    text = why.split("server response: ")[-1].split("This is most likely")[0]
-    return text.removeprefix("Code: ").strip()[:300]
+    text = why.split("DB::Exception: ")[-1].split("This is most likely")[0].split(": While reading")[0]
+    return text.strip().rstrip(".")[:300]
