@@ -42,7 +42,7 @@ class IngestMetrics:
         )
         self._damage = Gauge(
             "enchanted_scrub_damaged",
-            description="Messages of the stream that cannot be read or are not what they were, and damaged table parts",
+            description="Messages lost or altered, and damaged parts of the table that could not be healed",
             tag_keys=("worker",),
         )
         self._parts_healed = Counter(
@@ -73,7 +73,8 @@ class IngestMetrics:
         if report.healed + report.buried:
             self._healed.inc(report.healed + report.buried)
         scrub = report.scrub
-        self._damage.set(scrub.unreadable.count + scrub.altered.count + scrub.replaced.count + len(scrub.left))
+        messages = (scrub.unreadable, scrub.altered, scrub.replaced, scrub.lost)
+        self._damage.set(sum(ranges.count for ranges in messages) + len(scrub.left))
         if healed := len(scrub.damaged_parts) - len(scrub.left):
             self._parts_healed.inc(healed)
 

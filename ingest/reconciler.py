@@ -160,7 +160,7 @@ class Reconciler:
             first_seq=info.first_seq,
             last_seq=info.last_seq,
             acknowledged=reached,
-            scrub=await self._scrubber.report(look, parts),
+            scrub=await self._scrubber.report(look, parts, spans_of(self._dead.between(0, first - 1))),
         )
         gaps = await self._gaps(info, reached)
         for stretch in pieces(first, reached, STRETCH):

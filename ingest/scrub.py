@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from enchanted.bus.connection import Bus
@@ -15,6 +16,9 @@ from enchanted.ingest.scrub_stream import StreamScrub
 from enchanted.ingest.scrub_table import PartBroken, ScrubTable
 
 _STREAM_SHARE, _PARTS_SHARE, _BYTES_SHARE = 0.5, 0.4, 0.1
+_SMALL = 200_000
+"""Messages of a stream that is read whole every minute, even where that takes more than its share."""
+_SMALL_STREAM_SHARE = 1.2
 _KEPT_QUESTIONS = 100
 _SLACK = 1_000
 
@@ -39,6 +43,7 @@ class Scrubber:
         self._table = ScrubTable(clickhouse_url)
         self._parts = PartScrub(self._table, bus, stream)
         self._stream = StreamScrub(self._table, bus, stream)
+        self._detached: tuple[DetachedPart, ...] = ()
         self._told: object = None
 
     async def close(self) -> None:
@@ -53,8 +58,10 @@ class Scrubber:
     async def step(self, look: Look, seconds: float) -> bool:
         """Read for so long; whether damage came to light that was not known before."""
         before = self._known()
+        self._detached = await self._table.detached()
         await self._parts.step(time.monotonic() + seconds * _PARTS_SHARE)
-        await self._stream.step(look.info, look.dealt, self.broken, time.monotonic() + seconds * _STREAM_SHARE)
+        share = _SMALL_STREAM_SHARE if look.info.messages <= _SMALL else _STREAM_SHARE
+        await self._stream.step(look.info, look.dealt, self.broken, time.monotonic() + seconds * share)
         until = time.monotonic() + seconds * _BYTES_SHARE
         await self._stream.compare_bytes(look.info, look.dealt, self.broken, until)
         return self._known() != before
@@ -75,11 +82,12 @@ class Scrubber:
         """`PartScrub.deal`."""
         return await self._parts.deal(extent, repair=repair)
 
-    async def report(self, look: Look, parts: list[DamagedPart]) -> Scrub:
-        """All that is known now."""
+    async def report(self, look: Look, parts: list[DamagedPart], dead: Sequence[Span]) -> Scrub:
+        """All that is known now. ``dead``: sequences of dead letters that are older than the stream."""
         stream, first = self._stream, look.info.first_seq
         stream.begin(look.info)
         unreadable, altered = stream.unreadable.ranges(first), stream.altered.ranges(first)
+        self._detached = await self._table.detached()
         scrub = Scrub(
             stream_seconds=stream.seconds,
             stream_reached=stream.reached,
@@ -91,14 +99,27 @@ class Scrubber:
             replaced=Ranges().plus(stream.lost_ends(look.info.last_seq)),
             kept=await self._kept(look, [unreadable, altered]),
             damaged_parts=tuple(parts),
-            detached=await self._table.detached(),
+            detached=self._detached,
+            lost=await self._lost(look, dead),
         )
         self._tell(scrub)
         return scrub
 
     def _known(self) -> object:
         stream = self._stream
-        return self.broken, stream.unreadable.spans, stream.altered.spans, stream.lost_ends(2**64 - 2)
+        lost = stream.unreadable.spans, stream.altered.spans, stream.lost_ends(2**64 - 2)
+        return self.broken, self._detached, lost
+
+    async def _lost(self, look: Look, dead: Sequence[Span]) -> Ranges:
+        """Older than the stream, and not in the table, where a part of it was found broken."""
+        last = look.info.first_seq - 1
+        if last < 1 or not any(one.reason for one in self._detached):
+            return Ranges()
+        try:
+            held = await self._table.held_without(self.broken, look.info.created, 1, last)
+        except PartBroken:
+            return Ranges()
+        return Ranges().plus(without(without([(1, last)], held), dead))
 
     async def _kept(self, look: Look, damaged: list[Ranges]) -> Ranges:
         """Of the sequences damaged in the stream, those whose row has its bytes."""
@@ -114,7 +135,7 @@ class Scrubber:
 
     def _tell(self, scrub: Scrub) -> None:
         """What is damaged, loudly; not every minute again."""
-        faults = (scrub.unreadable, scrub.altered, scrub.replaced, scrub.damaged_parts, scrub.detached)
+        faults = (scrub.unreadable, scrub.altered, scrub.replaced, scrub.lost, scrub.damaged_parts, scrub.detached)
         if faults == self._told:
             return
         before, self._told = self._told, faults
@@ -125,6 +146,10 @@ class Scrubber:
         ):
             if ranges:
                 log.error("the stream is damaged: it %s %s", what, ranges)
+        if scrub.lost:
+            log.error(
+                "the table has lost %s, which are older than the stream; a damaged part lies beside it", scrub.lost
+            )
         if scrub.kept:
             log.error("of what is damaged in the stream, the table has the bytes of %s", scrub.kept)
         for part in scrub.left:

@@ -55,6 +55,8 @@ class Scrub:
     """Of these two, those whose row in the table has its bytes: the table is the copy that is left."""
     replaced: Ranges = field(default_factory=Ranges)
     """The stream had other messages under these sequences before: it lost its end and went on."""
+    lost: Ranges = field(default_factory=Ranges)
+    """Older than the stream and not in the table either, while a part that was found broken lies beside it."""
     damaged_parts: tuple[DamagedPart, ...] = ()
     """Found now, healed ones included."""
     detached: tuple[DetachedPart, ...] = ()
@@ -66,5 +68,5 @@ class Scrub:
 
     @property
     def sound(self) -> bool:
-        """No damage is left. Detached parts are none: whether their rows are missing is counted, not guessed."""
-        return not (self.unreadable or self.altered or self.replaced or self.left)
+        """No damage is left. A detached part is none: whether rows are missing is counted, not guessed."""
+        return not (self.unreadable or self.altered or self.replaced or self.lost or self.left)

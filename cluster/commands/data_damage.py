@@ -23,6 +23,7 @@ def scrub_rows(report: Report) -> list[tuple[str, str]]:
         ("altered in stream", scrub.altered),
         ("replaced in stream", scrub.replaced),
         ("kept by the table", scrub.kept),
+        ("lost by the table", scrub.lost),
     ):
         if ranges:
             rows.append((name, f"{ranges.count}: {ranges}"))

@@ -7,152 +7,37 @@ import json
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from clickhouse_connect.driver.asyncclient import AsyncClient
 
-from enchanted.bus.agent_log import new_id
-from enchanted.bus.batch import Outgoing
 from enchanted.bus.connection import Bus
-from enchanted.bus.reader import consumer_state, holes, read_all, read_range
+from enchanted.bus.reader import holes, read_all, read_range
 from enchanted.bus.streams import EVENTS_STREAM
-from enchanted.bus.testing import SMALL_LIMITS, NatsServer, nats_server
-from enchanted.cluster.chaos_rot import cut_short, flip, flip_somewhere
+from enchanted.cluster.chaos_rot import EVENTS, World, cut_short, flip, flip_somewhere, world_of
 from enchanted.cluster.commands.data_damage import scrub_rows
 from enchanted.cluster.ingest_actor import MEASURED_EVERY, SCRUB_SECONDS
 from enchanted.cluster.store.testing import StoreProcess, store_process
-from enchanted.ingest.batch import BatchLimits
 from enchanted.ingest.ranges import Ranges, Span, pieces, spans_of, without
 from enchanted.ingest.reconcile_report import Report
 from enchanted.ingest.reconciler import Reconciler
-from enchanted.ingest.tables import apply_ddl, connect
-from enchanted.ingest.worker import DURABLE, IngestWorker
 from enchanted.schemas.canonical import sha256_hex
-from enchanted.schemas.events import SwarmEvent
 from enchanted.serve.errors import StoreUnavailable
 from enchanted.serve.events import row_document
 from enchanted.serve.store import Store
 
 pytestmark = pytest.mark.timeout(300)
 
-EVENTS = 1_200
-# A block is a quarter of the stream's limit. A server that starts while the duplicate window still holds a message
-# that it cannot read does not come to an end with it (2.15.1, GetSeqFromTime), so the window is short here.
-LIMITS = replace(SMALL_LIMITS, events_max_bytes=5 * 1024**2, duplicate_window=timedelta(milliseconds=200))
-SUBJECT = "swarm.events.coder.decision.rot"
 DETECTED_WITHIN = 60.0
-
-
-@dataclass
-class World:
-    """A stream and a table whose files can be damaged, and what was promised about them."""
-
-    server: NatsServer
-    store: StoreProcess
-    chance: random.Random
-    acknowledged: dict[str, str] = field(default_factory=dict)
-    """Event id -> SHA-256 of the published bytes."""
-
-    async def publish(self, count: int) -> None:
-        messages: list[Outgoing] = []
-        for _ in range(count):
-            event = SwarmEvent(event_id=new_id(), run_id="rot", agent_id=f"agent-{self.chance.randrange(3)}")
-            event.decision.rationale = self.chance.randbytes(self.chance.randrange(200, 1_000)).hex()
-            messages.append(Outgoing(subject=SUBJECT, payload=event.SerializeToString(), event_id=event.event_id))
-        async with Bus.connect(self.server.url, name="load") as bus:
-            await bus.publisher.publish_many(messages)
-        self.acknowledged |= {one.event_id: sha256_hex(one.payload) for one in messages}
-
-    async def ingest(self) -> None:
-        """Run a worker until everything in the stream is acknowledged."""
-        limits = BatchLimits(rows=1_000, seconds=0.1)
-        async with (
-            Bus.connect(self.server.url, name="looking") as bus,
-            IngestWorker(nats_url=self.server.url, clickhouse_url=self.store.url, limits=limits) as worker,
-        ):
-            running = asyncio.create_task(worker.run())
-            last = (await bus.stream_info()).last_seq
-            async with asyncio.timeout(30):
-                while True:
-                    state = await consumer_state(bus.link, EVENTS_STREAM, DURABLE)
-                    if state is not None and state.acknowledged >= last:
-                        break
-            await worker.close()
-            await running
-
-    @asynccontextmanager
-    async def table(self) -> AsyncIterator[AsyncClient]:
-        client = await connect(self.store.url)
-        try:
-            await apply_ddl(client)
-            yield client
-        finally:
-            await client.close()
-
-    async def rows(self) -> list[tuple[str, str]]:
-        """Every event of the table with the hash of the bytes it gives back."""
-        async with self.table() as table:
-            found = await table.query("SELECT event_id, raw FROM events FINAL", column_formats={"raw": "bytes"})
-            return [(str(event_id), sha256_hex(raw)) for event_id, raw in found.result_rows]
-
-    async def parts(self) -> list[Path]:
-        async with self.table() as table:
-            sql = "SELECT path FROM system.parts WHERE active AND table = 'events' ORDER BY rows DESC, name"
-            return [Path(path) for (path,) in (await table.query(sql)).result_rows]
-
-    async def part_of(self, seq: int) -> tuple[Path, list[int]]:
-        """The part a row is in, and all sequences in it."""
-        async with self.table() as table:
-            ((name,),) = (await table.query(f"SELECT _part FROM events WHERE stream_seq = {seq}")).result_rows
-            rows = (await table.query(f"SELECT stream_seq FROM events WHERE _part = '{name}' ORDER BY 1")).result_rows
-        (part,) = [path for path in await self.parts() if path.name == name]
-        return part, [int(one) for (one,) in rows]
-
-    async def ids(self, seqs: Collection[int]) -> list[str]:
-        """Event ids of rows."""
-        async with self.table() as table:
-            sql = f"SELECT event_id FROM events WHERE stream_seq IN ({','.join(map(str, seqs))})"
-            return [str(event_id) for (event_id,) in (await table.query(sql)).result_rows]
-
-    def blocks(self) -> list[Path]:
-        return sorted(self.server.folder.glob(f"store/**/streams/{EVENTS_STREAM}/msgs/*.blk"))
-
-    def reconciler(self) -> Reconciler:
-        return Reconciler(nats_url=self.server.url, clickhouse_url=self.store.url)
 
 
 @pytest.fixture(scope="module")
 async def store(anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[StoreProcess]:
     async with store_process(tmp_path_factory.mktemp("store")) as running:
         yield running
-
-
-@asynccontextmanager
-async def world_of(
-    tmp_path: Path, store: StoreProcess, seed: int, *, wide: bool = False, block: int = 0
-) -> AsyncIterator[World]:
-    """Everything published is acknowledged and in the table.
-
-    In ``wide`` parts every column has files of its own. ``block``: bytes that are compressed together; 0 is a megabyte.
-    """
-    async with nats_server(tmp_path / "nats", limits=LIMITS) as server:
-        world = World(server, store, random.Random(seed))
-        async with world.table() as table:
-            await table.command("TRUNCATE TABLE events")
-            smallest = 0 if wide else 10 * 1024**2
-            settings = f"min_bytes_for_wide_part = {smallest}, max_compress_block_size = {block}"
-            await table.command(f"ALTER TABLE events MODIFY SETTING {settings}")
-            # A part that has just been merged into another could be damaged without any harm.
-            await table.command("SYSTEM STOP MERGES events")
-        await world.publish(EVENTS)
-        await world.ingest()
-        yield world
 
 
 Damage = Callable[[Path, random.Random], None]
@@ -380,6 +265,23 @@ async def outcome(reads: Store, world: World, event_id: str) -> Literal["right",
     if row_document(row).get("corrupted"):
         return "marked"
     return "right" if sha256_hex(row.raw) == world.acknowledged[event_id] else "WRONG"
+
+
+async def test_rows_older_than_the_stream_are_named_when_their_part_is_lost(
+    tmp_path: Path, store: StoreProcess
+) -> None:
+    async with world_of(tmp_path, store, 51) as world:
+        part, held = await world.part_of(1)
+        async with Bus.connect(world.server.url, name="ageing") as bus:
+            middle = held[len(held) // 2]
+            await bus.link.api(f"STREAM.PURGE.{EVENTS_STREAM}", {"seq": middle})
+        await hurt(world, part / "data.bin", "cut short", restarted=True)
+        async with world.reconciler() as reconciler:
+            report = await reconciler.check()
+        assert report.scrub.lost == Ranges().plus(spans_of(seq for seq in held if seq < middle))
+        assert report.missing == Ranges().plus(spans_of(seq for seq in held if seq >= middle))
+        assert report.healed == report.missing.count
+        assert not report.sound
 
 
 @pytest.mark.slow
