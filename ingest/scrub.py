@@ -119,7 +119,11 @@ class Scrubber:
             held = await self._table.held_without(self.broken, look.info.created, 1, last)
         except PartBroken:
             return Ranges()
-        return Ranges().plus(without(without([(1, last)], held), dead))
+        # Where rows go for their age, the oldest that is left is where to begin.
+        first = 1
+        if await self._table.expiring():
+            first = held[0][0] if held else last + 1
+        return Ranges().plus(without(without([(first, last)], held), dead))
 
     async def _kept(self, look: Look, damaged: list[Ranges]) -> Ranges:
         """Of the sequences damaged in the stream, those whose row has its bytes."""

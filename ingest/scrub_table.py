@@ -42,6 +42,10 @@ _DETACHED = """
 SELECT name, ifNull(reason, ''), ifNull(bytes_on_disk, 0) FROM system.detached_parts
 WHERE database = currentDatabase() AND table = 'events' ORDER BY name LIMIT 1000
 """
+_EXPIRING = """
+SELECT count() FROM system.tables
+WHERE database = currentDatabase() AND name = 'events' AND engine_full LIKE '% TTL %'
+"""
 _SOUND = "lower(hex(SHA256(raw))) = payload_sha256"
 _CHUNK_OF = "FROM events WHERE _part = {part:String} AND _part_offset BETWEEN {low:UInt64} AND {high:UInt64}"
 _READ = f"SELECT count(), countIf(NOT ({_SOUND})), sum(cityHash64(*)) {_CHUNK_OF}"
@@ -130,6 +134,10 @@ class ScrubTable:
     async def detached(self) -> tuple[DetachedPart, ...]:
         """What lies beside the table; at most a thousand."""
         return tuple(DetachedPart(str(name), str(why), int(size)) for name, why, size in await self._query(_DETACHED))
+
+    async def expiring(self) -> bool:
+        """Whether rows go for their age."""
+        return bool((await self._query(_EXPIRING))[0][0])
 
     async def read(self, part: Part, chunk: int) -> Reading:
         """Read some rows of a part, all columns, whatever the checksums say.
