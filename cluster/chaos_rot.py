@@ -34,9 +34,9 @@ from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import SwarmEvent
 
 EVENTS = 1_200
-# A block is a quarter of the stream's limit. A server that starts while the duplicate window still holds a message
+# A server that starts while the duplicate window still holds a message
 # that it cannot read does not come to an end with it (2.15.1, GetSeqFromTime), so the window is short here.
-LIMITS = replace(SMALL_LIMITS, events_max_bytes=5 * 1024**2, duplicate_window=timedelta(milliseconds=200))
+LIMITS = replace(SMALL_LIMITS, events_max_bytes=12 * 1024**2, duplicate_window=timedelta(milliseconds=200))
 SUBJECT = "swarm.events.coder.decision.rot"
 
 
@@ -66,6 +66,8 @@ class World:
     server: NatsServer
     store: StoreProcess
     chance: random.Random
+    size: int = 1_000
+    """Bytes of thought in an event at most, before they are spelled in hex."""
     acknowledged: dict[str, str] = field(default_factory=dict)
     """Event id -> SHA-256 of the published bytes."""
 
@@ -73,7 +75,7 @@ class World:
         messages: list[Outgoing] = []
         for _ in range(count):
             event = SwarmEvent(event_id=new_id(), run_id="rot", agent_id=f"agent-{self.chance.randrange(3)}")
-            event.decision.rationale = self.chance.randbytes(self.chance.randrange(200, 1_000)).hex()
+            event.decision.rationale = self.chance.randbytes(self.chance.randrange(200, self.size)).hex()
             messages.append(Outgoing(subject=SUBJECT, payload=event.SerializeToString(), event_id=event.event_id))
         async with Bus.connect(self.server.url, name="load") as bus:
             await bus.publisher.publish_many(messages)
@@ -139,15 +141,16 @@ class World:
 
 @asynccontextmanager
 async def world_of(
-    tmp_path: Path, store: StoreProcess, seed: int, *, wide: bool = False, block: int = 0
+    tmp_path: Path, store: StoreProcess, seed: int, *, wide: bool = False, block: int = 0, size: int = 1_000
 ) -> AsyncIterator[World]:
     """Everything published is acknowledged and in the table.
 
     In ``wide`` parts every column has files of its own. ``block``: bytes that are compressed together; 0 is a megabyte.
+    A block of the stream is full at four megabytes: events of ``size`` 4,000 fill one and begin another.
     """
     async with nats_server(tmp_path / "nats", limits=None) as server:
         await _make_streams(server)
-        world = World(server, store, random.Random(seed))
+        world = World(server, store, random.Random(seed), size)
         async with world.table() as table:
             await table.command("TRUNCATE TABLE events")
             smallest = 0 if wide else 10 * 1024**2

@@ -94,7 +94,7 @@ def more(cases: Sequence[tuple[Any, ...]], slow: Sequence[tuple[Any, ...]], seed
 async def test_messages_that_a_damaged_block_lost_are_named_by_exact_range_and_the_table_keeps_them(
     tmp_path: Path, store: StoreProcess, damage: str, index: bool, seed: int
 ) -> None:
-    async with world_of(tmp_path, store, seed) as world:
+    async with world_of(tmp_path, store, seed, size=4_000) as world:
         await world.server.stop()
         DAMAGES[damage](world.chance.choice(world.blocks()), world.chance)
         if not index:
