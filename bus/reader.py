@@ -234,6 +234,16 @@ class OrderedReader:
             self._quota = 0
         elif status != _HEARTBEAT:
             await self._again()
+        elif self._pending and await self._at_end():
+            # The server counts messages that it cannot read among those that are to come.
+            self._pending = 0
+
+    async def _at_end(self) -> bool:
+        for subject in self._filters:
+            query = {"seq": self._last + 1, "next_by_subj": subject}
+            if await message_at(self._link, self._stream, query) is not None:
+                return False
+        return True
 
     async def _refill(self) -> None:
         """Wait for something to arrive, asking for more first if nothing is asked for."""

@@ -28,6 +28,8 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
 MEASURED_EVERY = 5.0
 RECONCILED_EVERY = 60.0
+SCRUB_SECONDS = 1.0
+"""Of every MEASURED_EVERY, spent on reading stream and table again."""
 RECONCILING = "ingest-0"
 """One of the pool is enough, and Ray starts it again. `serve.deployment` asks it for its report."""
 
@@ -134,7 +136,8 @@ class IngestActor:
             log.warning("%s now keeps its rows for %s", table, f"{self._retention_days or 'unlimited'} days")
         due = time.monotonic()
         while True:
-            if time.monotonic() >= due:
+            damaged = await reconciler.scrub(SCRUB_SECONDS)
+            if damaged or time.monotonic() >= due:
                 report = await reconciler.check()
                 self._reconciliation = report.as_dict()
                 self._metrics.reconciled(report)

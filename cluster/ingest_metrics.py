@@ -72,7 +72,18 @@ class IngestMetrics:
         self._healed = Counter(
             "enchanted_reconciler_healed_total", description="Messages written again", tag_keys=("worker",)
         )
-        for metric in (*self._counters.values(), self._lag_seconds, self._lag_events, self._unsound, self._healed):
+        self._damage = Gauge(
+            "enchanted_scrub_damaged",
+            description="Messages lost or altered, and damaged parts of the table that could not be healed",
+            tag_keys=("worker",),
+        )
+        self._parts_healed = Counter(
+            "enchanted_scrub_parts_healed_total",
+            description="Damaged parts of the table that were set aside and written again from the stream",
+            tag_keys=("worker",),
+        )
+        reconciler = (self._unsound, self._healed, self._damage, self._parts_healed)
+        for metric in (*self._counters.values(), self._lag_seconds, self._lag_events, *reconciler):
             metric.set_default_tags(tags)
         self._before = dict.fromkeys(_COUNTED, 0)
 
@@ -93,6 +104,11 @@ class IngestMetrics:
         self._unsound.set(0 if report.sound else 1)
         if report.healed + report.buried:
             self._healed.inc(report.healed + report.buried)
+        scrub = report.scrub
+        messages = (scrub.unreadable, scrub.altered, scrub.replaced, scrub.lost)
+        self._damage.set(sum(ranges.count for ranges in messages) + len(scrub.left))
+        if healed := len(scrub.damaged_parts) - len(scrub.left):
+            self._parts_healed.inc(healed)
 
 
 def counted(statistics: IngestStatistics) -> dict[str, int]:

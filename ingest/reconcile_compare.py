@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from enchanted.ingest.reconcile_report import Agents, FormerStream, Span, joined, pieces, size_of, spans_of, without
+from enchanted.ingest.ranges import Span, joined, pieces, size_of, spans_of, without
+from enchanted.ingest.reconcile_report import Agents, FormerStream
 from enchanted.ingest.reconcile_table import Block
 
 BLOCK = 1024

@@ -10,7 +10,7 @@ from datetime import datetime
 from enchanted.bus.connection import Bus
 from enchanted.bus.dead_letters import DeadLetters
 from enchanted.bus.reader import RawMessage, message_at, read_range
-from enchanted.ingest.reconcile_report import Span, contains, joined, spans_of, without
+from enchanted.ingest.ranges import Span, contains, joined, spans_of, without
 from enchanted.ingest.rows import row_of
 from enchanted.ingest.writer import Writer
 from enchanted.schemas.errors import NotAnEvent

@@ -12,7 +12,8 @@ from clickhouse_connect.driver.asyncclient import AsyncClient
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from enchanted.ingest.errors import IngestError, TableUnavailable
-from enchanted.ingest.reconcile_report import LISTED, AgentGap, Agents, FormerStream
+from enchanted.ingest.ranges import LISTED
+from enchanted.ingest.reconcile_report import AgentGap, Agents, FormerStream
 from enchanted.ingest.tables import apply_ddl, connect, reason
 
 _AT_ONCE = 1_000
@@ -20,6 +21,7 @@ _AT_ONCE = 1_000
 _ROWS = """
 FROM events
 WHERE stream_created = {created:DateTime64(6, 'UTC')} AND stream_seq BETWEEN {first:UInt64} AND {last:UInt64}
+  AND _part NOT IN {skip:Array(String)}
 """
 # Copies of one row that are not merged yet count once.
 _BLOCKS = f"""
@@ -31,13 +33,14 @@ _SEQUENCES = f"SELECT DISTINCT stream_seq {_ROWS} ORDER BY stream_seq LIMIT {{li
 _AMONG = f"SELECT DISTINCT stream_seq {_ROWS} AND stream_seq IN {{seqs:Array(UInt64)}} ORDER BY stream_seq"
 _FORMER = """
 SELECT stream_created, uniqExact(stream_seq), min(stream_seq), max(stream_seq) FROM events
-WHERE stream_created != {created:DateTime64(6, 'UTC')}
+WHERE stream_created != {created:DateTime64(6, 'UTC')} AND _part NOT IN {skip:Array(String)}
 GROUP BY stream_created ORDER BY stream_created LIMIT 100
 """
 # What is not acknowledged yet may come out of order, so an agent's later event may be here before an earlier one.
 _NUMBERED = """
 FROM events
 WHERE agent_seq > 0 AND (stream_created != {created:DateTime64(6, 'UTC')} OR stream_seq <= {last:UInt64})
+  AND _part NOT IN {skip:Array(String)}
 """
 _AGENTS = f"""
 SELECT count(), sum(highest), sum(stored), groupArrayIf({LISTED})(agent_id, highest != stored)
@@ -76,6 +79,8 @@ class Table:
     def __init__(self, url: str) -> None:
         self._url = url
         self._client: AsyncClient | None = None
+        self.skip: Sequence[str] = ()
+        """Parts that are damaged: nothing is asked about them."""
 
     async def close(self) -> None:
         """Give the connections back. Idempotent."""
@@ -128,6 +133,7 @@ class Table:
         try:
             if self._client is None:
                 self._client = await _ready(self._url)
+            parameters["skip"] = list(self.skip)
             return (await self._client.query(sql, parameters=parameters)).result_rows
         except (ClickHouseError, aiohttp.ClientError, OSError) as error:
             await self.close()

@@ -17,15 +17,23 @@ from enchanted.bus.connection import Bus
 from enchanted.bus.dead_letters import DeadLetters
 from enchanted.bus.reader import consumer_state, holes, message_at
 from enchanted.bus.streams import DEAD_LETTERS_STREAM, EVENTS_STREAM, StreamInfo, parse_info
+from enchanted.ingest.errors import TableUnavailable
+from enchanted.ingest.ranges import Ranges, Span, joined, pieces, spans_of, without
 from enchanted.ingest.reconcile_compare import BLOCK, compare, within
 from enchanted.ingest.reconcile_heal import Healer
-from enchanted.ingest.reconcile_report import Ranges, Report, Span, pieces, spans_of, without
+from enchanted.ingest.reconcile_report import Report
 from enchanted.ingest.reconcile_table import Table
+from enchanted.ingest.scrub import Look, Scrubber
+from enchanted.ingest.scrub_parts import Extent
+from enchanted.ingest.scrub_table import PartBroken
 from enchanted.ingest.worker import DURABLE
 from enchanted.ingest.writer import Writer
 
 STRETCH = 256 * BLOCK
 """Sequences compared, and healed, before the next ones are looked at; bounds memory."""
+
+SCRUB_SECONDS = 1.0
+"""What a check takes for reading again what was read before."""
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +101,7 @@ class Reconciler:
         self._table = table or Table(clickhouse_url)
         self._writer = writer or Writer(clickhouse_url)
         self._healer = Healer(self._bus, self._writer, stream)
+        self._scrubber = Scrubber(clickhouse_url, self._bus, stream)
         self._stream = stream
         self._now = now
         self._stack = AsyncExitStack()
@@ -102,6 +111,7 @@ class Reconciler:
         await self._stack.enter_async_context(self._bus)
         self._stack.push_async_callback(self._writer.close)
         self._stack.push_async_callback(self._table.close)
+        self._stack.push_async_callback(self._scrubber.close)
         return self
 
     async def __aexit__(
@@ -109,14 +119,44 @@ class Reconciler:
     ) -> None:
         await self._stack.aclose()
 
-    async def check(self, *, repair: bool = True) -> Report:
-        """Compare everything up to what ingest has acknowledged; with ``repair`` write what is missing."""
-        begun = time.monotonic()
+    async def check(self, *, repair: bool = True, deep: bool = False, scrub_seconds: float = SCRUB_SECONDS) -> Report:
+        """Compare everything up to what ingest has acknowledged; with ``repair`` write what is missing.
+
+        Before that some of the stream and of the table is read again, for ``scrub_seconds``; with ``deep`` all of both,
+        however long it takes.
+        """
+        look = await self._look()
+        if deep:
+            await self._scrubber.everything(look)
+        else:
+            await self._scrubber.step(look, scrub_seconds)
+        try:
+            return await self._check(look, repair)
+        except (TableUnavailable, PartBroken):
+            # Questions about a damaged part that is not found yet fail.
+            if not await self._scrubber.all_parts():
+                raise
+            return await self._check(look, repair)
+
+    async def scrub(self, seconds: float) -> bool:
+        """Read a piece of stream and table again; whether damage came to light that was not known before."""
+        return await self._scrubber.step(await self._look(), seconds)
+
+    async def _look(self) -> Look:
         consumer = await consumer_state(self._bus.link, self._stream, DURABLE)
         info = await self._info()
-        reached = min(consumer.acknowledged if consumer else 0, info.last_seq)
+        return Look(info=info, dealt=min(consumer.acknowledged if consumer else 0, info.last_seq))
+
+    async def _check(self, look: Look, repair: bool) -> Report:
+        begun = time.monotonic()
+        info, reached = look.info, look.dealt
         # A message is a dead letter before it is acknowledged, so all up to `reached` are known after this.
         await self._dead.update(info.created)
+        first = max(1, info.first_seq)
+        dead = spans_of(self._dead.between(first, reached))
+        extent = Extent(created=info.created, first=first, last=reached, dead=dead)
+        parts = await self._scrubber.deal(extent, repair=repair)
+        self._table.skip = self._scrubber.broken
         report = Report(
             at=self._now(),
             seconds=0.0,
@@ -124,9 +164,10 @@ class Reconciler:
             first_seq=info.first_seq,
             last_seq=info.last_seq,
             acknowledged=reached,
+            scrub=await self._scrubber.report(look, parts, spans_of(self._dead.between(0, first - 1))),
         )
         gaps = await self._gaps(info, reached)
-        for stretch in pieces(max(1, info.first_seq), reached, STRETCH):
+        for stretch in pieces(first, reached, STRETCH):
             report = await self._stretch(report, stretch, gaps, repair)
         report = replace(
             report,
@@ -136,6 +177,10 @@ class Reconciler:
             agents=await self._table.agents(info.created, reached),
         )
         report = replace(report, seconds=round(time.monotonic() - begun, 3))
+        self._tell(report)
+        return report
+
+    def _tell(self, report: Report) -> None:
         faults = (report.stream_gaps, report.beyond, report.unhealed, report.twofold, report.agents.gaps)
         if faults != self._told:
             self._told = faults
@@ -147,7 +192,6 @@ class Reconciler:
                 report.buried,
                 report.missing,
             )
-        return report
 
     async def lag(self) -> Lag:
         """How far ingest is behind the stream now."""
@@ -172,14 +216,16 @@ class Reconciler:
         """The report with one stretch more; further gaps of the stream that come to light are put into ``gaps``."""
         created = report.stream_created
         dead = self._dead.between(*stretch)
-        found = await compare(self._table, created, stretch, dead, gaps)
+        # What lies in a damaged part that is kept is not missing, and cannot be counted.
+        kept = joined(sorted(span for part in report.scrub.left for span in part.holds.spans), 0)
+        found = await compare(self._table, created, stretch, dead, _both(gaps, kept))
         report = replace(report, missing=report.missing.plus(found.missing))
         if found.missing and repair:
             healed = await self._healer.heal(found.missing, created)
             # What went for its age meanwhile is no gap.
             gaps += without(healed.lost, [(0, (await self._info()).first_seq - 1)])
             gaps.sort()
-            found = await compare(self._table, created, stretch, sorted({*dead, *healed.buried}), gaps)
+            found = await compare(self._table, created, stretch, sorted({*dead, *healed.buried}), _both(gaps, kept))
             report = replace(
                 report,
                 healed=report.healed + healed.rows,
@@ -203,6 +249,10 @@ class Reconciler:
             return Ranges()
         now = await self._info()
         return Ranges().plus(spans_of(seq for seq in above if seq > now.last_seq and now.created == created))
+
+
+def _both(some: list[Span], others: list[Span]) -> list[Span]:
+    return joined(sorted([*without(some, others), *others]), 0)
 
 
 def _tell(report: Report) -> None:

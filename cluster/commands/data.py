@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from enchanted.cluster import console
+from enchanted.cluster.commands.data_damage import scrub_rows
 from enchanted.cluster.commands.reading_text import one_line
 from enchanted.cluster.errors import CHECK_FAILED, NOT_FOUND, CommandFailed
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from enchanted.ingest.reconcile_report import Report
 
 LETTER_COLUMNS = ("letter", "time", "reason", "message", "subject", "bytes", "detail")
+
+SCRUB_SECONDS = 10.0
+"""What `reconcile` without --deep takes for reading stream and table again."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
@@ -41,10 +45,16 @@ def _endpoints() -> Endpoints:
 
 def reconcile(
     repair: Annotated[bool, typer.Option("--repair/--no-repair", help="Write what is missing from the stream.")] = True,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every message and every row again, however long it takes.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare what was emitted, acknowledged, kept by the stream and stored in the table; exit 1 if they differ."""
-    report = asyncio.run(_reconcile(_endpoints(), repair))
+    """Compare what was emitted, acknowledged, kept by the stream and stored in the table; exit 1 if they differ.
+
+    A part of both is read again to find damage; a damaged part of the table is written again from the stream.
+    """
+    report = asyncio.run(_reconcile(_endpoints(), repair, deep))
     if as_json:
         console.emit_json(report.as_dict())
     else:
@@ -53,13 +63,13 @@ def reconcile(
         raise typer.Exit(CHECK_FAILED)
 
 
-async def _reconcile(endpoints: Endpoints, repair: bool) -> Report:
+async def _reconcile(endpoints: Endpoints, repair: bool, deep: bool) -> Report:
     from enchanted.ingest.reconciler import Reconciler  # nats and ClickHouse's client: not for `--help`
 
     async with Reconciler(
         nats_url=endpoints.nats_url, clickhouse_url=endpoints.clickhouse_url, name="enchanted-reconcile"
     ) as reconciler:
-        return await reconciler.check(repair=repair)
+        return await reconciler.check(repair=repair, deep=deep, scrub_seconds=SCRUB_SECONDS)
 
 
 def _show(report: Report) -> None:
@@ -83,6 +93,7 @@ def _show(report: Report) -> None:
     ):
         if ranges:
             rows.append((name, f"{ranges.count}: {ranges}"))
+    rows += scrub_rows(report)
     for gap in agents.gaps:
         rows.append(("agent's events", f"{one_line(gap.agent_id)}: {gap.first}-{gap.last} are nowhere"))
     for former in report.former_streams:

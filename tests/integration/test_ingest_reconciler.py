@@ -26,7 +26,8 @@ from enchanted.cluster.commands import data
 from enchanted.cluster.state import Endpoints
 from enchanted.cluster.store.testing import StoreProcess, store_process
 from enchanted.ingest.batch import BatchLimits
-from enchanted.ingest.reconcile_report import AgentGap, Ranges, Report
+from enchanted.ingest.ranges import Ranges
+from enchanted.ingest.reconcile_report import AgentGap, Report
 from enchanted.ingest.reconciler import Reconciler
 from enchanted.ingest.tables import apply_ddl, connect
 from enchanted.ingest.worker import DURABLE, IngestWorker

@@ -11,20 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enchanted.cluster.ingest_metrics import increments
+from enchanted.ingest.ranges import LISTED, Ranges, contains, joined, pieces, spans_of, without
 from enchanted.ingest.reconcile_compare import BLOCK, compare
-from enchanted.ingest.reconcile_report import (
-    LISTED,
-    AgentGap,
-    Agents,
-    FormerStream,
-    Ranges,
-    Report,
-    contains,
-    joined,
-    pieces,
-    spans_of,
-    without,
-)
+from enchanted.ingest.reconcile_report import AgentGap, Agents, FormerStream, Report
 from enchanted.ingest.reconcile_table import Block
 from enchanted.ingest.worker import IngestStatistics
 
