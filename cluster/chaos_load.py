@@ -150,7 +150,7 @@ class Producer:
         return event_id, event.SerializeToString()
 
     def _copy(self) -> Outgoing:
-        event_id, raw = self._dice.choice(self._recent)
+        _, raw = self._dice.choice(self._recent)
         altered = b"\xfa\x3e\x03new" if self._dice.random() < 0.1 else b""
         name = f"copy-{self._name}-{self._dice.randbytes(8).hex()}"
         return Outgoing(subject="swarm.events.coder.decision", payload=raw + altered, event_id=name)

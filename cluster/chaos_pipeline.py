@@ -30,7 +30,7 @@ from enchanted.cluster.store.testing import StoreProcess, store_process
 from enchanted.ingest.worker import DURABLE
 
 BACK_SECONDS = 60.0
-STUCK_SECONDS = 90.0
+STUCK_SECONDS = 75.0
 """Without one message acknowledged."""
 LIMITS = StreamLimits(
     events_max_bytes=4 * 1024**3,
@@ -186,7 +186,7 @@ class Pipeline:
             if acknowledged != reached:
                 reached, moved = acknowledged, time.monotonic()
             if time.monotonic() - moved > STUCK_SECONDS:
-                raise TimeoutError(f"stuck at {acknowledged} of {last}: {self.faults[-3:]}")
+                raise TimeoutError(f"stuck at {acknowledged} of {last}: {await self._state()}")
             await asyncio.sleep(0.1)
         return time.monotonic() - begun
 
@@ -202,6 +202,12 @@ class Pipeline:
         with contextlib.suppress(BusUnavailable):
             return (await self.bus.stream_info()).last_seq
         return math.inf
+
+    async def _state(self) -> str:
+        os.kill(self.worker.pid, signal.SIGUSR1)
+        await asyncio.sleep(1.0)
+        consumer = await self.bus.link.api(f"CONSUMER.INFO.{EVENTS_STREAM}.{DURABLE}")
+        return f"{consumer}, worker {self.worker.pid} after {[str(fault) for fault in self.faults[-20:]]}"
 
     def _note(self, kind: str, victim: str, at: float, killed: int, back: int) -> Fault:
         seconds = time.monotonic() - at
@@ -238,7 +244,7 @@ async def kill_every(made: Pipeline, victim: str, seconds: float, over: asyncio.
         due = time.monotonic() + seconds
         await made.kill(victim)
         reached = await made.acknowledged()
-        while victim == "worker" and await made.acknowledged() <= reached and not over.is_set():
+        while victim == "worker" and await made.acknowledged() <= reached and not over.is_set():  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -74,10 +75,17 @@ WAYS: dict[str, type[IngestWorker]] = {
 }
 
 
+def _tell() -> None:
+    """What every task waits for, into the log: for a test that finds the worker stuck."""
+    for task in asyncio.all_tasks():
+        task.print_stack(file=sys.stderr)
+
+
 async def work(way: str, nats_url: str, clickhouse_url: str) -> None:
     """Ingest, and again when that fails, as the actor of `ingest_actor` does."""
     pause = FIRST_PAUSE
     limits = BatchLimits()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _tell)
     print(os.getpid(), flush=True)
     while True:
         try:
