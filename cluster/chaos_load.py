@@ -35,8 +35,8 @@ class Mix:
     """With a random id, which no worker can tell the age of."""
     copies: float = 0.0
     """Besides: events once more under another message id, every tenth with other bytes."""
-    poison: float = 0.0
-    """Besides: bytes that are no event."""
+    poison_count: int = 0
+    """Besides: how many messages of each producer are no event, spread over all."""
 
 
 @dataclass
@@ -110,15 +110,17 @@ class Producer:
                 return
             if rate:
                 await asyncio.sleep(max(0.0, begun + sent / rate - time.monotonic()))
-            await self._publish(min(self._batch, count - sent))
+            size = min(self._batch, count - sent)
+            bad = self._mix.poison_count * (sent + size) // count - self._mix.poison_count * sent // count
+            await self._publish(size, bad)
 
-    async def _publish(self, count: int) -> None:
+    async def _publish(self, count: int, bad: int) -> None:
         dice, mix = self._dice, self._mix
         events = [self._event() for _ in range(count)]
         messages = [Outgoing(subject=f"swarm.events.coder.decision.run-{dice.randrange(RUNS)}", payload=raw,
                              event_id=event_id) for event_id, raw in events]  # fmt: skip
         copies = [self._copy() for _ in range(count) if self._recent and dice.random() < mix.copies]
-        poison = [self._poison() for _ in range(count) if dice.random() < mix.poison]
+        poison = [self._poison() for _ in range(bad)]
         messages += copies + poison
         dice.shuffle(messages)
         pairs = [(event_id, sha256(raw).digest()) for event_id, raw in events]

@@ -218,9 +218,12 @@ class Pipeline:
 
 @asynccontextmanager
 async def pipeline(
-    folder: Path, *, way: str = "safe", proxied: bool = False, limits: StreamLimits = LIMITS
+    folder: Path, *, way: str = "safe", proxied: bool = False, working: bool = True, limits: StreamLimits = LIMITS
 ) -> AsyncIterator[Pipeline]:
-    """Everything started, with a worker of that way; ended with the block."""
+    """Everything started, with a worker of that way; ended with the block.
+
+    Unless ``working``, the worker is to be entered by the caller.
+    """
     async with AsyncExitStack() as stack:
         nats = await stack.enter_async_context(nats_server(folder / "nats", limits=limits))
         store = await stack.enter_async_context(store_process(folder / "store"))
@@ -228,7 +231,9 @@ async def pipeline(
         for where, port in (("bus", nats.port), ("store", store.port)) if proxied else ():
             proxies[where] = await stack.enter_async_context(TcpProxy(port))
             urls[where] = urls[where].replace(f":{port}", f":{proxies[where].port}")
-        worker = await stack.enter_async_context(Worker(urls["bus"], urls["store"], folder / "worker.log", way))
+        worker = Worker(urls["bus"], urls["store"], folder / "worker.log", way)
+        if working:
+            await stack.enter_async_context(worker)
         bus = await stack.enter_async_context(Bus.connect(nats.url, name="checker"))
         yield Pipeline(bus, nats, store, worker, proxies)
 

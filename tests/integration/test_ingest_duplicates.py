@@ -16,12 +16,14 @@ from clickhouse_connect.driver.asyncclient import AsyncClient
 from nats.js import JetStreamContext
 
 from enchanted.bus.connection import Bus
+from enchanted.bus.errors import BusError
+from enchanted.bus.reader import consumer_state
 from enchanted.bus.testing import SMALL_LIMITS, NatsServer, nats_server
 from enchanted.cluster.store.testing import running_store
 from enchanted.ingest import single
 from enchanted.ingest.batch import BatchLimits
 from enchanted.ingest.tables import apply_ddl, connect
-from enchanted.ingest.worker import DURABLE, IngestStatistics, IngestWorker
+from enchanted.ingest.worker import DURABLE, IngestWorker
 from enchanted.schemas.events import SwarmEvent
 
 STREAM, SUBJECT = "ENCHANTED_SWARM", "swarm.events.architect.decision"
@@ -74,18 +76,46 @@ async def publish(stream: JetStreamContext, payload: bytes, msg_id: str = "") ->
     return (await stream.publish(SUBJECT, payload, headers=headers)).seq
 
 
+class Ingest:
+    """A worker, and another one whenever it fails, as the actor does it."""
+
+    def __init__(self, server: NatsServer, store: str) -> None:
+        self._urls = {"nats_url": server.url, "clickhouse_url": store}
+        self.workers: list[IngestWorker] = []
+
+    async def run(self) -> None:
+        while True:
+            try:
+                async with IngestWorker(**self._urls, limits=LIMITS) as worker:
+                    self.workers.append(worker)
+                    await worker.run()
+                    return
+            except BusError as error:
+                print(error)
+            await asyncio.sleep(0.5)
+
+    def counted(self) -> tuple[int, int]:
+        """Copies, and those with other bytes."""
+        counts = [worker.statistics() for worker in self.workers]
+        return sum(one.duplicates for one in counts), sum(one.conflicting for one in counts)
+
+
 @asynccontextmanager
-async def ingesting(server: NatsServer, store: str) -> AsyncIterator[IngestWorker]:
-    async with IngestWorker(nats_url=server.url, clickhouse_url=store, limits=LIMITS) as worker:
-        running = asyncio.create_task(worker.run())
-        yield worker
-        await worker.close()
-        await running
+async def ingesting(server: NatsServer, store: str) -> AsyncIterator[Ingest]:
+    ingest = Ingest(server, store)
+    running = asyncio.create_task(ingest.run())
+    try:
+        yield ingest
+    finally:
+        if ingest.workers:
+            await ingest.workers[-1].close()
+        running.cancel()
+        await asyncio.wait({running})
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(45):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - neither stream nor table has an event for it
             await asyncio.sleep(0.02)
 
 
@@ -94,8 +124,8 @@ async def acknowledged(server: NatsServer, last: int) -> None:
     async with Bus.connect(server.url) as bus:
 
         async def done() -> bool:
-            info = await bus.link.api(f"CONSUMER.INFO.{STREAM}.{DURABLE}")
-            return bool(info["ack_floor"]["stream_seq"] >= last)
+            consumer = await consumer_state(bus.link, STREAM, DURABLE)
+            return consumer is not None and consumer.acknowledged >= last
 
         await until(done)
 
@@ -106,23 +136,19 @@ async def seen(table: AsyncClient) -> list[tuple[int, int]]:
     return [(int(seq), int(copy_of)) for seq, copy_of in (await table.query(sql)).result_rows]
 
 
-def counted(statistics: IngestStatistics) -> tuple[int, int]:
-    return statistics.duplicates, statistics.conflicting
-
-
 @pytest.mark.parametrize("apart", [False, True], ids=["in one batch", "in two"])
 @pytest.mark.parametrize("says", ["one", "another"])
 async def test_a_copy_without_message_id_before_the_one_with_it_is_the_first(
     server: NatsServer, store: str, stream: JetStreamContext, table: AsyncClient, apart: bool, says: str
 ) -> None:
     event_id = made()
-    async with ingesting(server, store) as worker:
+    async with ingesting(server, store) as ingest:
         await publish(stream, event(event_id))
         if apart:
             await acknowledged(server, 1)
         await publish(stream, event(event_id, says), event_id)
         await acknowledged(server, 2)
-        assert counted(worker.statistics()) == (1, int(says != "one"))
+        assert ingest.counted() == (1, int(says != "one"))
     assert await seen(table) == [(1, 0), (2, 1)]
 
 
@@ -132,13 +158,13 @@ async def test_a_copy_without_message_id_after_the_one_with_it_is_marked(
     server: NatsServer, store: str, stream: JetStreamContext, table: AsyncClient, apart: bool, says: str
 ) -> None:
     event_id = made()
-    async with ingesting(server, store) as worker:
+    async with ingesting(server, store) as ingest:
         await publish(stream, event(event_id), event_id)
         if apart:
             await acknowledged(server, 1)
         await publish(stream, event(event_id, says))
         await acknowledged(server, 2)
-        assert counted(worker.statistics()) == (1, int(says != "one"))
+        assert ingest.counted() == (1, int(says != "one"))
     assert await seen(table) == [(1, 0), (2, 1)]
 
 
@@ -164,7 +190,7 @@ async def test_a_copy_with_message_id_after_the_window_is_marked(
 ) -> None:
     await shorten_windows(server, monkeypatch, seconds=2)
     event_id = made(ahead)
-    async with ingesting(server, store) as worker:
+    async with ingesting(server, store) as ingest:
         await publish(stream, event(event_id), event_id)
         await acknowledged(server, 1)
 
@@ -173,7 +199,7 @@ async def test_a_copy_with_message_id_after_the_window_is_marked(
 
         await until(taken)
         await acknowledged(server, 2)
-        assert counted(worker.statistics()) == (1, 1)
+        assert ingest.counted() == (1, 1)
     assert await seen(table) == [(1, 0), (2, 1)]
 
 
@@ -195,11 +221,11 @@ async def test_a_worker_started_in_between_knows_the_copies_before_it(
         for event_id in ids:
             await publish(stream, event(event_id))
         await acknowledged(server, 3)
-    async with ingesting(server, store) as worker:
+    async with ingesting(server, store) as ingest:
         for event_id in ids:
             await publish(stream, event(event_id, "another"), event_id)
         await acknowledged(server, 6)
-        assert counted(worker.statistics()) == (3, 3)
+        assert ingest.counted() == (3, 3)
     assert await seen(table) == [(1, 0), (2, 0), (3, 0), (4, 1), (5, 2), (6, 3)]
 
 
@@ -208,16 +234,15 @@ async def test_a_stream_made_again_keeps_all_rows_and_marks_copies_of_them(
     server: NatsServer, store: str, stream: JetStreamContext, table: AsyncClient, running: bool
 ) -> None:
     ids = [made(), made(30.0), str(uuid.uuid4())]
-    async with ingesting(server, store) as worker:
+    async with ingesting(server, store):
         for event_id in ids:
             await publish(stream, event(event_id), event_id)
         await acknowledged(server, 3)
-        if not running:
-            await worker.close()
-        await make_again(server)
         if running:
+            await make_again(server)
             await published_again(server, stream, table, ids)
     if not running:
+        await make_again(server)
         async with ingesting(server, store):
             await published_again(server, stream, table, ids)
 
@@ -247,7 +272,7 @@ async def test_a_consumer_made_again_under_a_worker_doubles_nothing(
     server: NatsServer, store: str, stream: JetStreamContext, table: AsyncClient
 ) -> None:
     ids = [made(), str(uuid.uuid4())]
-    async with ingesting(server, store) as worker:
+    async with ingesting(server, store):
         for event_id in ids:
             await publish(stream, event(event_id), event_id)
         await acknowledged(server, 2)
@@ -259,7 +284,6 @@ async def test_a_consumer_made_again_under_a_worker_doubles_nothing(
 
         await until(marked)
         await acknowledged(server, 3)
-        assert worker.statistics().present == 2
     rows: Any = await table.query("SELECT count() FROM events")
     assert rows.result_rows == [(3,)]
     assert await seen(table) == [(1, 0), (2, 0), (3, 1)]
