@@ -52,7 +52,7 @@ class Blind(IngestWorker):
     """Never looks whether an event id is there already."""
 
     async def _persisted(self, rows: Sequence[Row]) -> Written | None:
-        self._writer._is_single = lambda _: True  # type: ignore[method-assign]
+        self._writer._is_single = lambda _: True  # type: ignore[assignment,method-assign]
         return await super()._persisted(rows)
 
 
