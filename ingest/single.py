@@ -15,7 +15,7 @@ WINDOW = 60_000_000
 AHEAD = 1_000_000
 """Microseconds a producer's clock may be ahead of the server's."""
 REMEMBERED = 100_000
-"""Ids that are remembered; with more of them everything is looked up."""
+"""Ids that are remembered; with more of them everything is looked up until the others cannot come again."""
 
 _HEX = frozenset("0123456789abcdef")
 
@@ -46,21 +46,29 @@ class YoungIds:
     """Ids that were stored in a way the stream does not guard, and are not older than a minute yet."""
 
     def __init__(self, ids: Iterable[str] = ()) -> None:
+        """``ids``: where they are more than REMEMBERED, there may be others that were not made later than these."""
         self._made = {event_id: made for event_id in ids if (made := made_at(event_id)) is not None}
+        self._unsure_until = 0
+        self._forget()
 
-    @property
-    def too_many(self) -> bool:
-        """Whether not all are remembered."""
-        return len(self._made) > REMEMBERED
-
-    def __contains__(self, event_id: str) -> bool:
-        return event_id in self._made
+    def may_have(self, event_id: str, stored: int) -> bool:
+        """Whether an id that is single by itself, stored at ``stored``, may have been stored before."""
+        return stored <= self._unsure_until or event_id in self._made
 
     def add(self, event_id: str, stored: int) -> None:
         """Remember an id that was stored at ``stored`` if it may still come again as a single one."""
         made = made_at(event_id)
         if made is None or made < stored - WINDOW:
             return
-        if self.too_many:
-            self._made = {known: at for known, at in self._made.items() if at >= stored - 2 * WINDOW}
         self._made[event_id] = made
+        self._forget()
+
+    def _forget(self) -> None:
+        """Of too many keep the younger half; as long as one of the others may come again, nothing is sure."""
+        if len(self._made) <= REMEMBERED:
+            return
+        # Half at once: to look through all of them for each that is added would take minutes for a batch.
+        ordered = sorted(self._made.items(), key=lambda item: item[1])
+        half = len(ordered) - REMEMBERED // 2
+        self._unsure_until = max(self._unsure_until, ordered[half - 1][1] + WINDOW)
+        self._made = dict(ordered[half:])

@@ -29,7 +29,9 @@ SELECT max(stream_seq), toUnixTimestamp64Micro(max(stream_time)) FROM events
 WHERE stream_created = {created:DateTime64(6, 'UTC')}
 """
 _YOUNG = """
-SELECT event_id FROM events WHERE event_id >= {oldest:String} AND substring(event_id, 15, 1) = '7' LIMIT {limit:UInt32}
+SELECT event_id FROM events
+WHERE event_id >= {oldest:String} AND match(event_id, '^[0-9a-f]{8}.[0-9a-f]{4}.7') AND lengthUTF8(event_id) = 36
+ORDER BY event_id DESC LIMIT {limit:UInt32}
 """
 _PRESENT = """
 SELECT stream_seq FROM events
@@ -154,11 +156,13 @@ class Writer:
             row.duplicate_of = known.seq
             marked.append(row)
         for row in asked:
-            self._young.add(row.event_id, row.micros)
+            # The others the stream guards: a copy it takes all the same is not single, and finds them in the table.
+            if not row.single:
+                self._young.add(row.event_id, row.micros)
         return marked
 
     def _is_single(self, row: Row) -> bool:
-        return row.single and not row.redelivered and not self._young.too_many and row.event_id not in self._young
+        return row.single and not row.redelivered and not self._young.may_have(row.event_id, row.micros)
 
     async def _first_copies(self, ids: Collection[str]) -> dict[str, _Copy]:
         if not ids:

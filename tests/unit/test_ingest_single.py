@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 
 import pytest
@@ -69,17 +70,33 @@ def test_ids_that_may_come_again_are_remembered_and_old_ones_are_not() -> None:
     young.add(id_made_at(MADE - WINDOW - 1000), MADE)
     young.add("foreign", MADE)
 
-    assert ID in young
-    assert id_made_at(MADE + 10**12) in young
-    assert id_made_at(MADE - WINDOW - 1000) not in young
-    assert "foreign" not in young
+    assert young.may_have(ID, MADE)
+    assert young.may_have(id_made_at(MADE + 10**12), MADE)
+    assert not young.may_have(id_made_at(MADE - WINDOW - 1000), MADE)
+    assert not young.may_have("foreign", MADE)
 
 
-def test_with_more_ids_than_are_remembered_nothing_is_taken_for_single(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(single, "REMEMBERED", 3)
-    young = YoungIds(id_made_at(MADE + n * 1000) for n in range(4))
-    assert young.too_many
+@pytest.mark.parametrize("at_once", [True, False])
+def test_with_more_ids_than_are_remembered_nothing_is_sure_until_the_others_cannot_come_again(
+    monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    monkeypatch.setattr(single, "REMEMBERED", 4)
+    ids = [id_made_at(MADE + n * 1000) for n in range(5)]
+    young = YoungIds(ids if at_once else ())
+    for n, event_id in enumerate(ids):
+        young.add(event_id, MADE + n * 1000)
 
-    young.add(id_made_at(MADE + 10 * WINDOW), MADE + 10 * WINDOW)
+    # The three oldest are forgotten; the last moment at which one of them is single is a window after it was made.
+    assert young.may_have("any", MADE + 2000 + WINDOW)
+    assert not young.may_have("any", MADE + 2000 + WINDOW + 1)
+    assert young.may_have(ids[3], MADE + 2000 + WINDOW + 1)
+    assert young.may_have(ids[4], MADE + 2000 + WINDOW + 1)
 
-    assert not young.too_many
+
+def test_many_more_ids_than_are_remembered_are_taken_in_little_time() -> None:
+    """Each of them once made the worker look through all: a batch of 10,000 took minutes."""
+    young = YoungIds(id_made_at(MADE + n) for n in range(0, 110_000_000, 1000))
+    begun = time.process_time()
+    for n in range(200_000):
+        young.add(id_made_at(MADE + n * 1000), MADE + n * 1000)
+    assert time.process_time() - begun < 20.0

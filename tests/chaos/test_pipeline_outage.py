@@ -1,0 +1,65 @@
+"""The table is away for minutes: the worker's memory stays bounded, nothing is lost, and it catches up."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from enchanted.cluster.chaos_load import NONE, Ledger, publish
+from enchanted.cluster.chaos_pipeline import Pipeline, pipeline
+from enchanted.cluster.chaos_watch import visible, watching
+from enchanted.ingest.reconciler import Reconciler
+
+SEED, RATE = 31, 1_000.0
+GROWTH = 96 * 2**20
+"""Bytes the worker may grow by: one batch being written (8 MiB), one being collected (8 MiB) and what it has asked for
+besides (16 MiB), each three times over for the objects around the bytes."""
+
+
+async def lag_below(made: Pipeline, seconds: float) -> float:
+    """Wait until the oldest event that is not acknowledged is younger than that; how long it took."""
+    begun = time.monotonic()
+    async with (
+        asyncio.timeout(300),
+        Reconciler(nats_url=made.nats.url, clickhouse_url=made.store.url, name="lag") as reconciler,
+    ):
+        while (await reconciler.lag()).seconds >= seconds:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    return time.monotonic() - begun
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("away", [15, pytest.param(300, marks=pytest.mark.slow)])
+async def test_memory_is_bounded_while_the_table_is_away_and_the_lag_goes(tmp_path: Path, away: int) -> None:
+    ledger, over = Ledger(), asyncio.Event()
+    async with pipeline(tmp_path) as made, watching(made) as seen:
+        # The last events come when the lag is gone, so that it is measured under load.
+        load = asyncio.create_task(publish([made.nats.url] * 2, ledger, 10**9, seed=SEED, rate=RATE, stop=over))
+        while len(ledger.ok) < 5 * RATE:  # noqa: ASYNC110 - the ledger has no event for it
+            await asyncio.sleep(0.05)
+        before = seen.peak("worker")
+        await made.store.stop(signal.SIGKILL)
+        published = len(ledger.ok)
+        await asyncio.sleep(away)
+        published = len(ledger.ok) - published
+        during = seen.peak("worker")
+        await made.store.start()
+        caught_up = await lag_below(made, 2.0)
+        after = seen.peak("worker")
+        over.set()
+        await load
+        await made.until_acknowledged()
+        rows = await visible(made)
+    print(
+        f"\n{published} events in {away} s without a table; worker {before / 2**20:.0f} MiB before, at most "
+        f"{during / 2**20:.0f} during, {after / 2**20:.0f} until caught up {caught_up:.1f} s later; {seen.summary()}"
+    )
+    assert ledger.compare(rows) == NONE
+    assert seen.twice == []
+    assert published > 0.7 * RATE * away
+    assert after - before < GROWTH
+    assert caught_up < 10 + away / 2
