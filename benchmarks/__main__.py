@@ -13,7 +13,7 @@ from typing import Any
 
 from enchanted.benchmarks.case import Benchmark
 
-NAMES = ("publish", "ingest", "recording", "demo")
+NAMES = ("publish", "ingest", "pipeline", "sweep", "storage", "recording", "demo")
 RESULTS = Path(__file__).resolve().parent / "results"
 
 

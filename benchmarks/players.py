@@ -59,7 +59,7 @@ class Player:
 
     async def end(self) -> Any:
         """End it; returns what it found."""
-        found, _ = await self._process.communicate()
+        found, _ = await self._process.communicate(b"")
         return json.loads(found or b"null")
 
 

@@ -7,8 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from clickhouse_connect.driver.asyncclient import AsyncClient
@@ -16,7 +15,7 @@ from clickhouse_connect.driver.asyncclient import AsyncClient
 from enchanted.benchmarks import ingest
 from enchanted.benchmarks.case import Benchmark, Budget, Result, Row
 from enchanted.benchmarks.figures import percentile
-from enchanted.benchmarks.fill import Spread, fill, settle, take_sample
+from enchanted.benchmarks.fill import CHUNK, Spread, fill, settle, take_sample
 from enchanted.benchmarks.load import Published, load, mean_bytes
 from enchanted.benchmarks.players import publish_all
 from enchanted.benchmarks.rig import Plane, plane
@@ -30,10 +29,11 @@ SELECT sum(errors) AS failed, sum(events) AS total FROM agent_hourly
 WHERE agent_id = {agent:String} AND hour >= toStartOfHour(now() - INTERVAL 30 DAY)
 """
 _SIZES = """
-SELECT sum(bytes_on_disk), sum(rows), count() FROM system.parts WHERE active AND table = 'events' AND database = 'enchanted'
+SELECT sum(bytes_on_disk), sum(rows), count() FROM system.parts
+WHERE active AND table = 'events' AND database = currentDatabase()
 """
 _COLUMNS = """
-SELECT name, data_compressed_bytes FROM system.columns WHERE table = 'events' AND database = 'enchanted'
+SELECT name, data_compressed_bytes FROM system.columns WHERE table = 'events' AND database = currentDatabase()
 AND data_compressed_bytes > 0 ORDER BY data_compressed_bytes DESC LIMIT 8
 """
 _UNSOUND = "SELECT countIf(SHA256(raw) != sha256) FROM events"
@@ -44,8 +44,8 @@ NOTES = (
     "for comparison, from other systems' published tables of the same kind of event: 1,900 to 4,500 bytes an event",
     "queries: one client on loopback, keys drawn at random and never twice, files in the page cache, background merges "
     "come to rest; a sample is a percentile of 50 queries",
-    "the millions are copies of a real sample made in the store: 30 days, runs of 10,000 events of which 40 are under way "
-    "at once, traces of 40 events, 3,000 agents of whom 30 are in each run, 2 % of the events failures",
+    "the millions are copies of a real sample made in the store: 30 days, runs of 10,000 events, 40 of them open at "
+    "once, traces of 40 events, 3,000 agents of whom 30 are in each run, 2 % of the events failures",
 )
 
 
@@ -58,10 +58,12 @@ class Scale:
     filled: int
     queries: int
     repeats: int
+    seconds: float
+    """What filling may take."""
 
 
-FULL = Scale(events=60_000, filled=10_000_000, queries=50, repeats=5)
-SMOKE = Scale(events=3_000, filled=50_000, queries=50, repeats=1)
+FULL = Scale(events=60_000, filled=10_000_000, queries=50, repeats=5, seconds=720.0)
+SMOKE = Scale(events=3_000, filled=50_000, queries=50, repeats=1, seconds=60.0)
 Ask = Callable[[Store, AsyncClient, dict[str, Any]], Awaitable[int]]
 
 
@@ -70,8 +72,8 @@ async def run(smoke: bool) -> Result:
     scale = SMOKE if smoke else FULL
     async with plane() as servers:
         rows, notes = await sizes(servers, load(scale.events))
-        took = await grow(servers.table, scale.filled)
-        rows += await queries(servers, scale)
+        filled, took = await grow(servers.table, scale.filled, scale.seconds)
+        rows += await queries(servers, replace(scale, filled=filled))
         notes += (await described(servers.table, scale.filled, took),)
     return Result(benchmark="storage", question=QUESTION, rows=tuple(rows), notes=NOTES + notes, smoke=smoke)
 
@@ -85,7 +87,9 @@ async def sizes(servers: Plane, events: list[Published]) -> tuple[list[Row], tup
     size, stored, parts = (await table.query(_SIZES)).result_rows[0]
     unsound = (await table.query(_UNSOUND)).result_rows[0][0]
     if stored != len(events) or unsound:
-        raise RuntimeError(f"{stored} of {len(events)} events are in the table, {unsound} without their published bytes")
+        raise RuntimeError(
+            f"{stored} of {len(events)} events are in the table, {unsound} without their published bytes"
+        )
     blocks = sum(path.stat().st_size for path in (servers.nats.folder / "store").rglob("*.blk"))
     published = Row(name="published bytes", unit="bytes/event", samples=[mean_bytes(events)])
     rows = [
@@ -102,14 +106,24 @@ async def sizes(servers: Plane, events: list[Published]) -> tuple[list[Row], tup
     return rows, notes
 
 
-async def grow(table: AsyncClient, total: int) -> float:
-    """Put the copies in the place of the mix; returns the seconds it took until merges had come to rest."""
+async def grow(table: AsyncClient, wanted: int, seconds: float) -> tuple[int, float]:
+    """Put copies in the place of the mix, as many of ``wanted`` as fit in ``seconds``; how many, and the time taken."""
     begun = time.perf_counter()
     sample = await take_sample(table, 50_000)
     await table.command("TRUNCATE TABLE events")
-    await fill(table, Spread.of(total, MONTH), sample)
-    await settle(table, 60.0)
-    return time.perf_counter() - begun
+    trial = min(wanted, CHUNK)
+    await fill(table, Spread.of(trial, MONTH), sample)
+    total = fitting(wanted, trial / (time.perf_counter() - begun), seconds)
+    if total > trial:
+        await table.command("TRUNCATE TABLE events")
+        await fill(table, Spread.of(total, MONTH), sample)
+    await settle(table, 30.0)
+    return total, time.perf_counter() - begun
+
+
+def fitting(wanted: int, pace: float, seconds: float) -> int:
+    """Whole chunks that ``pace`` rows/s make in half of ``seconds`` (merges take the rest), at most ``wanted``."""
+    return min(wanted, max(CHUNK, int(pace * seconds / 2) // CHUNK * CHUNK))
 
 
 async def described(table: AsyncClient, filled: int, seconds: float) -> str:
