@@ -21,6 +21,8 @@ from enchanted.ingest.tables import apply_ddl, connect
 
 POLL = 0.02
 """Seconds between two looks at the table."""
+LOOK = 0.1
+"""The same where the look is not what is measured, so that it costs the store little."""
 STUCK = 120.0
 """Seconds after which rows that do not come are given up."""
 WARM_UP = 2.0
@@ -44,7 +46,7 @@ class Plane:
         """Wait until the table holds so many."""
         async with asyncio.timeout(STUCK):
             while await self.rows() < rows:  # noqa: ASYNC110 - a table has no event for it
-                await asyncio.sleep(POLL)
+                await asyncio.sleep(LOOK)
 
     def meter(self, **others: Player) -> Meter:
         """CPU of the servers and of other processes from now on."""
