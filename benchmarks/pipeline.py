@@ -26,7 +26,7 @@ NOTES = (
     f"freshness: {RATE:.0f} events/s in an open loop from one process; from Publisher.publish having returned until a "
     "reader that asks for count() every 20 ms had the new sequences in its hands; the first 2 s left out",
     "freshness of others: the obvious ingestor as in `ingest`; 'bare' inserts what came each second and checks nothing",
-    "nats-py's fetch(1000) hands over what is there at once: the obvious ingestor inserts some hundred rows several times "
+    "nats-py's fetch(1000) hands over what is there at once: the obvious ingestor inserts some hundred rows, often in "
     "a second, so it is fresher than a flush each second, at several times the CPU an event",
     "end to end: 500 publishers on one connection and one ingestor at once, until every row is in the table",
     "growth: CPU of worker and store over events that wait in the stream, least squares over all points",

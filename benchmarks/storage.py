@@ -100,10 +100,11 @@ async def sizes(servers: Plane, events: list[Published]) -> tuple[list[Row], tup
     ]
     columns = (await table.query(_COLUMNS)).result_rows
     largest = ", ".join(f"{name} {spent / stored:.0f}" for name, spent in columns)
-    notes = (
+    notes: tuple[str, ...] = (
         f"{stored} events in {parts} part(s); SHA-256 of the bytes put together again from the table: all as published",
-        f"largest columns of the table, bytes/event: {largest}",
     )
+    if largest:  # a compact part does not say
+        notes += (f"largest columns of the table, bytes/event: {largest}",)
     return rows, notes
 
 
