@@ -27,7 +27,6 @@ PAGE = 101
 ERRORS = """
 SELECT sum(errors) AS failed, sum(events) AS total FROM agent_hourly
 WHERE agent_id = {agent:String} AND hour >= toStartOfHour(now() - INTERVAL 30 DAY)
-SETTINGS do_not_merge_across_partitions_select_final = 1, use_skip_indexes_if_final_exact_mode = 0
 """
 _SIZES = """
 SELECT sum(bytes_on_disk), sum(rows), count() FROM system.parts

@@ -4,4 +4,3 @@ WHERE duplicate_of = 0
   AND event_id = {event_id:String}
 ORDER BY stream_seq
 LIMIT 1
-SETTINGS do_not_merge_across_partitions_select_final = 1, use_skip_indexes_if_final_exact_mode = 0

@@ -6,4 +6,3 @@ WHERE duplicate_of = 0
   AND stream_seq <= {until:UInt64}
 ORDER BY stream_seq
 LIMIT {limit:UInt32}
-SETTINGS do_not_merge_across_partitions_select_final = 1, use_skip_indexes_if_final_exact_mode = 0

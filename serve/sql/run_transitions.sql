@@ -5,4 +5,3 @@ WHERE duplicate_of = 0
   AND kind = 'run_transition'
   AND task_id = ''
 ORDER BY stream_seq
-SETTINGS do_not_merge_across_partitions_select_final = 1, use_skip_indexes_if_final_exact_mode = 0

@@ -21,4 +21,3 @@ HAVING first_seq < {before:UInt64}
   AND ({run:String} != '' OR total > countIf(kind = 'system_signal'))
 ORDER BY first_seq DESC
 LIMIT {limit:UInt32}
-SETTINGS do_not_merge_across_partitions_select_final = 1, use_skip_indexes_if_final_exact_mode = 0
