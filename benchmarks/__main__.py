@@ -13,7 +13,7 @@ from typing import Any
 
 from enchanted.benchmarks.case import Benchmark
 
-NAMES = ("publish", "ingest", "recording", "demo")
+NAMES = ("publish", "ingest", "pipeline", "sweep", "storage", "recording", "demo")
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -59,9 +59,15 @@ def _show(result: dict[str, Any]) -> None:
     print(f"\n{result['benchmark']}: {result['question']}\n{result['machine']}{' (smoke)' if result['smoke'] else ''}")
     for row in result["rows"]:
         ratio = f"  {row['ratio']:.2f} × {row['floor']}" if "ratio" in row else ""
-        print(f"  {row['name']:34} {row['median']:12.2f} {row['unit']}{ratio}")
+        print(f"  {row['name']:50} {row['median']:12.2f} {row['unit']}{ratio}{_budget(row)}")
     for note in result["notes"]:
         print(f"  {note}")
+
+
+def _budget(row: dict[str, Any]) -> str:
+    if "budget" not in row:
+        return ""
+    return f"  {'met' if row['within'] else 'MISSED'}: {row['budget_is'].partition(',')[0]} {row['budget']:g}"
 
 
 if __name__ == "__main__":

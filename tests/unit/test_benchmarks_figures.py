@@ -1,0 +1,105 @@
+"""Budgets, slopes, percentiles and recommendations of the benchmarks."""
+
+from __future__ import annotations
+
+import pytest
+
+from enchanted.benchmarks import pipeline, storage
+from enchanted.benchmarks.case import Budget, Result, Row
+from enchanted.benchmarks.figures import percentile, residual, slope
+from enchanted.benchmarks.load import load, mean_bytes
+from enchanted.benchmarks.rig import Ingestor
+from enchanted.benchmarks.sweep import Point, recommended
+
+
+def _point(rows: int, *, rate: float, cpu: float, p99: float) -> Point:
+    return Point(ingestor=Ingestor(rows=rows), rate=rate, cpu=cpu, p50=p99 / 2, p99=p99)
+
+
+def test_points_on_a_line_give_its_slope_and_no_scatter() -> None:
+    points = [(x, 3.0 * x + 10.0) for x in (0.0, 0.2, 1.0)]
+
+    assert slope(points) == pytest.approx((3.0, 10.0))
+    assert residual(points) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_points_at_one_place_have_no_slope() -> None:
+    assert slope([(1.0, 4.0), (1.0, 6.0)]) == (0.0, 5.0)
+
+
+def test_a_percentile_is_one_of_the_samples() -> None:
+    samples = [float(number) for number in range(100, 0, -1)]
+
+    assert percentile(samples, 0.5) == 51.0
+    assert percentile(samples, 0.95) == 96.0
+    assert percentile([7.0], 0.99) == 7.0
+
+
+def test_a_budget_of_a_ratio_is_held_against_the_floor() -> None:
+    floor = Row(name="bare", unit="events/s", samples=[1_000.0])
+    ours = Row(
+        name="ours",
+        unit="events/s",
+        samples=[650.0],
+        floor="bare",
+        budget=Budget(limit=0.7, least=True, of_ratio=True),
+    )
+    _, shown = Result(benchmark="b", question="q", rows=(floor, ours)).as_dict()["rows"]
+
+    assert shown["ratio"] == 0.65
+    assert shown["budget"] == 0.7
+    assert shown["budget_is"] == "at least, for the ratio"
+    assert shown["within"] is False
+
+
+def test_a_budget_in_the_rows_unit_is_held_against_the_median() -> None:
+    shown = Row(name="p99", unit="ms", samples=[1_400.0, 900.0, 9_000.0], budget=Budget(limit=1_500.0)).as_dict()
+
+    assert shown["budget_is"] == "at most, for the median"
+    assert shown["within"] is True
+
+
+def test_a_row_without_a_budget_says_nothing_of_one() -> None:
+    assert "within" not in Row(name="x", unit="ms", samples=[1.0]).as_dict()
+
+
+def test_every_publish_and_ingest_budget_lands_on_its_row() -> None:
+    rows = [Row(name=name, unit="x", samples=[1.0], floor="f") for name in (*pipeline.BUDGETS, "other")]
+
+    budgets = {row.name: row.budget for row in pipeline.budgeted(rows)}
+
+    assert budgets == {**pipeline.BUDGETS, "other": None}
+
+
+def test_freshness_is_held_against_the_bare_and_the_obvious_from_the_same_run() -> None:
+    taken = {pipeline.BARE: [(500.0, 1_000.0)], pipeline.NAIVE: [(600.0, 1_200.0)], pipeline.OURS: [(750.0, 1_100.0)]}
+    rows = pipeline.freshness_rows(taken)
+    shown = {row["name"]: row for row in Result(benchmark="b", question="q", rows=tuple(rows)).as_dict()["rows"]}
+
+    ours = shown[f"freshness p50: {pipeline.OURS} over {pipeline.BARE}"]
+    assert (ours["ratio"], ours["within"]) == (1.5, False)
+    assert shown[f"freshness p99: {pipeline.OURS} over {pipeline.NAIVE}"]["within"] is True
+
+
+def test_the_cheapest_of_the_fast_and_fresh_is_recommended() -> None:
+    stale = _point(1, rate=10_000, cpu=10, p99=3_000)
+    slow = _point(2, rate=5_000, cpu=20, p99=500)
+    dear = _point(3, rate=10_000, cpu=90, p99=500)
+    fit = _point(4, rate=9_500, cpu=50, p99=1_400)
+
+    assert recommended([stale, slow, dear, fit]) is fit
+    assert recommended([stale, _point(5, rate=1, cpu=1, p99=2_000)]).ingestor.rows == 5
+
+
+def test_as_many_rows_are_filled_as_fit_in_the_time() -> None:
+    assert storage.fitting(10_000_000, pace=50_000, seconds=720) == 10_000_000
+    assert storage.fitting(10_000_000, pace=10_000, seconds=720) == 3_600_000
+    assert storage.fitting(50_000, pace=1, seconds=60) == 50_000
+
+
+def test_the_load_is_as_large_and_as_mixed_as_it_says() -> None:
+    events = load(400)
+
+    assert 700 < mean_bytes(events) < 1_100
+    assert len({one.event_id for one in events}) == 400
+    assert 7.5 * 1024 < mean_bytes(load(50, text=7_600)) < 8.5 * 1024
