@@ -31,6 +31,7 @@ _SUBJECTS = 10_000
 """Spellings of subjects that are remembered."""
 _EXPIRES = 30.0
 _RECONNECT_WAIT = 10.0
+_REFUSED_WAIT = 0.5
 _RECLAIM_WAIT = 0.1
 _RECLAIM_SETTLE = 0.5
 """Seconds; the server takes a tenth of one to act on a changed ack_wait."""
@@ -183,6 +184,11 @@ class PullConsumer:
                 log.debug("consumer %s: %s", self._durable, error)
                 self._asked = 0
                 await asyncio.sleep(min(0.05, remaining))
+            except ApiRefused as error:
+                # It, or its stream, was deleted a moment ago, and may be made again.
+                log.warning("consumer %s is tried again: %s", self._durable, error)
+                self._asked = 0
+                await asyncio.sleep(min(_REFUSED_WAIT, remaining))
 
     async def ack_all(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge each; returns when the server has confirmed the last one.

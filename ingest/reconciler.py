@@ -94,14 +94,15 @@ class Reconciler:
         bus: Bus | None = None,
         writer: Writer | None = None,
         table: Table | None = None,
+        scrubber: Scrubber | None = None,
     ) -> None:
-        """``bus``, ``writer`` and ``table`` are used instead of those the URLs lead to; all are closed with it."""
+        """``bus``, ``writer``, ``table`` and ``scrubber`` are used instead of those the URLs lead to, and closed."""
         self._bus = bus or Bus.connect(nats_url, name=name)
         self._dead = _Dead(self._bus)
         self._table = table or Table(clickhouse_url)
         self._writer = writer or Writer(clickhouse_url)
         self._healer = Healer(self._bus, self._writer, stream)
-        self._scrubber = Scrubber(clickhouse_url, self._bus, stream)
+        self._scrubber = scrubber or Scrubber(clickhouse_url, self._bus, stream)
         self._stream = stream
         self._now = now
         self._stack = AsyncExitStack()

@@ -22,7 +22,7 @@ from tests.simulation.loop import Process
 from tests.simulation.parts import STORE, URL, Parts
 from tests.simulation.producer import Workload
 from tests.simulation.stream import BEGINNING
-from tests.simulation.table import SimulatedCounts
+from tests.simulation.table import SimulatedCounts, SimulatedScrubber
 from tests.simulation.world import Broken, Main, World
 
 SETTLED_WITHIN = 300.0
@@ -154,9 +154,10 @@ async def _reconcile(world: World, process: Process) -> None:
             nats_url=URL,
             clickhouse_url=STORE,
             now=lambda: BEGINNING,
-            bus=world.bus(process.name),
+            bus=(bus := world.bus(process.name)),
             writer=world.parts.writer(world.table),
             table=SimulatedCounts(world.table),
+            scrubber=SimulatedScrubber(bus),
         )
         try:
             async with reconciler:

@@ -9,10 +9,16 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
+from enchanted.bus.connection import Bus
+from enchanted.bus.streams import EVENTS_STREAM
 from enchanted.ingest.errors import RowRefused, TableUnavailable
+from enchanted.ingest.ranges import Span
 from enchanted.ingest.reconcile_report import Agents, FormerStream
 from enchanted.ingest.reconcile_table import Block, Table
 from enchanted.ingest.rows import Row
+from enchanted.ingest.scrub import Look, Scrubber
+from enchanted.ingest.scrub_parts import Extent
+from enchanted.ingest.scrub_report import DamagedPart, Scrub
 from enchanted.ingest.writer import Target, Writer, token
 from enchanted.schemas.events import parse_event
 from tests.simulation.loop import OUTSIDE, PROCESS, Process, SimulatedLoop
@@ -235,7 +241,7 @@ def _highest(table: SimulatedTable) -> tuple[int, int]:
 
 def _young(table: SimulatedTable, parameters: dict[str, Any]) -> list[tuple[str]]:
     ids = sorted({row.event_id for row in table.rows.values()})
-    young = [(one,) for one in ids if one >= parameters["oldest"] and one[14:15] == "7"]
+    young = [(one,) for one in reversed(ids) if one >= parameters["oldest"] and one[14:15] == "7"]
     return young[: parameters["limit"]]
 
 
@@ -293,3 +299,22 @@ class SimulatedCounts(Table):
 
     async def agents(self, created: datetime, last: int) -> Agents:
         return Agents()
+
+
+class SimulatedScrubber(Scrubber):
+    """Finds no damage: files that rot are not simulated, tests/chaos/test_corruption.py damages real ones."""
+
+    def __init__(self, bus: Bus) -> None:
+        super().__init__("http://127.0.0.1:8123", bus, EVENTS_STREAM)
+
+    async def step(self, look: Look, seconds: float) -> bool:
+        return False
+
+    async def all_parts(self) -> bool:
+        return False
+
+    async def deal(self, extent: Extent, *, repair: bool) -> list[DamagedPart]:
+        return []
+
+    async def report(self, look: Look, parts: list[DamagedPart], dead: Sequence[Span]) -> Scrub:
+        return Scrub()

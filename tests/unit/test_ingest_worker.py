@@ -66,13 +66,5 @@ async def test_after_a_batch_it_gave_up_a_worker_writes_no_later_one() -> None:
 
 
 def _delivery(bus: Bus, seq: int) -> Delivery:
-    return Delivery(
-        seq=seq,
-        nanoseconds=seq,
-        subject="swarm.events.coder.decision",
-        payload=b"",
-        headers={},
-        num_delivered=1,
-        reply="",
-        link=bus.link,
-    )
+    reply = b"$JS.ACK.ENCHANTED_SWARM.ingest.1.%d.%d.%d.0" % (seq, seq, seq)
+    return Delivery("swarm.events.coder.decision", reply, b"", b"", bus.link)
