@@ -30,13 +30,15 @@ SYSTEM_TABLES = frozenset(
 SETTINGS = frozenset(
     {
         "cast_string_to_dynamic_use_inference", "date_time_input_format", "date_time_output_format",
-        "enable_http_compression", "extremes", "format_csv_delimiter", "join_use_nulls", "limit",
+        "do_not_merge_across_partitions_select_final", "enable_http_compression", "extremes",
+        "format_csv_delimiter", "join_use_nulls", "limit",
         "max_block_size", "max_execution_time", "max_memory_usage", "max_result_bytes", "max_result_rows",
         "max_rows_to_read", "max_threads", "offset", "optimize_read_in_order",
         "output_format_arrow_string_as_string", "output_format_arrow_unsupported_types_as_binary",
         "output_format_json_named_tuples_as_objects", "output_format_json_quote_64bit_integers",
         "output_format_native_encode_types_in_binary_format", "output_format_parquet_string_as_string",
         "readonly", "result_overflow_mode", "session_timezone", "use_query_cache",
+        "use_skip_indexes_if_final_exact_mode",
     }
 )  # fmt: skip
 """What a reader may set: how a result is written and smaller limits, nothing that names a file."""
