@@ -11,14 +11,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
 
-from enchanted.bus.consumer import Delivery, PullConsumer
+from enchanted.bus.consumer import Delivery
 from enchanted.bus.errors import BusError
 from enchanted.ingest.batch import BatchLimits
-from enchanted.ingest.errors import IngestError, TableUnavailable
+from enchanted.ingest.errors import IngestError
 from enchanted.ingest.rows import Row
-from enchanted.ingest.worker import DURABLE, IngestWorker, collect_seldom
+from enchanted.ingest.worker import IngestWorker, collect_seldom
 from enchanted.ingest.writer import Written
 
 FIRST_PAUSE = 0.5
@@ -36,18 +35,6 @@ class Hasty(IngestWorker):
         await super()._flush(deliveries)
 
 
-class Careless(IngestWorker):
-    """Takes an insert that failed for one that was done."""
-
-    async def _persisted(self, rows: Sequence[Row]) -> Written | None:
-        try:
-            begun = await self._begun()
-            return await self._writer.write(rows, begun.created, again=False)
-        except (TableUnavailable, BusError) as error:
-            self._note(error)
-            return Written()
-
-
 class Blind(IngestWorker):
     """Never looks whether an event id is there already."""
 
@@ -56,22 +43,10 @@ class Blind(IngestWorker):
         return await super()._persisted(rows)
 
 
-class Greedy(IngestWorker):
-    """Asks for everything at once, and has it in memory."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._consumer = PullConsumer(
-            self._bus, durable=DURABLE, batch=1_000_000, max_bytes=2**30, max_ack_pending=1_000_000
-        )
-
-
 WAYS: dict[str, type[IngestWorker]] = {
     "safe": IngestWorker,
     "hasty": Hasty,
-    "careless": Careless,
     "blind": Blind,
-    "greedy": Greedy,
 }
 
 

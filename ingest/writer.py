@@ -89,12 +89,13 @@ class Writer:
     Every method raises TableUnavailable when ClickHouse cannot be used now, and connects again when called next.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, local: bool | None = None) -> None:
+        """``local``: whether rows travel within one machine; by default what the URL says."""
         self._url = url
         self._client: AsyncClient | None = None
         self._young = YoungIds()
         # Within one machine compression costs more than it saves.
-        self._local = is_local(url)
+        self._local = is_local(url) if local is None else local
 
     async def close(self) -> None:
         """Give the connections back. Idempotent."""
