@@ -68,6 +68,8 @@ class Report:
     """Of the missing, written from the stream into the table."""
     buried: int = 0
     """Of the missing, put among the dead letters."""
+    settled: int = 0
+    """Rows that counted as the first copy of an event that had an earlier one, and count as later ones now."""
     unhealed: Ranges = field(default_factory=Ranges)
     """Missing now."""
     stream_gaps: Ranges = field(default_factory=Ranges)

@@ -34,6 +34,8 @@ STRETCH = 256 * BLOCK
 
 SCRUB_SECONDS = 1.0
 """What a check takes for reading again what was read before."""
+FIRST_LOOK = 200_000
+"""Sequences before the acknowledged ones in which a first check looks for events that are visible twice."""
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +109,7 @@ class Reconciler:
         self._now = now
         self._stack = AsyncExitStack()
         self._told: object = None
+        self._reached: tuple[datetime, int, int] | None = None
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self._bus)
@@ -132,12 +135,12 @@ class Reconciler:
         else:
             await self._scrubber.step(look, scrub_seconds)
         try:
-            return await self._check(look, repair)
+            return await self._check(look, repair, deep)
         except (TableUnavailable, PartBroken):
             # Questions about a damaged part that is not found yet fail.
             if not await self._scrubber.all_parts():
                 raise
-            return await self._check(look, repair)
+            return await self._check(look, repair, deep)
 
     async def scrub(self, seconds: float) -> bool:
         """Read a piece of stream and table again; whether damage came to light that was not known before."""
@@ -148,7 +151,7 @@ class Reconciler:
         info = await self._info()
         return Look(info=info, dealt=min(consumer.acknowledged if consumer else 0, info.last_seq))
 
-    async def _check(self, look: Look, repair: bool) -> Report:
+    async def _check(self, look: Look, repair: bool, deep: bool) -> Report:
         begun = time.monotonic()
         info, reached = look.info, look.dealt
         # A message is a dead letter before it is acknowledged, so all up to `reached` are known after this.
@@ -170,6 +173,8 @@ class Reconciler:
         gaps = await self._gaps(info, reached)
         for stretch in pieces(first, reached, STRETCH):
             report = await self._stretch(report, stretch, gaps, repair)
+        if repair:
+            report = replace(report, settled=await self._settle(look, deep))
         report = replace(
             report,
             stream_gaps=Ranges().plus(gaps),
@@ -193,6 +198,8 @@ class Reconciler:
                 report.buried,
                 report.missing,
             )
+        if report.settled:
+            log.warning("%d later copies of events were visible beside the first; they are marked", report.settled)
 
     async def lag(self) -> Lag:
         """How far ingest is behind the stream now."""
@@ -241,6 +248,17 @@ class Reconciler:
             unhealed=report.unhealed.plus(found.missing),
             twofold=report.twofold.plus(found.twofold),
         )
+
+    async def _settle(self, look: Look, deep: bool) -> int:
+        """Leave one visible row of each event; what was acknowledged before the last check has been looked at."""
+        created, known = look.info.created, self._reached
+        if known is None or known[0] != created:
+            known = (created, max(0, look.dealt - FIRST_LOOK), max(0, look.dealt - FIRST_LOOK))
+        twice = await self._table.visible_twice(created, 0 if deep else known[1], look.info.last_seq)
+        hidden = await self._writer.settle(twice, created) if twice else 0
+        # An insert that its worker did not wait for may be later than one check, not than two.
+        self._reached = (created, known[2], look.dealt)
+        return hidden
 
     async def _beyond(self, created: datetime) -> Ranges:
         # The table first: the stream only grows between the two.

@@ -136,7 +136,7 @@ def event_values(event: SwarmEvent, row: Row, stream_created: datetime) -> tuple
         stream_created,
         row.seq,
         row.time,
-        row.subject,
+        row.subject.encode(errors="surrogateescape"),
         run_of(event),
         event.event_id,
         event_time(event, row.time),

@@ -6,8 +6,8 @@ import hashlib
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from enchanted.ingest import wire
 from enchanted.ingest.errors import IngestError, RowRefused
-from enchanted.ingest.rows import COLUMNS, Row, columns_of
+from enchanted.ingest.rows import COLUMNS, Row, columns_of, read_row
 from enchanted.ingest.single import REMEMBERED, WINDOW, YoungIds, id_made_at
 from enchanted.ingest.tables import apply_ddl, connect, is_local, understood
 
@@ -40,13 +40,32 @@ WHERE stream_created = {created:DateTime64(6, 'UTC')}
   AND stream_seq IN {seqs:Array(UInt64)}
 """
 _FIRST_COPIES = """
-SELECT event_id, min((stream_created, stream_seq, payload_sha256)) AS first FROM events
-WHERE duplicate_of = 0 AND event_id IN {ids}
+SELECT event_id, min((stream_created, stream_seq, payload_sha256)) AS first,
+       maxIf(stream_seq, stream_created = {{created:DateTime64(6, 'UTC')}}) AS last
+FROM events WHERE duplicate_of = 0 AND event_id IN {ids}
 GROUP BY event_id
+"""
+_ALL_COPIES = """
+SELECT stream_seq, duplicate_of, toUnixTimestamp64Micro(stream_time), hex(subject), hex(raw) FROM events FINAL
+WHERE stream_created = {{created:DateTime64(6, 'UTC')}} AND event_id IN {ids}
+SETTINGS use_skip_indexes_if_final_exact_mode = 0
 """
 LATER = {"optimize_on_insert": 0, "materialize_skip_indexes_on_insert": 0}
 """What a merge does anyway; a part that is not merged yet is small enough to be read without its skip indexes."""
 _LITERAL = re.compile(r"[\w.:\-\n]*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    created: datetime
+    seq: int
+    sha256: str
+    last: int = 0
+    """The highest sequence of this stream at which the event is visible too."""
+
+    @property
+    def place(self) -> tuple[datetime, int]:
+        return self.created, self.seq
 
 
 @dataclass(slots=True)
@@ -63,12 +82,13 @@ class Written:
     refused: list[tuple[Row, str]] = field(default_factory=list)
     """Rows ClickHouse does not take for what is in them, with why; their neighbours are in."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Copy:
-    created: datetime
-    seq: int
-    sha256: str
+    def mark(self, row: Row, first: _Copy) -> None:
+        """Count a row as a later copy."""
+        self.duplicates += 1
+        if first.sha256 != row.sha256:
+            self.conflicting += 1
+            log.warning("event %s: message %d differs from its first copy %d", row.event_id, row.seq, first.seq)
+        row.duplicate_of = first.seq
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +139,26 @@ class Writer:
         written = Written()
         ordered = sorted(rows, key=lambda row: row.seq)
         present = await self._present([row for row in ordered if again or row.redelivered], stream_created)
-        fresh = await self._marked([row for row in ordered if row.seq not in present], stream_created, written)
+        fresh, overtaken = await self._marked(ordered, present, stream_created, written)
         written.present = len(ordered) - len(fresh)
+        # What was looked up is not there. A token would swallow it: ClickHouse keeps those of rows deleted since.
+        target = Target(stream_created, secrets.token_hex(8) if again else "")
+        if overtaken:
+            await self._overtake(overtaken, fresh, target, written)
+            fresh = [row for row in fresh if row.event_id not in overtaken or row.duplicate_of]
         if fresh:
-            # What was looked up is not there. A token would swallow it: ClickHouse keeps those of rows deleted since.
-            salt = secrets.token_hex(8) if again else ""
-            await self._insert(fresh, Target(stream_created, salt), written)
+            await self._insert(fresh, target, written)
         return written
+
+    async def settle(self, event_ids: Collection[str], stream_created: datetime) -> int:
+        """Of events that are visible at several sequences of a stream leave the first; returns how many rows it hides.
+
+        Two workers that are given copies of one event at the same time may each insert theirs as the first.
+        """
+        first = await self._first_copies(event_ids, stream_created)
+        written = Written()
+        await self._overtake(first, [], Target(stream_created, secrets.token_hex(8)), written)
+        return written.duplicates
 
     async def _present(self, suspects: Sequence[Row], stream_created: datetime) -> set[int]:
         if not suspects:
@@ -136,46 +169,95 @@ class Writer:
         found = await self._query(_PRESENT, bounds)
         return {int(seq) for (seq,) in found}
 
-    async def _marked(self, rows: Sequence[Row], stream_created: datetime, written: Written) -> Sequence[Row]:
-        """The rows with later copies of an event id marked; a row that turns out to be in the table is left out."""
+    async def _marked(
+        self, rows: Sequence[Row], present: Collection[int], stream_created: datetime, written: Written
+    ) -> tuple[list[Row], dict[str, _Copy]]:
+        """What is not in the table, later copies of an event id marked; and first copies that came after a later one.
+
+        The latter happens when a worker dies: what it held is delivered again after what came since.
+        """
         asked = [row for row in rows if row.event_id and not self._is_single(row)]
         if not asked:
-            return rows
-        first = await self._first_copies({row.event_id for row in asked})
-        marked: list[Row] = []
+            return [row for row in rows if row.seq not in present], {}
+        first = await self._first_copies({row.event_id for row in asked}, stream_created)
+        fresh: list[Row] = []
+        overtaken: dict[str, _Copy] = {}
         for row in rows:
             own = _Copy(stream_created, row.seq, row.sha256)
             known = first.setdefault(row.event_id, own) if row.event_id else own
-            if (known.created, known.seq) == (own.created, own.seq):
-                if known is own:
-                    marked.append(row)
+            same = known is not own and known.place == own.place
+            there = same or row.seq in present
+            if known.last > row.seq and (same or (known.place > own.place and not there)):
+                overtaken[row.event_id] = first[row.event_id] = own
+            if there:
                 continue
-            written.duplicates += 1
-            if known.sha256 != row.sha256:
-                written.conflicting += 1
-                log.warning("event %s: message %d differs from its first copy %d", row.event_id, row.seq, known.seq)
-            row.duplicate_of = known.seq
-            marked.append(row)
+            if known.place < own.place:
+                written.mark(row, known)
+            fresh.append(row)
         for row in asked:
             # The others the stream guards: a copy it takes all the same is not single, and finds them in the table.
             if not row.single:
                 self._young.add(row.event_id, row.micros)
-        return marked
+        return fresh, overtaken
 
     def _is_single(self, row: Row) -> bool:
         return row.single and not row.redelivered and not self._young.may_have(row.event_id, row.micros)
 
-    async def _first_copies(self, ids: Collection[str]) -> dict[str, _Copy]:
+    async def _first_copies(self, ids: Collection[str], stream_created: datetime) -> dict[str, _Copy]:
+        found = await self._about(_FIRST_COPIES, ids, stream_created)
+        return {
+            event_id: _Copy(_aware(created), int(seq), sha256, int(last))
+            for event_id, (created, seq, sha256), last in found
+        }
+
+    async def _about(self, sql: str, ids: Collection[str], stream_created: datetime) -> Sequence[Sequence[Any]]:
+        """The answer to a question about events."""
         if not ids:
-            return {}
+            return ()
+        parameters: dict[str, Any] = {"created": stream_created}
         joined = "\n".join(ids)
         if _LITERAL.fullmatch(joined) and joined.count("\n") == len(ids) - 1:
             # One literal is read in a tenth of the time that an array of as many takes.
-            sql = _FIRST_COPIES.format(ids=f"(SELECT arrayJoin(splitByChar('\n', materialize('{joined}'))))")
-            rows = await self._query(sql, settings={"max_query_size": len(sql) + 1024})
-        else:
-            rows = await self._query(_FIRST_COPIES.format(ids="{ids:Array(String)}"), parameters={"ids": sorted(ids)})
-        return {event_id: _Copy(_aware(created), int(seq), sha256) for event_id, (created, seq, sha256) in rows}
+            asked = sql.format(ids=f"(SELECT arrayJoin(splitByChar('\n', materialize('{joined}'))))")
+            return await self._query(asked, parameters, {"max_query_size": len(asked) + 1024})
+        return await self._query(sql.format(ids="{ids:Array(String)}"), parameters | {"ids": sorted(ids)})
+
+    async def _overtake(
+        self, first: Mapping[str, _Copy], fresh: Sequence[Row], target: Target, written: Written
+    ) -> None:
+        """Insert first copies whose later ones are visible, and those again with their mark, in one block.
+
+        So no reader sees both, or neither.
+        """
+        own = [row for row in fresh if row.event_id in first and not row.duplicate_of]
+        later = await self._later(first, target.created, {row.seq for row in fresh}, written)
+        if not own and not later:
+            return
+        target = replace(target, salt=f"{target.salt}overtaken")
+        try:
+            await self._insert_values([*own, *later], target)
+            written.inserted += len(own)
+        except RowRefused:
+            for row in own:
+                try:
+                    await self._insert_values([row, *(one for one in later if one.event_id == row.event_id)], target)
+                    written.inserted += 1
+                except RowRefused as error:
+                    written.refused.append((row, str(error)))
+
+    async def _later(
+        self, first: Mapping[str, _Copy], created: datetime, known: Collection[int], written: Written
+    ) -> list[Row]:
+        """The later copies that are in the table and do not say so, marked."""
+        rows: list[Row] = []
+        for seq, marked, micros, subject, raw in await self._about(_ALL_COPIES, first.keys(), created):
+            name = bytes.fromhex(subject).decode(errors="surrogateescape")
+            row = read_row(int(seq), int(micros), name, bytes.fromhex(raw), redelivered=True)
+            copy = first[row.event_id]
+            if (created, row.seq) > copy.place and int(marked) != copy.seq and row.seq not in known:
+                written.mark(row, copy)
+                rows.append(row)
+        return rows
 
     async def _insert(self, rows: Sequence[Row], target: Target, written: Written) -> None:
         plain = [row for row in rows if row.plain]

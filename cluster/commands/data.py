@@ -85,6 +85,8 @@ def _show(report: Report) -> None:
         rows.append(("missing", f"{report.missing.count}: {report.missing}"))
     if report.healed or report.buried:
         rows.append(("healed", f"{report.healed} rows, {report.buried} dead letters"))
+    if report.settled:
+        rows.append(("settled", f"{report.settled} rows that were visible beside an earlier copy of their event"))
     for name, ranges in (
         ("not healed", report.unhealed),
         ("lost by the stream", report.stream_gaps),

@@ -18,7 +18,8 @@ from enchanted.bus.testing import nats_server
 from enchanted.cluster.store.testing import running_store
 from enchanted.ingest import wire
 from enchanted.ingest.batch import BatchLimits
-from enchanted.ingest.rows import read_row
+from enchanted.ingest.reconcile_table import Table
+from enchanted.ingest.rows import Row, read_row
 from enchanted.ingest.tables import apply_ddl, connect
 from enchanted.ingest.worker import IngestWorker
 from enchanted.ingest.writer import Target, Writer
@@ -202,6 +203,51 @@ async def test_copies_with_other_bytes_are_reported_whichever_way_they_take(stor
     assert (one.duplicates, one.conflicting) == (4, 2)
     assert (two.duplicates, two.conflicting) == (6, 2)
     assert [marks[n] for n in range(1, 13)] == [0, 1, 1, 1, 0, 5, 1, 1, 1, 1, 5, 5]
+
+
+@pytest.mark.parametrize("odd", [b"", GROUP], ids=["plain", "awkward"])
+async def test_a_first_copy_that_comes_late_takes_the_place_of_the_later_one(
+    store: str, table: AsyncClient, odd: bytes
+) -> None:
+    """A worker died with the first copies in its hands: they come again after what was published since."""
+    first, second = (_event(n).SerializeToString() + odd for n in (1, 2))
+    other = first + b"\xfa\x3e\x03new"
+    writer = Writer(store)
+    early = [_row(5, other), _row(6, first), _row(7, second)]
+    await writer.write(early, CREATED, again=False)
+    late = [_row(1, first, again=True), _row(2, first, again=True), _row(5, other, again=True), _row(8, other)]
+    written = await writer.write(late, CREATED, again=False)
+    once_more = await writer.write([_row(n.seq, n.raw, again=True) for n in late], CREATED, again=True)
+    await writer.close()
+
+    found = await table.query("SELECT stream_seq, duplicate_of, hex(subject) FROM events FINAL ORDER BY stream_seq")
+    assert [row[:2] for row in found.result_rows] == [(1, 0), (2, 1), (5, 1), (6, 1), (7, 0), (8, 1)]
+    assert {row[2] for row in found.result_rows} == {b"s.\xff".hex().upper()}
+    assert (written.inserted, written.present, written.duplicates, written.conflicting) == (3, 1, 4, 2)
+    assert (once_more.inserted, once_more.present, once_more.duplicates) == (0, 4, 0)
+
+
+async def test_what_two_workers_made_visible_twice_is_settled(store: str, table: AsyncClient) -> None:
+    raw = _event(1).SerializeToString()
+    one, two = Writer(store), Writer(store)
+    # Below the look-ups, as when both looked before either inserted.
+    await one._insert_plain([_row(4, raw)], Target(CREATED))
+    await two._insert_plain([_row(3, raw), _row(5, _event(2).SerializeToString())], Target(CREATED))
+    counts = Table(store)
+    double = await counts.visible_twice(CREATED, 0)
+    hidden = await one.settle(double, CREATED)
+
+    found = await table.query("SELECT stream_seq, duplicate_of FROM events FINAL ORDER BY stream_seq")
+    assert (len(double), hidden) == (1, 1)
+    assert found.result_rows == [(3, 0), (4, 3), (5, 0)]
+    assert await counts.visible_twice(CREATED, 0) == []
+    for each in (one, two, counts):
+        await each.close()
+
+
+def _row(seq: int, raw: bytes, *, again: bool = False) -> Row:
+    subject = b"s.\xff".decode(errors="surrogateescape")
+    return read_row(seq, 1_700_000_000_000_000 + seq, subject, raw, redelivered=again)
 
 
 async def test_the_same_insert_sent_again_is_taken_once(store: str, table: AsyncClient) -> None:

@@ -34,6 +34,9 @@ def unsettled(world: World, began: float) -> str:
     missing = [seq for seq in _expected_rows(world) if seq not in table.rows]
     if missing:
         return f"rows {missing} are missing"
+    twice = [event_id for event_id, shown in table.visible.items() if len(shown) > 1]
+    if world.parts.copies_among_workers and twice:
+        return f"events {twice} are visible twice"
     if not world.reports or world.reports[-1][0] < began or not world.reports[-1][1].sound:
         return f"the reconciler is not content: {world.reports[-1:]}"
     return ""
@@ -138,9 +141,10 @@ def _check_rows(world: World, messages: list[Message]) -> None:
         raise Broken(f"rows of no message: {sorted(set(rows) - {message.seq for message in messages})}")
     for event_id, copies in by_id.items():
         visible = [message.seq for message in copies if rows[message.seq].duplicate_of == 0]
-        if len(visible) != 1 and not (visible and event_id in world.table.damaged):
+        wanted = [min(message.seq for message in copies)]
+        if visible != wanted and not (visible and event_id in world.table.damaged):
             raise Broken(f"event {event_id}, messages {[m.seq for m in copies]}: visible are {visible}")
-    excused = world.table.late | world.lost
+    excused = world.table.late | world.table.overtaken | world.lost
     twice = [seq for seq, times in world.table.copies.items() if times > 1 and seq not in excused]
     # Two workers may be given the same messages at the same time; copies of a row collapse.
     if twice and "ingest-1" not in world.processes:

@@ -30,16 +30,16 @@ class LooksNothingUp(SimulatedWriter):
     async def _present(self, suspects: Sequence[Row], stream_created: datetime) -> set[int]:
         return set()
 
-    async def _first_copies(self, ids: Collection[str]) -> dict[str, Any]:
+    async def _first_copies(self, ids: Collection[str], stream_created: datetime) -> dict[str, Any]:
         return {}
 
 
 class LooksNoRedeliveryUp(LooksNothingUp):
     """Finds copies of an event among other messages, and takes a message delivered again for a new one."""
 
-    async def _first_copies(self, ids: Collection[str]) -> dict[str, Any]:
+    async def _first_copies(self, ids: Collection[str], stream_created: datetime) -> dict[str, Any]:
         present = {row.event_id for row in self._table.rows.values() if row.duplicate_of == 0}
-        fresh = await SimulatedWriter._first_copies(self, set(ids) & present)
+        fresh = await SimulatedWriter._first_copies(self, set(ids) & present, stream_created)
         return {event_id: copy for event_id, copy in fresh.items() if copy.seq not in self._own}
 
     _own: frozenset[int] = frozenset()

@@ -34,8 +34,8 @@ class Parts:
     workers: int = 0
     """How many ingest; 0: drawn."""
     copies_among_workers: bool = False
-    """Publish one event under several message ids also where two workers ingest. Known not to hold: each worker may
-    hold one copy, look the event up before the other has inserted it, and insert its own as the first."""
+    """Publish one event under several message ids also where two workers ingest. Each may hold one copy, look the event
+    up before the other has inserted it, and insert its own as the first: both are seen until the reconciler looks."""
 
 
 class SimulatedBus(Bus):

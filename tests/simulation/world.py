@@ -52,6 +52,7 @@ class World:
         self._graves: list[Process] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._ids = self.random("ids")
+        self.table.twice_for_a_while = parts.copies_among_workers
         self.server.note = self.table.note = self.note
         self.server.on_acknowledged = self._acknowledged
         self.loop.on_error = self._break
