@@ -124,7 +124,10 @@ class IngestSettings(_Section):
     batch_rows: int = Field(default=10_000, gt=0)
     batch_seconds: float = Field(default=1.0, gt=0)
     retention_days: int = Field(default=0, ge=0)
-    """Days the tables keep events and spans; 0 for ever, otherwise at least 31: the stream keeps 30."""
+    """Days the tables keep events and spans; 0 for ever, otherwise at least 31: the stream keeps 30.
+
+    What is older goes as whole parts, so events stay for up to a month longer.
+    """
 
     @field_validator("retention_days")
     @classmethod

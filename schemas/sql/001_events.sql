@@ -5,6 +5,8 @@
 -- The published bytes are kept once: `body` is them, without the ids that have columns of their own where `cut_at` says
 -- so, and `raw` puts them together again; `sha256` proves it. A long text stays where it is in `body`, and its column is
 -- a place in there: `text` is what the event mainly says (rationale, patch, completion, output or reason).
+--
+-- Partitions are months: a question looks into every part, and days made 80 parts of ten million rows, months 7.
 CREATE TABLE IF NOT EXISTS events
 (
     stream_created DateTime64(6, 'UTC') CODEC(ZSTD(1)),
@@ -63,7 +65,7 @@ CREATE TABLE IF NOT EXISTS events
     INDEX by_stream_seq stream_seq TYPE minmax GRANULARITY 1
 )
 ENGINE = ReplacingMergeTree
-PARTITION BY toDate(stream_time)
+PARTITION BY toYYYYMM(stream_time)
 ORDER BY (run, stream_seq, stream_created)
 SETTINGS
     ttl_only_drop_parts = 1,

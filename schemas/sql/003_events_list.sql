@@ -42,3 +42,4 @@ SELECT
     ) AS summary
 FROM events FINAL
 WHERE duplicate_of = 0
+SETTINGS use_skip_indexes_if_final_exact_mode = 0, do_not_merge_across_partitions_select_final = 1

@@ -23,3 +23,4 @@ SELECT
 FROM events FINAL
 WHERE duplicate_of = 0
 GROUP BY hour, run, role, agent_id
+SETTINGS use_skip_indexes_if_final_exact_mode = 0, do_not_merge_across_partitions_select_final = 1

@@ -1,8 +1,8 @@
 SELECT stream_seq, stream_time, subject, event_id, payload_sha256, raw
 FROM events FINAL
-WHERE duplicate_of = 0
-  AND run = {run:String}
+PREWHERE run = {run:String}
   AND stream_seq > {after:UInt64}
   AND stream_seq <= {until:UInt64}
+WHERE duplicate_of = 0
 ORDER BY stream_seq
 LIMIT {limit:UInt32}

@@ -1,7 +1,7 @@
 SELECT run, stream_seq, payload_sha256, raw
 FROM events FINAL
-WHERE duplicate_of = 0
-  AND run IN {runs:Array(String)}
+PREWHERE run IN {runs:Array(String)}
   AND kind = 'run_transition'
   AND task_id = ''
+WHERE duplicate_of = 0
 ORDER BY stream_seq

@@ -14,8 +14,8 @@ SELECT
     sum(toUInt64(input_tokens)) AS total_input_tokens,
     sum(toUInt64(output_tokens)) AS total_output_tokens
 FROM events FINAL
+PREWHERE {run:String} = '' OR run = {run:String}
 WHERE duplicate_of = 0
-  AND ({run:String} = '' OR run = {run:String})
 GROUP BY run
 HAVING first_seq < {before:UInt64}
   AND ({run:String} != '' OR total > countIf(kind = 'system_signal'))
