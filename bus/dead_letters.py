@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from enchanted.bus.batch import HEADER_NAME, Ack, Outgoing
 from enchanted.bus.connection import Bus
-from enchanted.bus.errors import MessageMissing
+from enchanted.bus.errors import BusError, MessageMissing
 from enchanted.bus.reader import OrderedReader, RawMessage, message_at
 from enchanted.bus.streams import DEAD_LETTERS_STREAM, EVENTS_STREAM, stream_of
 from enchanted.bus.subjects import DEAD, dead_subject
@@ -21,6 +23,10 @@ _REASON = "Enchanted-Reason"
 _DETAIL = "Enchanted-Detail"
 _MSG_ID = "Enchanted-Msg-Id"
 _MAX_DETAIL = 1024
+_LOGGED = 10
+"""Dead letters of one batch that are logged one by one."""
+
+log = logging.getLogger(__name__)
 
 
 class Original(Protocol):
@@ -109,6 +115,25 @@ class DeadLetters:
                 headers=headers,
             )
         )
+
+    async def put_all(self, dead: Sequence[tuple[Original, str, str]]) -> dict[int, BusError]:
+        """Keep many messages, each with reason and detail; they are committed together.
+
+        Returns what hindered those that could not be put, by sequence.
+        """
+        done = await asyncio.gather(*(self.put(*one) for one in dead), return_exceptions=True)
+        kept: dict[int, BusError] = {}
+        for (original, _, _), outcome in zip(dead, done, strict=True):
+            if isinstance(outcome, BusError):
+                kept[original.seq] = outcome
+            elif isinstance(outcome, BaseException):
+                raise outcome
+        for original, _, detail in dead[:_LOGGED]:
+            if original.seq not in kept:
+                log.warning("message %d on %s is a dead letter: %s", original.seq, original.subject, detail)
+        if len(dead) > _LOGGED:
+            log.warning("and %d more of the same batch", len(dead) - _LOGGED)
+        return kept
 
     async def list(self, *, after: int = 0, limit: int = 1000) -> list[DeadLetter]:
         """Dead letters in the order they were put, from sequence ``after`` + 1."""

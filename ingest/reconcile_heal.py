@@ -87,10 +87,10 @@ class Healer:
         rows, refused = await self._write(events, created)
         healed.rows += rows
         dead |= {seq: ("refused", why) for seq, why in refused.items()}
-        for raw in page:
-            if raw.seq in dead:
-                await self._letters.put(raw, *dead[raw.seq])
-                healed.buried.append(raw.seq)
+        kept = await self._letters.put_all([(raw, *dead[raw.seq]) for raw in page if raw.seq in dead])
+        healed.buried += [seq for seq in dead if seq not in kept]
+        if kept:
+            raise next(iter(kept.values()))
 
     async def _write(self, events: Sequence[StoredEvent], created: datetime) -> tuple[int, dict[int, str]]:
         """Into the table, confirmed; returns how many are there, and why the others are not."""

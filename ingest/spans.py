@@ -171,15 +171,10 @@ class SpanWorker:
 
     async def _bury(self, by_seq: dict[int, Delivery], dead: Verdicts) -> set[int]:
         """Put the dead where they belong; returns those that could not be and must come again."""
-        kept: set[int] = set()
-        for seq, (why, detail) in dead.items():
-            try:
-                await self._letters.put(by_seq[seq], why, detail)
-                log.warning("message %d on %s is a dead letter: %s", seq, by_seq[seq].subject, detail)
-            except BusError as error:
-                self._note(error)
-                kept.add(seq)
-        return kept
+        kept = await self._letters.put_all([(by_seq[seq], why, detail) for seq, (why, detail) in dead.items()])
+        for error in kept.values():
+            self._note(error)
+        return set(kept)
 
     async def _acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         try:

@@ -27,9 +27,9 @@ PAGE = 2_000
 """Rows fetched at a time when a whole run is read."""
 LAST_SEQ = 2**64 - 1
 _FINAL = {"use_skip_indexes_if_final_exact_mode": 0, "do_not_merge_across_partitions_select_final": 1}
-"""With FINAL, ClickHouse reads every granule that might hold another copy of a row, and merges all partitions. Copies of
-one of our rows differ in `duplicate_of` alone: an index or a PREWHERE that leaves one leaves the other, and their time
-is the same, so their partition is. Only `duplicate_of` may not be asked for in PREWHERE, before copies are merged."""
+"""With FINAL, ClickHouse reads every granule that might hold another copy of a row, and merges all partitions. Copies
+of one of our rows differ in `duplicate_of` alone: an index or a PREWHERE that leaves one leaves the other, and their
+time is the same, so their partition is. Only `duplicate_of` must not be in a PREWHERE, which comes before the merge."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
