@@ -22,17 +22,20 @@ _WAIT = 10.0
 class _Page:
     """What has come of one pull."""
 
-    replies: list[str] = field(default_factory=list)
+    replies: list[bytes] = field(default_factory=list)
     status: str = ""
     lost: bool = False
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     wanted: int = _PULL
 
+    def take(self, _subject: bytes, reply: bytes, _headers: bytes, _payload: bytes) -> None:
+        self.replies.append(reply)
+        if len(self.replies) >= self.wanted:
+            self.wake.set()
+
     def receive(self, message: Msg) -> None:
         if message.reply:
-            self.replies.append(message.reply)
-            if len(self.replies) >= self.wanted:
-                self.wake.set()
+            self.take(b"", message.reply.encode(), b"", b"")
         else:
             self.status = (message.headers or {}).get("Status", "")
             self.wake.set()
@@ -66,7 +69,7 @@ async def sweep(link: Link, stream: str, first: int, last: int) -> AsyncGenerato
     request = {"stream_name": stream, "action": "create", "config": config}
     await link.api(f"CONSUMER.CREATE.{stream}.{name}", request, patience=0.0)
     page = _Page()
-    inbox = await link.open_inbox(page.receive, page.lose)
+    inbox = await link.open_inbox(page.receive, page.lose, page.take)
     try:
         while first <= last and page.status != "404":
             page.wanted = min(_PULL, last - first + 1)
@@ -97,8 +100,8 @@ async def _pull(link: Link, subject: str, inbox: Inbox, page: _Page) -> None:
         raise BusUnavailable("sweep", "the connection broke")
 
 
-def _place(reply: str) -> tuple[int, int]:
+def _place(reply: bytes) -> tuple[int, int]:
     # $JS.ACK.… with 9 tokens, or 11 and more where a domain is named.
-    tokens = reply.split(".")
+    tokens = reply.split(b".")
     at = 5 if len(tokens) == 9 else 7
     return int(tokens[at]), int(tokens[at + 2])

@@ -17,10 +17,10 @@ from clickhouse_connect.driver.asyncclient import AsyncClient
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from enchanted.ingest import wire
-from enchanted.ingest.errors import IngestError, RowRefused
+from enchanted.ingest.errors import IngestError, RowRefused, TableUnavailable
 from enchanted.ingest.rows import COLUMNS, Row, columns_of, read_row
 from enchanted.ingest.single import REMEMBERED, WINDOW, YoungIds, id_made_at
-from enchanted.ingest.tables import apply_ddl, connect, is_local, understood
+from enchanted.ingest.tables import apply_ddl, connect, is_local, reason, understood
 
 log = logging.getLogger(__name__)
 
@@ -315,7 +315,9 @@ class Writer:
         try:
             return (await client.query(sql, parameters=parameters, settings=settings)).result_rows
         except (ClickHouseError, aiohttp.ClientError, OSError) as error:
-            raise await self._failed(error) from error
+            await self.close()
+            # Nothing in a question is about our rows: whatever ClickHouse cannot read is its own.
+            raise TableUnavailable(reason(error)) from error
 
     async def _connected(self) -> AsyncClient:
         if self._client is None:
