@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from enchanted.bus.consumer import Delivery
 from enchanted.bus.errors import BusError
 from enchanted.ingest.batch import BatchLimits
-from enchanted.ingest.errors import IngestError
+from enchanted.ingest.errors import IngestError, TableUnavailable
 from enchanted.ingest.rows import Row
 from enchanted.ingest.worker import IngestWorker, collect_seldom
 from enchanted.ingest.writer import Written
@@ -43,10 +43,22 @@ class Blind(IngestWorker):
         return await super()._persisted(rows)
 
 
+class Brief(IngestWorker):
+    """Tries an insert once, and drops what could not be written."""
+
+    async def _persisted(self, rows: Sequence[Row]) -> Written | None:
+        try:
+            begun = await self._begun()
+            return await self._writer.write(rows, begun.created, again=False)
+        except (TableUnavailable, BusError):
+            return Written()
+
+
 WAYS: dict[str, type[IngestWorker]] = {
     "safe": IngestWorker,
     "hasty": Hasty,
     "blind": Blind,
+    "brief": Brief,
 }
 
 

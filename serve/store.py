@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -60,10 +61,17 @@ class EventRow:
         )
 
 
+_IF = re.compile(r"^(.*) -- if (\w+)\n", re.MULTILINE)
+
+
 @cache
-def query_text(name: str) -> str:
-    """The SQL of ``sql/<name>.sql``."""
-    return resources.files("enchanted.serve").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
+def query_text(name: str, given: frozenset[str] = frozenset()) -> str:
+    """The SQL of ``sql/<name>.sql``; a line that ends in ``-- if x`` is left out unless ``x`` is given.
+
+    A condition that is always true is not free: ClickHouse reads the columns it names.
+    """
+    text = resources.files("enchanted.serve").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
+    return _IF.sub(lambda line: f"{line[1]}\n" if line[2] in given else "", text)
 
 
 class Store:
@@ -94,7 +102,7 @@ class Store:
         await self.rows("ping")
 
     async def rows(self, name: str, **parameters: object) -> list[dict[str, Any]]:
-        """The answer of a named query, one dict a row.
+        """The answer of a named query, one dict a row; a parameter that is empty or 0 counts as not given.
 
         Raises:
             StoreUnavailable: the store refused, broke off, or took longer than the deadline.
@@ -103,7 +111,7 @@ class Store:
             async with asyncio.timeout(self._deadline):
                 client = await self._connected()
                 result = await client.query(
-                    query_text(name),
+                    query_text(name, frozenset(one for one, value in parameters.items() if value)),
                     parameters=dict(parameters),
                     column_formats=_RAW_AS_BYTES.get(name),
                     settings={"max_execution_time": max(1, int(self._deadline)), **_FINAL},

@@ -2,14 +2,14 @@ SELECT stream_seq, stream_time, subject, event_id, payload_sha256, raw
 FROM events FINAL
 PREWHERE stream_seq > {after:UInt64}
   AND stream_seq < {before:UInt64}
-  AND ({run:String} = '' OR run = {run:String})
-  AND ({trace:String} = '' OR trace_id = {trace:String})
-  AND ({agent:String} = '' OR agent_id = {agent:String} OR agent_name = {agent:String})
-  AND ({role:String} = '' OR role = {role:String})
-  AND ({kind:String} = '' OR kind = {kind:String})
-  AND ({since:Int64} = 0 OR stream_time >= fromUnixTimestamp64Micro({since:Int64}, 'UTC'))
-  AND ({until:Int64} = 0 OR stream_time < fromUnixTimestamp64Micro({until:Int64}, 'UTC'))
-  AND ({q:String} = '' OR positionCaseInsensitiveUTF8(body, {q:String}) > 0)
+  AND run = {run:String} -- if run
+  AND trace_id = {trace:String} -- if trace
+  AND (agent_id = {agent:String} OR agent_name = {agent:String}) -- if agent
+  AND role = {role:String} -- if role
+  AND kind = {kind:String} -- if kind
+  AND stream_time >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') -- if since
+  AND stream_time < fromUnixTimestamp64Micro({until:Int64}, 'UTC') -- if until
+  AND positionCaseInsensitiveUTF8(body, {q:String}) > 0 -- if q
 WHERE duplicate_of = 0
 ORDER BY stream_seq
 LIMIT {limit:UInt32}

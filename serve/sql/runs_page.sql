@@ -14,7 +14,7 @@ SELECT
     sum(toUInt64(input_tokens)) AS total_input_tokens,
     sum(toUInt64(output_tokens)) AS total_output_tokens
 FROM events FINAL
-PREWHERE {run:String} = '' OR run = {run:String}
+PREWHERE run = {run:String} -- if run
 WHERE duplicate_of = 0
 GROUP BY run
 HAVING first_seq < {before:UInt64}

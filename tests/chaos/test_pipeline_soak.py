@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from enchanted.cluster.chaos_load import NONE, Ledger, Mix, publish
-from enchanted.cluster.chaos_pipeline import fault_every, kill_every, pipeline
+from enchanted.cluster.chaos_load import NONE, Hopeful, Ledger, Mix, Producer, publish
+from enchanted.cluster.chaos_pipeline import Pipeline, fault_every, kill_every, pipeline
 from enchanted.cluster.chaos_watch import visible, watching
 
 SEED, RATE = 43, 300.0
@@ -54,16 +55,37 @@ async def test_a_long_run_with_faults_of_every_kind_keeps_the_set_and_grows_noth
         assert all(value < 0.15 for value in growth.values()), growth
 
 
-@pytest.mark.parametrize("way", ["hasty", "blind"])
-async def test_faults_that_the_pipeline_survives_are_noticed_with_an_unsafe_worker(tmp_path: Path, way: str) -> None:
-    """The controls: one acknowledges before the insert and loses, one does not look for copies and doubles."""
-    ledger, over = Ledger(), asyncio.Event()
-    async with pipeline(tmp_path, way=way) as made, watching(made, whole_every=0.5) as seen:
-        killing = asyncio.create_task(kill_every(made, "worker", 3.0, over)) if way == "hasty" else None
-        await publish([made.nats.url], ledger, 12_000, seed=SEED, mix=Mix(copies=0.02), rate=1_500.0)
+@dataclass(frozen=True, kw_only=True)
+class Unsafe:
+    """Something that loses or doubles under one of the faults."""
+
+    way: str = "safe"
+    kind: type[Producer] = Producer
+    fault: str = ""
+    """What is done again and again: ``kill`` or ``cut``, and to whom."""
+    doubles: bool = False
+
+
+UNSAFE = {
+    "acknowledged before the insert": Unsafe(way="hasty", fault="kill worker"),
+    "copies not looked for": Unsafe(way="blind", doubles=True),
+    "an insert tried once, the store killed": Unsafe(way="brief", fault="kill store"),
+    "an insert tried once, the store cut off": Unsafe(way="brief", fault="cut store"),
+    "sent is taken for stored, NATS killed": Unsafe(kind=Hopeful, fault="kill nats"),
+}
+LONG = {"an insert tried once, the store cut off", "sent is taken for stored, NATS killed"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(one, marks=[pytest.mark.slow] * (one in LONG)) for one in UNSAFE])
+async def test_faults_that_the_pipeline_survives_are_noticed_where_it_is_unsafe(tmp_path: Path, name: str) -> None:
+    """The controls: without them a fault that strikes nobody would pass for one that is survived."""
+    unsafe, ledger, over = UNSAFE[name], Ledger(), asyncio.Event()
+    async with pipeline(tmp_path, way=unsafe.way, proxied=True) as made, watching(made, whole_every=0.5) as seen:
+        striking = asyncio.create_task(strike(made, unsafe.fault, over))
+        mix = Mix(copies=0.02)
+        await publish([made.nats.url], ledger, 12_000, seed=SEED, mix=mix, rate=1_500.0, kind=unsafe.kind)
         over.set()
-        if killing is not None:
-            await killing
+        await striking
         await made.until_acknowledged()
         rows = await visible(made)
         polls = seen.whole
@@ -71,5 +93,15 @@ async def test_faults_that_the_pipeline_survives_are_noticed_with_an_unsafe_work
             while seen.whole <= polls + 1:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
     found = ledger.compare(rows)
-    assert bool(found.lost) is (way == "hasty"), found
-    assert bool(found.twice and seen.twice) is (way == "blind"), found
+    assert bool(found.lost) is not unsafe.doubles, found
+    assert bool(found.twice and seen.twice) is unsafe.doubles, found
+
+
+async def strike(made: Pipeline, fault: str, over: asyncio.Event) -> None:
+    """The fault again and again."""
+    what, _, whom = fault.partition(" ")
+    if what == "kill":
+        await kill_every(made, whom, 2.0, over)
+    while what == "cut" and not over.is_set():
+        await made.cut(whom)
+        await asyncio.sleep(0.3)
