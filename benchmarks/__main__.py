@@ -1,4 +1,4 @@
-"""``python -m enchanted.benchmarks [NAME…] [--smoke] [--json] [--save]``: each benchmark in a fresh process."""
+"""``python -m enchanted.benchmarks [NAME…] [--smoke] [--json] [--save] [--plot FOLDER]``, each in a fresh process."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from enchanted.benchmarks.case import Benchmark
+from enchanted.benchmarks.plot import NoPlotter, draw
 
 NAMES = ("publish", "ingest", "pipeline", "sweep", "storage", "recording", "demo")
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -30,6 +31,7 @@ def main() -> int:
     parser.add_argument("--smoke", action="store_true", help="once, at small scale")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument("--save", action="store_true", help="keep each result in benchmarks/results")
+    parser.add_argument("--plot", metavar="FOLDER", type=Path, help="draw each result there, as SVG")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if unknown := [name for name in options.names if name not in NAMES]:
@@ -43,6 +45,13 @@ def main() -> int:
             (RESULTS / f"{result['benchmark']}.json").write_text(json.dumps(result, indent=2) + "\n")
         if not options.json:
             _show(result)
+        try:
+            drawn = draw(result, options.plot) if options.plot else None
+        except (NoPlotter, OSError) as error:
+            print(f"enchanted bench: {error}", file=sys.stderr)
+            return 1
+        if drawn:
+            print(f"drawn: {drawn}", file=sys.stderr)
     if options.json:
         print(json.dumps(results, indent=2))
     return 0

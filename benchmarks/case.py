@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import sys
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -103,6 +105,11 @@ class Benchmark:
     name: str
     question: str
     run: Callable[[bool], Coroutine[None, None, Result]]
+
+
+def told(text: str) -> None:
+    """Say how far a long benchmark is, beside its result."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def _installed(name: str) -> bool:

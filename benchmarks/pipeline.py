@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from enchanted.benchmarks import growth, ingest, publish
-from enchanted.benchmarks.case import Benchmark, Budget, Result, Row
+from enchanted.benchmarks.case import Benchmark, Budget, Result, Row, told
 from enchanted.benchmarks.rig import Ingestor, Load, fresh, p50_p99, sustained
 
 QUESTION = "does the data plane keep its budgets: publish, ingest, freshness, both at once, and growth"
@@ -35,8 +35,11 @@ NOTES = (
 
 async def run(smoke: bool) -> Result:
     """Every part in turn; at small scale without what `publish` and `ingest` show by themselves."""
-    parts = [part for name, part in PARTS.items() if not smoke or name not in ("publish", "ingest")]
-    rows = [row for part in parts for row in await part(smoke)]
+    rows: list[Row] = []
+    for name, part in PARTS.items():
+        if not smoke or name not in ("publish", "ingest"):
+            told(name)
+            rows += await part(smoke)
     return result(rows, smoke)
 
 

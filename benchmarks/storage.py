@@ -13,7 +13,7 @@ from typing import Any
 from clickhouse_connect.driver.asyncclient import AsyncClient
 
 from enchanted.benchmarks import ingest
-from enchanted.benchmarks.case import Benchmark, Budget, Result, Row
+from enchanted.benchmarks.case import Benchmark, Budget, Result, Row, told
 from enchanted.benchmarks.figures import percentile
 from enchanted.benchmarks.fill import CHUNK, Spread, fill, settle, take_sample
 from enchanted.benchmarks.load import Published, load, mean_bytes
@@ -72,6 +72,7 @@ async def run(smoke: bool) -> Result:
     scale = SMOKE if smoke else FULL
     async with plane() as servers:
         rows, notes = await sizes(servers, load(scale.events))
+        told(f"filling up to {scale.filled} rows, at most {scale.seconds:.0f} s")
         filled, took = await grow(servers.table, scale.filled, scale.seconds)
         rows += await queries(servers, replace(scale, filled=filled))
         notes += (await described(servers.table, scale.filled, took),)
@@ -143,6 +144,7 @@ async def queries(servers: Plane, scale: Scale) -> list[Row]:
     dice = random.Random(3)
     async with Store(servers.store.reader_url) as store:
         for name, (ask, limit) in ASKED.items():
+            told(name)
             middle, high = list[float](), list[float]()
             for _ in range(scale.repeats):
                 keys = await _keys(servers.table, dice.sample(range(scale.filled), scale.queries))

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from enchanted.benchmarks.case import Benchmark, Result, Row
+from enchanted.benchmarks.case import Benchmark, Result, Row, told
 from enchanted.benchmarks.rig import Ingestor, fresh, p50_p99, sustained
 
 QUESTION = "rate, CPU and freshness over ingest.batch_rows x ingest.batch_seconds x ingest.workers"
@@ -56,6 +56,7 @@ GRID = list(itertools.product((1_000, 3_000, 10_000), (0.25, 1.0), (1, 2)))
 
 async def measure(ingestor: Ingestor, burst: int, offered: int) -> Point:
     """One point."""
+    told(f"{ingestor.rows} rows, {ingestor.seconds:g} s, {ingestor.workers} worker(s)")
     ran = await sustained(ingestor, burst)
     p50, p99 = p50_p99(await fresh(ingestor, offered, 1_000))
     return Point(ingestor=ingestor, rate=ran.rate, cpu=ran.cpu["ingestor"] + ran.cpu["store"], p50=p50, p99=p99)

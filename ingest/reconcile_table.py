@@ -65,9 +65,11 @@ SELECT event_id FROM events FINAL
 PREWHERE stream_created = {created:DateTime64(6, 'UTC')} AND stream_seq > {after:UInt64} AND event_id != ''
   AND cityHash64(event_id) % {shares:UInt32} = {share:UInt32}
 WHERE duplicate_of = 0 AND _part NOT IN {skip:Array(String)}
-GROUP BY event_id HAVING count() > 1 LIMIT 10000
+GROUP BY event_id HAVING count() > 1 LIMIT {limit:UInt32}
 SETTINGS use_skip_indexes_if_final_exact_mode = 0, do_not_merge_across_partitions_select_final = 1
 """
+MOST_TWICE = 10_000
+"""Ids named at a time."""
 _SHARE = 500_000
 """Sequences whose ids are counted at once; bounds the memory of ClickHouse."""
 
@@ -123,16 +125,16 @@ class Table:
         return [int(seq) for (seq,) in found]
 
     async def visible_twice(self, created: datetime, after: int, last: int = 0) -> list[str]:
-        """Ids of events of which more than one row above ``after`` counts as the first; at most 10,000 at a time.
+        """Ids of events of which more than one row above ``after`` counts as the first; at most MOST_TWICE.
 
         ``last``: the highest sequence; the ids are counted in as many shares as the rows up to there need.
         """
         shares = max(0, last - after) // _SHARE + 1
         found: list[str] = []
         for share in range(shares):
-            rows = await self._query(_TWICE, created=created, after=after, shares=shares, share=share)
+            rows = await self._query(_TWICE, created=created, after=after, shares=shares, share=share, limit=MOST_TWICE)
             found += [str(event_id) for (event_id,) in rows]
-        return found[:10_000]
+        return found[:MOST_TWICE]
 
     async def former_streams(self, created: datetime) -> tuple[FormerStream, ...]:
         """Rows of streams made at another time, at most a hundred streams."""

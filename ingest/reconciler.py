@@ -22,7 +22,7 @@ from enchanted.ingest.ranges import Ranges, Span, joined, pieces, spans_of, with
 from enchanted.ingest.reconcile_compare import BLOCK, compare, within
 from enchanted.ingest.reconcile_heal import Healer
 from enchanted.ingest.reconcile_report import Report
-from enchanted.ingest.reconcile_table import Table
+from enchanted.ingest.reconcile_table import MOST_TWICE, Table
 from enchanted.ingest.scrub import Look, Scrubber
 from enchanted.ingest.scrub_parts import Extent
 from enchanted.ingest.scrub_table import PartBroken
@@ -34,6 +34,8 @@ STRETCH = 256 * BLOCK
 
 SCRUB_SECONDS = 1.0
 """What a check takes for reading again what was read before."""
+LATE = 35.0
+"""Seconds after which an insert that nobody waits for has ended: ClickHouse gives it 30."""
 FIRST_LOOK = 200_000
 """Sequences before the acknowledged ones in which a first check looks for events that are visible twice."""
 
@@ -66,6 +68,18 @@ class _Dead:
 
     def between(self, first: int, last: int) -> list[int]:
         return list(self._seqs[bisect_left(self._seqs, first) : bisect_right(self._seqs, last)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """How far events were looked for that are visible twice."""
+
+    created: datetime
+    above: int
+    """The next look begins here."""
+    next: int
+    """And the one after it here."""
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +123,7 @@ class Reconciler:
         self._now = now
         self._stack = AsyncExitStack()
         self._told: object = None
-        self._reached: tuple[datetime, int, int] | None = None
+        self._settled: _Settled | None = None
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self._bus)
@@ -250,14 +264,24 @@ class Reconciler:
         )
 
     async def _settle(self, look: Look, deep: bool) -> int:
-        """Leave one visible row of each event; what was acknowledged before the last check has been looked at."""
-        created, known = look.info.created, self._reached
-        if known is None or known[0] != created:
-            known = (created, max(0, look.dealt - FIRST_LOOK), max(0, look.dealt - FIRST_LOOK))
-        twice = await self._table.visible_twice(created, 0 if deep else known[1], look.info.last_seq)
-        hidden = await self._writer.settle(twice, created) if twice else 0
-        # An insert that its worker did not wait for may be later than one check, not than two.
-        self._reached = (created, known[2], look.dealt)
+        """Leave one visible row of each event; how many rows are hidden now. Where it cannot, the next check does.
+
+        What was acknowledged two looks ago, each at least `LATE` after the other, has been looked at: an insert that
+        its worker did not wait for has come in by then.
+        """
+        created, now = look.info.created, self._now()
+        known = self._settled
+        if known is None or known.created != created:
+            above = max(0, look.dealt - FIRST_LOOK)
+            self._settled = known = _Settled(created, above, above, now)
+        try:
+            twice = await self._table.visible_twice(created, 0 if deep else known.above, look.info.last_seq)
+            hidden = await self._writer.settle(twice, created) if twice else 0
+        except TableUnavailable as error:
+            log.warning("not looked for events that are visible twice, the next check does: %s", error)
+            return 0
+        if len(twice) < MOST_TWICE and (now - known.at).total_seconds() >= LATE:
+            self._settled = _Settled(created, known.next, look.dealt, now)
         return hidden
 
     async def _beyond(self, created: datetime) -> Ranges:

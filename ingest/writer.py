@@ -21,6 +21,7 @@ from enchanted.ingest.errors import IngestError, RowRefused, TableUnavailable
 from enchanted.ingest.rows import COLUMNS, Row, columns_of, read_row
 from enchanted.ingest.single import REMEMBERED, WINDOW, YoungIds, id_made_at
 from enchanted.ingest.tables import apply_ddl, connect, is_local, reason, understood
+from enchanted.schemas.errors import NotAnEvent
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +46,13 @@ SELECT event_id, min((stream_created, stream_seq, payload_sha256)) AS first,
 FROM events WHERE duplicate_of = 0 AND event_id IN {ids}
 GROUP BY event_id
 """
-_ALL_COPIES = """
-SELECT stream_seq, duplicate_of, toUnixTimestamp64Micro(stream_time), hex(subject), hex(raw) FROM events FINAL
-WHERE stream_created = {{created:DateTime64(6, 'UTC')}} AND event_id IN {ids}
-SETTINGS use_skip_indexes_if_final_exact_mode = 0
+_VISIBLE = """
+SELECT stream_seq, toUnixTimestamp64Micro(stream_time), hex(subject), hex(raw), payload_sha256 FROM events FINAL
+WHERE stream_created = {{created:DateTime64(6, 'UTC')}} AND event_id IN {ids} AND duplicate_of = 0
+SETTINGS use_skip_indexes_if_final_exact_mode = 0, optimize_move_to_prewhere_if_final = 0
 """
+_OVERTAKEN_AT_ONCE = 200
+"""Events whose later copies are read at a time, with their bytes."""
 LATER = {"optimize_on_insert": 0, "materialize_skip_indexes_on_insert": 0}
 """What a merge does anyway; a part that is not merged yet is small enough to be read without its skip indexes."""
 _LITERAL = re.compile(r"[\w.:\-\n]*", re.ASCII)
@@ -144,7 +147,7 @@ class Writer:
         # What was looked up is not there. A token would swallow it: ClickHouse keeps those of rows deleted since.
         target = Target(stream_created, secrets.token_hex(8) if again else "")
         if overtaken:
-            await self._overtake(overtaken, fresh, target, written)
+            await self._overtake_all(overtaken, fresh, target, written)
             fresh = [row for row in fresh if row.event_id not in overtaken or row.duplicate_of]
         if fresh:
             await self._insert(fresh, target, written)
@@ -157,7 +160,7 @@ class Writer:
         """
         first = await self._first_copies(event_ids, stream_created)
         written = Written()
-        await self._overtake(first, [], Target(stream_created, secrets.token_hex(8)), written)
+        await self._overtake_all(first, [], Target(stream_created, secrets.token_hex(8)), written)
         return written.duplicates
 
     async def _present(self, suspects: Sequence[Row], stream_created: datetime) -> set[int]:
@@ -183,15 +186,17 @@ class Writer:
         fresh: list[Row] = []
         overtaken: dict[str, _Copy] = {}
         for row in rows:
+            row.duplicate_of = 0
             own = _Copy(stream_created, row.seq, row.sha256)
             known = first.setdefault(row.event_id, own) if row.event_id else own
+            here = known.created == stream_created
             same = known is not own and known.place == own.place
             there = same or row.seq in present
-            if known.last > row.seq and (same or (known.place > own.place and not there)):
-                overtaken[row.event_id] = first[row.event_id] = own
+            if here and known.last > row.seq and (same or (known.seq > row.seq and not there)):
+                overtaken[row.event_id] = first[row.event_id] = known = own
             if there:
                 continue
-            if known.place < own.place:
+            if known.place != own.place:
                 written.mark(row, known)
             fresh.append(row)
         for row in asked:
@@ -222,42 +227,53 @@ class Writer:
             return await self._query(asked, parameters, {"max_query_size": len(asked) + 1024})
         return await self._query(sql.format(ids="{ids:Array(String)}"), parameters | {"ids": sorted(ids)})
 
-    async def _overtake(
+    async def _overtake_all(
         self, first: Mapping[str, _Copy], fresh: Sequence[Row], target: Target, written: Written
     ) -> None:
-        """Insert first copies whose later ones are visible, and those again with their mark, in one block.
-
-        So no reader sees both, or neither.
-        """
-        own = [row for row in fresh if row.event_id in first and not row.duplicate_of]
-        later = await self._later(first, target.created, {row.seq for row in fresh}, written)
-        if not own and not later:
-            return
+        """Insert what of ``fresh`` is a first copy of these events, and hide the later ones that are visible."""
         target = replace(target, salt=f"{target.salt}overtaken")
+        known = {row.seq for row in fresh}
+        ids = list(first)
+        for start in range(0, len(ids), _OVERTAKEN_AT_ONCE):
+            some = {event_id: first[event_id] for event_id in ids[start : start + _OVERTAKEN_AT_ONCE]}
+            own = [row for row in fresh if row.event_id in some and not row.duplicate_of]
+            later = await self._later(some, target.created, known)
+            if own or later:
+                await self._overtake(own, [row for row, _ in later], target, written)
+            for row, copy in later:
+                written.mark(row, copy)
+
+    async def _overtake(self, own: Sequence[Row], later: Sequence[Row], target: Target, written: Written) -> None:
+        """Both in one block: within a month no reader sees both copies of an event, or neither."""
         try:
             await self._insert_values([*own, *later], target)
             written.inserted += len(own)
-        except RowRefused:
+        except RowRefused as error:
+            log.warning("ClickHouse refuses first copies that came late, they are tried one by one: %s", error)
             for row in own:
                 try:
                     await self._insert_values([row, *(one for one in later if one.event_id == row.event_id)], target)
                     written.inserted += 1
-                except RowRefused as error:
-                    written.refused.append((row, str(error)))
+                except RowRefused as refused:
+                    written.refused.append((row, str(refused)))
 
     async def _later(
-        self, first: Mapping[str, _Copy], created: datetime, known: Collection[int], written: Written
-    ) -> list[Row]:
-        """The later copies that are in the table and do not say so, marked."""
-        rows: list[Row] = []
-        for seq, marked, micros, subject, raw in await self._about(_ALL_COPIES, first.keys(), created):
+        self, first: Mapping[str, _Copy], created: datetime, known: Collection[int]
+    ) -> list[tuple[Row, _Copy]]:
+        """The later copies that are visible, each with the first."""
+        found: list[tuple[Row, _Copy]] = []
+        for seq, micros, subject, raw, digest in await self._about(_VISIBLE, first.keys(), created):
             name = bytes.fromhex(subject).decode(errors="surrogateescape")
-            row = read_row(int(seq), int(micros), name, bytes.fromhex(raw), redelivered=True)
-            copy = first[row.event_id]
-            if (created, row.seq) > copy.place and int(marked) != copy.seq and row.seq not in known:
-                written.mark(row, copy)
-                rows.append(row)
-        return rows
+            try:
+                row = read_row(int(seq), int(micros), name, bytes.fromhex(raw), redelivered=True)
+            except NotAnEvent:
+                continue
+            copy = first.get(row.event_id)
+            # Damaged bytes are the scrub's: a row made of them would say that they are whole.
+            if copy and row.sha256 == digest and (created, row.seq) > copy.place and row.seq not in known:
+                row.duplicate_of = copy.seq
+                found.append((row, copy))
+        return found
 
     async def _insert(self, rows: Sequence[Row], target: Target, written: Written) -> None:
         plain = [row for row in rows if row.plain]

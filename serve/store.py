@@ -29,8 +29,9 @@ PAGE = 2_000
 LAST_SEQ = 2**64 - 1
 _FINAL = {"use_skip_indexes_if_final_exact_mode": 0, "do_not_merge_across_partitions_select_final": 1}
 """With FINAL, ClickHouse reads every granule that might hold another copy of a row, and merges all partitions. Copies
-of one of our rows differ in `duplicate_of` alone: an index or a PREWHERE that leaves one leaves the other, and their
-time is the same, so their partition is. Only `duplicate_of` must not be in a PREWHERE, which comes before the merge."""
+of one of our rows differ in `duplicate_of`, and in how `body` is kept, alone: an index or a PREWHERE on anything else
+leaves all or none of them, and their time is the same, so their partition is. Those two are asked for in WHERE, which
+comes after the merge."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ PREWHERE stream_seq > {after:UInt64}
   AND kind = {kind:String} -- if kind
   AND stream_time >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') -- if since
   AND stream_time < fromUnixTimestamp64Micro({until:Int64}, 'UTC') -- if until
-  AND positionCaseInsensitiveUTF8(body, {q:String}) > 0 -- if q
 WHERE duplicate_of = 0
+  AND positionCaseInsensitiveUTF8(body, {q:String}) > 0 -- if q
 ORDER BY stream_seq DESC
 LIMIT {limit:UInt32}

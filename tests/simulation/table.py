@@ -229,9 +229,9 @@ class SimulatedWriter(Writer):
         if "stream_seq IN" in sql:
             found = await table.ask("present", lambda: _present(table, parameters))
             return list(found)
-        if "duplicate_of, toUnix" in sql:
+        if "hex(raw)" in sql:
             ids = _ids_of(sql, parameters)
-            return list(await table.ask("all copies", lambda: _all_copies(table, ids)))
+            return list(await table.ask("visible copies", lambda: _visible_copies(table, ids)))
         if "min((stream_created" in sql:
             ids = _ids_of(sql, parameters)
             return list(await table.ask("copies", lambda: _first_copies(table, ids, parameters["created"])))
@@ -272,11 +272,11 @@ def _first_copies(table: SimulatedTable, ids: set[str], created: datetime) -> li
     return found
 
 
-def _all_copies(table: SimulatedTable, ids: set[str]) -> list[tuple[int, int, int, str, str]]:
+def _visible_copies(table: SimulatedTable, ids: set[str]) -> list[tuple[int, int, str, str, str]]:
     return [
-        (row.seq, row.duplicate_of, (row.time - _EPOCH) // timedelta(microseconds=1), "", row.raw.hex())
+        (row.seq, (row.time - _EPOCH) // timedelta(microseconds=1), "", row.raw.hex(), row.sha256)
         for row in table.rows.values()
-        if row.event_id in ids
+        if row.event_id in ids and row.duplicate_of == 0
     ]
 
 

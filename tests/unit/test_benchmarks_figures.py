@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from enchanted.benchmarks import pipeline, storage
 from enchanted.benchmarks.case import Budget, Result, Row
 from enchanted.benchmarks.figures import percentile, residual, slope
 from enchanted.benchmarks.load import load, mean_bytes
+from enchanted.benchmarks.plot import by_unit, draw
 from enchanted.benchmarks.rig import Ingestor
 from enchanted.benchmarks.sweep import Point, recommended
 
@@ -103,3 +106,21 @@ def test_the_load_is_as_large_and_as_mixed_as_it_says() -> None:
     assert 700 < mean_bytes(events) < 1_100
     assert len({one.event_id for one in events}) == 400
     assert 7.5 * 1024 < mean_bytes(load(50, text=7_600)) < 8.5 * 1024
+
+
+def test_a_result_is_drawn_with_every_row_and_budget(tmp_path: Path) -> None:
+    floor = Row(name="a bare loop", unit="events/s", samples=[90.0, 110.0])
+    ours = Row(name="group commit", unit="events/s", samples=[80.0, 95.0], floor=floor.name,
+               budget=Budget(limit=0.7, least=True, of_ratio=True))  # fmt: skip
+    late = Row(name="freshness", unit="ms", samples=[700.0], budget=Budget(limit=650.0))
+    result = Result(benchmark="some", question="how fast", rows=(floor, late, ours)).as_dict()
+
+    drawn = draw(result, tmp_path / "new").read_text()
+
+    assert [(unit, [row["name"] for row in rows]) for unit, rows in by_unit(result["rows"])] == [
+        ("events/s", ["a bare loop", "group commit"]),
+        ("ms", ["freshness"]),
+    ]
+    assert all(f">{text}</text>" in drawn for text in ("a bare loop", "group commit", "freshness", "ms"))
+    assert "#2b7a3d" in drawn
+    assert "#b3261e" in drawn
