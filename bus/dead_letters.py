@@ -99,7 +99,7 @@ class DeadLetters:
             if HEADER_NAME.fullmatch(name) and not name.startswith("Nats-")
         }
         headers |= {
-            _SUBJECT: original.subject,
+            _SUBJECT: original.subject.encode(errors="surrogateescape").decode(errors="backslashreplace"),
             _SEQ: str(original.seq),
             _TIME: original.time.isoformat(),
             _REASON: reason,
@@ -128,11 +128,11 @@ class DeadLetters:
                 kept[original.seq] = outcome
             elif isinstance(outcome, BaseException):
                 raise outcome
-        for original, _, detail in dead[:_LOGGED]:
-            if original.seq not in kept:
-                log.warning("message %d on %s is a dead letter: %s", original.seq, original.subject, detail)
-        if len(dead) > _LOGGED:
-            log.warning("and %d more of the same batch", len(dead) - _LOGGED)
+        put = [(original, detail) for original, _, detail in dead if original.seq not in kept]
+        for original, detail in put[:_LOGGED]:
+            log.warning("message %d on %r is a dead letter: %s", original.seq, original.subject, detail)
+        if len(put) > _LOGGED:
+            log.warning("and %d more of the same batch", len(put) - _LOGGED)
         return kept
 
     async def list(self, *, after: int = 0, limit: int = 1000) -> list[DeadLetter]:

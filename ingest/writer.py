@@ -141,6 +141,8 @@ class Writer:
         """
         written = Written()
         ordered = sorted(rows, key=lambda row: row.seq)
+        for row in ordered:
+            row.duplicate_of = 0
         present = await self._present([row for row in ordered if again or row.redelivered], stream_created)
         fresh, overtaken = await self._marked(ordered, present, stream_created, written)
         written.present = len(ordered) - len(fresh)
@@ -186,7 +188,6 @@ class Writer:
         fresh: list[Row] = []
         overtaken: dict[str, _Copy] = {}
         for row in rows:
-            row.duplicate_of = 0
             own = _Copy(stream_created, row.seq, row.sha256)
             known = first.setdefault(row.event_id, own) if row.event_id else own
             here = known.created == stream_created
@@ -231,7 +232,8 @@ class Writer:
         self, first: Mapping[str, _Copy], fresh: Sequence[Row], target: Target, written: Written
     ) -> None:
         """Insert what of ``fresh`` is a first copy of these events, and hide the later ones that are visible."""
-        target = replace(target, salt=f"{target.salt}overtaken")
+        # Never swallowed as a repetition: what it hides may have come in again since.
+        target = replace(target, salt=secrets.token_hex(8))
         known = {row.seq for row in fresh}
         ids = list(first)
         for start in range(0, len(ids), _OVERTAKEN_AT_ONCE):

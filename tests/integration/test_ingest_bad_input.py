@@ -150,6 +150,46 @@ async def test_bad_ones_harm_only_themselves(store: str, table: AsyncClient, tmp
     assert statistics.retries == 0
 
 
+async def test_poison_on_a_subject_that_is_no_utf_8_holds_up_nobody(
+    store: str, table: AsyncClient, tmp_path: Path
+) -> None:
+    bad = POISON["undecodable"]
+    async with nats_server(tmp_path / "nats") as server:
+        connection = await nats.connect(server.url)
+        await connection.jetstream().publish("swarm.events.x", bad + b"1")
+        # nats-py sends no such subject, other clients do.
+        await connection._send_command(b"PUB swarm.events.\xff 5\r\n" + bad + b"2\r\n")
+        await connection.jetstream().publish("swarm.events.x", bad + b"3")
+        await connection.close()
+        limits = BatchLimits(rows=100, seconds=0.3)
+        async with IngestWorker(nats_url=server.url, clickhouse_url=store, limits=limits) as worker:
+            running = asyncio.create_task(worker.run())
+            async with asyncio.timeout(DEADLINE):
+                while worker.statistics().dead_letters < 3:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            await worker.close()
+            await running
+        async with Bus.connect(server.url) as bus:
+            letters = {letter.payload: letter.original_subject for letter in await DeadLetters(bus).list()}
+
+    assert letters == {bad + b"1": "swarm.events.x", bad + b"2": "swarm.events.\\xff", bad + b"3": "swarm.events.x"}
+
+
+async def test_a_late_insert_after_a_first_copy_took_its_place_is_hidden_again(store: str, table: AsyncClient) -> None:
+    first = _event(1).SerializeToString()
+    writer = Writer(store)
+    await writer.write([_row(5, first)], CREATED, again=False)
+    await writer.write([_row(3, first, again=True)], CREATED, again=False)
+    for late in ("late", "later"):
+        # A worker that died had this under way.
+        await writer._insert_plain([_row(5, first)], Target(CREATED, late))
+        await writer.write([_row(3, first, again=True)], CREATED, again=False)
+    await writer.close()
+
+    found = await table.query("SELECT stream_seq, duplicate_of FROM events FINAL ORDER BY stream_seq")
+    assert found.result_rows == [(3, 0), (5, 3)]
+
+
 @pytest.mark.parametrize("compressed", [False, True])
 async def test_hashes_in_the_table_are_those_of_the_published_bytes(
     store: str, table: AsyncClient, compressed: bool, monkeypatch: pytest.MonkeyPatch
