@@ -178,8 +178,8 @@ async def _trace(store: Store, _table: AsyncClient, key: dict[str, Any]) -> int:
 async def _page(store: Store, _table: AsyncClient, key: dict[str, Any]) -> int:
     # What `GET /events?run=…&before=…` binds: the page that ends before an event in the middle of the run.
     none = {"trace": "", "agent": "", "role": "", "kind": "", "since": 0, "until": 0, "q": ""}
-    bounds = {"after": 0, "before": key["stream_seq"] + 1, "limit": PAGE}
-    return len(await store.events("events_descending", run=key["run"], **none, **bounds))
+    bounds = {"after": 0, "before": key["stream_seq"] + 1, "limit": PAGE, "descending": 1}
+    return len(await store.events("events_page", run=key["run"], **none, **bounds))
 
 
 async def _event(store: Store, _table: AsyncClient, key: dict[str, Any]) -> int:

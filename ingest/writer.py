@@ -7,7 +7,7 @@ import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -149,7 +149,7 @@ class Writer:
         # What was looked up is not there. A token would swallow it: ClickHouse keeps those of rows deleted since.
         target = Target(stream_created, secrets.token_hex(8) if again else "")
         if overtaken:
-            await self._overtake_all(overtaken, fresh, target, written)
+            await self._overtake_all(overtaken, fresh, stream_created, written)
             fresh = [row for row in fresh if row.event_id not in overtaken or row.duplicate_of]
         if fresh:
             await self._insert(fresh, target, written)
@@ -162,7 +162,7 @@ class Writer:
         """
         first = await self._first_copies(event_ids, stream_created)
         written = Written()
-        await self._overtake_all(first, [], Target(stream_created, secrets.token_hex(8)), written)
+        await self._overtake_all(first, [], stream_created, written)
         return written.duplicates
 
     async def _present(self, suspects: Sequence[Row], stream_created: datetime) -> set[int]:
@@ -229,17 +229,17 @@ class Writer:
         return await self._query(sql.format(ids="{ids:Array(String)}"), parameters | {"ids": sorted(ids)})
 
     async def _overtake_all(
-        self, first: Mapping[str, _Copy], fresh: Sequence[Row], target: Target, written: Written
+        self, first: Mapping[str, _Copy], fresh: Sequence[Row], stream_created: datetime, written: Written
     ) -> None:
         """Insert what of ``fresh`` is a first copy of these events, and hide the later ones that are visible."""
         # Never swallowed as a repetition: what it hides may have come in again since.
-        target = replace(target, salt=secrets.token_hex(8))
+        target = Target(stream_created, secrets.token_hex(8))
         known = {row.seq for row in fresh}
         ids = list(first)
         for start in range(0, len(ids), _OVERTAKEN_AT_ONCE):
             some = {event_id: first[event_id] for event_id in ids[start : start + _OVERTAKEN_AT_ONCE]}
             own = [row for row in fresh if row.event_id in some and not row.duplicate_of]
-            later = await self._later(some, target.created, known)
+            later = await self._later(some, stream_created, known)
             if own or later:
                 await self._overtake(own, [row for row, _ in later], target, written)
             for row, copy in later:

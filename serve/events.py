@@ -160,8 +160,8 @@ async def read_page(store: Store, query: EventQuery) -> dict[str, Any]:
     filters = query.filters()
     digest = digest_of(filters)
     window = _window(query, digest)
-    name = "events_ascending" if window.order == "a" else "events_descending"
-    rows = await store.events(name, **filters, after=window.after, before=window.before, limit=query.limit + 1)
+    bounds = {"after": window.after, "before": window.before, "descending": int(window.order != "a")}
+    rows = await store.events("events_page", **filters, **bounds, limit=query.limit + 1)
     more, rows = len(rows) > query.limit, rows[: query.limit]
     cursor = None
     if more:

@@ -120,9 +120,8 @@ class Streams:
     async def _from_table(self, query: LiveQuery, after: int, before: int) -> AsyncGenerator[bytes, None]:
         """What the stream no longer holds."""
         while True:
-            rows = await self._deps.store.events(
-                "events_ascending", **query.bound(), after=after, before=before, limit=PAGE
-            )
+            bounds = {"after": after, "before": before, "limit": PAGE}
+            rows = await self._deps.store.events("events_page", **query.bound(), **bounds)
             if rows:
                 yield b"".join(_frame(row.seq, row_document(row)) for row in rows)
                 after = rows[-1].seq

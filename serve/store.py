@@ -149,8 +149,7 @@ class Store:
 _RAW_AS_BYTES: dict[str, dict[str, str | dict[str, str]]] = {
     name: {"raw": "bytes"}
     for name in (
-        "events_ascending",
-        "events_descending",
+        "events_page",
         "run_events",
         "event_by_id",
         "trace_events",

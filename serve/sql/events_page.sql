@@ -12,4 +12,5 @@ PREWHERE stream_seq > {after:UInt64}
 WHERE duplicate_of = 0
   AND positionCaseInsensitiveUTF8(body, {q:String}) > 0 -- if q
 ORDER BY stream_seq
+  DESC -- if descending
 LIMIT {limit:UInt32}
