@@ -104,13 +104,21 @@ class UserRepository:
         )
 
     def changed(self, *, untracked: bool = True) -> list[str]:
-        """Paths where the working tree or the index differs from HEAD."""
+        """Paths where the working tree or the index differs from HEAD, in a readable form."""
+        return [_readable(path) for path in self.changed_paths(untracked=untracked)]
+
+    def changed_paths(self, *, untracked: bool = True) -> list[bytes]:
+        """The same paths as they are."""
         if self.bare:
             return []
         kind = "normal" if untracked else "no"
         command = ("status", "--porcelain=v1", "-z", f"--untracked-files={kind}", "--ignore-submodules=all")
         output = self.git.run(*command, "--no-renames", environment=self._without_filters())
-        return [_readable(record[3:]) for record in output.split(b"\0")[:-1]]
+        return [record[3:] for record in output.split(b"\0")[:-1]]
+
+    def tracked(self) -> list[bytes]:
+        """Paths that the index holds, submodules included."""
+        return self.git.run("ls-files", "-z").split(b"\0")[:-1]
 
     def entries(self, commit: str) -> list[Entry]:
         """The files of a commit, submodules left out; their list stays, as a file that no agent may touch.
