@@ -81,6 +81,16 @@ class MissingContent(ActorError):
         super().__init__(f"there is no {_short(what)}; list the tree for the paths it has")
 
 
+class BaseMissing(ActorError):
+    """The user's repository has not got the commit a run began with."""
+
+    def __init__(self, folder: object, commit: str) -> None:
+        super().__init__(
+            f"{folder} has no commit {commit[:12] or '(unknown)'}, which the run began with; fetch it there, or put "
+            "the files into a folder: enchanted restore RUN --into FOLDER"
+        )
+
+
 class BranchExists(ActorError):
     """The branch to write is there with other content."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enchanted.actors.errors import (
+    BaseMissing,
     BranchExists,
     CannotApply,
     EmptyRepository,
@@ -149,7 +150,9 @@ class UserRepository:
 
         Raises:
             BranchExists: the branch is there with other content.
+            BaseMissing: the repository has no such commit.
         """
+        self._require_commit(base)
         reference = f"refs/heads/{branch}"
         self.git.run("check-ref-format", reference)
         tree = self._write_tree(changes, source=source, base=base)
@@ -168,6 +171,10 @@ class UserRepository:
         except GitFailed as error:
             raise BranchExists(branch) from error
         return commit.decode().strip()
+
+    def _require_commit(self, commit: str) -> None:
+        if not commit or self.git.result("cat-file", "-e", f"{commit}^{{commit}}", ok=(0, 1, 128))[0]:
+            raise BaseMissing(self.folder, commit)
 
     def _write_tree(self, changes: Sequence[Change], *, source: Git, base: str) -> str:
         wanted = list(dict.fromkeys(change.new_blob for change in changes if change.new_blob))
