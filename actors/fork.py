@@ -43,7 +43,7 @@ class CannotFork(ActorError):
     """There is no state to fork from."""
 
     def __init__(self, run: str, at: int, why: str) -> None:
-        super().__init__(f"{run} cannot be forked at {at}: {why}; `enchanted events --run {run}` lists its sequences")
+        super().__init__(f"{run} cannot be forked at {at}: {why}; `enchanted events {run}` lists its sequences")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +104,10 @@ def fork_point(run: str, at: int, found: Sequence[StoredEvent]) -> ForkPoint:
         CannotFork: as above.
     """
     base = next((one.event.state_change for one in found if one.event.state_change.content_sha256), None)
-    ledger = read_ledger(found)
+    try:
+        ledger = read_ledger(found)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CannotFork(run, at, "its log is not one of our orchestrator's") from error
     if base is None or ledger.request is None or not ledger.main_tree:
         raise CannotFork(run, at, "its files were not stored yet")
     return ForkPoint(run=run, at=at, events=tuple(found), ledger=ledger, base_content=base.content_sha256)
