@@ -19,6 +19,7 @@ from enchanted.serve.dependencies import Dependencies, Deps
 from enchanted.serve.documents import Health, Problem, Readiness, described
 from enchanted.serve.errors import ServeError
 from enchanted.serve.events import JsonResponse
+from enchanted.serve.mcp import make_mcp
 from enchanted.serve.problem import install, problem
 
 API_VERSION = "1.0.0"
@@ -66,7 +67,7 @@ def create_app(dependencies: Dependencies) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with dependencies.store, dependencies.bus:
+        async with dependencies.store, dependencies.bus, agents.session_manager.run():
             yield
 
     app = FastAPI(
@@ -87,6 +88,7 @@ def create_app(dependencies: Dependencies) -> FastAPI:
     app.include_router(health)
     for part in (runs, events, traces, history, acts, live, live_socket, pipeline, otlp, pages):
         app.include_router(part.router)
+    agents = make_mcp(app, dependencies.access)
     app.add_middleware(BodyLimit, most=MAX_BODY, paths={otlp.PATH: otlp.MAX_EXPORT})
     app.add_middleware(Guard, access=dependencies.access)
     return app
