@@ -71,7 +71,12 @@ def _by_seq(state: RunState) -> Iterable[Any]:
 
 
 def _workspace(space: WorkspaceState) -> dict[str, Any]:
-    return {"tree": space.tree, "files": [_file(space.files[path]) for path in sorted(space.files)]}
+    return {
+        "tree": space.tree,
+        "files": [_file(space.files[path]) for path in sorted(space.files)],
+        "variables": {name: parsed(value) for name, value in sorted(space.variables.items())},
+        "schema_objects": dict(sorted(space.schema_objects.items())),
+    }
 
 
 def _file(file: FileState) -> dict[str, Any]:
