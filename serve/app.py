@@ -21,6 +21,7 @@ from enchanted.serve.errors import ServeError
 from enchanted.serve.events import JsonResponse
 from enchanted.serve.mcp import make_mcp
 from enchanted.serve.problem import install, problem
+from enchanted.serve.seek import Seeker
 
 API_VERSION = "1.0.0"
 READY_DEADLINE = 4.0
@@ -83,6 +84,7 @@ def create_app(dependencies: Dependencies) -> FastAPI:
     app.state.dependencies = dependencies
     app.state.starts = runs.Starts(dependencies)
     app.state.contents = Contents(dependencies)
+    app.state.seeker = Seeker(dependencies)
     app.state.streams = live.Streams(dependencies)
     install(app)
     app.include_router(health)
