@@ -22,10 +22,8 @@ EVERY = 500
 """Events from one checkpoint to the next."""
 VERSION = "v1"
 """Of the files; a folder of another one is not looked at."""
-SETTLED = timedelta(minutes=2)
-"""Age of an event after which none before it is still on its way, where the agents' own numbers say the same."""
 UNNUMBERED = timedelta(hours=1)
-"""The same where a producer does not number its events."""
+"""Age of an event after which none before it is still on its way, where a producer does not number its events."""
 REMEMBERED = 32
 """States in memory."""
 
@@ -92,12 +90,15 @@ class Checkpoints:
         return self._folder / sha256_hex(run)[:32] / f"{seq}.zst"
 
 
-def is_settled(state: RunState, now: datetime) -> bool:
-    """Whether no event before this state can come in any more: its agents' numbers have no gap, and it is old."""
+def is_settled(state: RunState, now: datetime, settled: timedelta) -> bool:
+    """Whether no event before this state can come in any more: its agents' numbers have no gap, and it is old.
+
+    ``settled``: how old is old enough, where agents number their events.
+    """
     if state.time is None or any(agent.agent_seq > agent.events for agent in state.agents.values()):
         return False
     numbered = all(agent.agent_seq == agent.events for agent in state.agents.values())
-    return now.astimezone(UTC) - state.time > (SETTLED if numbered else UNNUMBERED)
+    return now.astimezone(UTC) - state.time > (settled if numbered else UNNUMBERED)
 
 
 def _plain(state: RunState) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -33,7 +36,8 @@ At = Annotated[int | None, Field(description="Stream sequence; the latest by def
 
 def make_mcp(app: FastAPI, access: Access) -> MCPServer[None]:
     """The server, with its route in ``app``; its session manager has to run while the app does."""
-    server: MCPServer[None] = MCPServer("enchanted", instructions=_INSTRUCTIONS)
+    with _logging_left_alone():
+        server: MCPServer[None] = MCPServer("enchanted", instructions=_INSTRUCTIONS)
     _add_tools(server, _Api(app, access))
     server.streamable_http_app(
         stateless_http=True,
@@ -43,6 +47,18 @@ def make_mcp(app: FastAPI, access: Access) -> MCPServer[None]:
     )
     app.router.routes.append(Route(PATH, endpoint=server.session_manager.asgi_app, methods=["GET", "POST", "DELETE"]))
     return server
+
+
+@contextmanager
+def _logging_left_alone() -> Iterator[None]:
+    """MCPServer gives the root logger a handler and a level, which are the process's own affair."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
 
 
 class _Api:

@@ -93,6 +93,6 @@ class Seeker:
         folding, now = Fold(start), datetime.now(UTC)
         for number, stored in enumerate(events, start=1):
             folding.add(stored)
-            if number % EVERY == 0 and is_settled(state := folding.state(), now):
+            if number % EVERY == 0 and is_settled(state := folding.state(), now, self._deps.settled):
                 self._checkpoints.add(run, state)
         return folding.state()
