@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from enchanted.cluster.store.credentials import DATABASE
 from enchanted.cluster.store.engine import Handle
 from enchanted.cluster.store.errors import AccessDenied, EngineRefused, SyntaxRefused
-from enchanted.cluster.store.sql import first_word
+from enchanted.schemas.sql_text import REACHING, REACHING_BY_NAME, first_word
 
 BEGINNINGS = frozenset({"SELECT", "WITH", "EXPLAIN", "DESCRIBE", "DESC", "SHOW", "EXISTS", "("})
 FORMATS = re.compile(
@@ -49,11 +49,6 @@ _ROOTS = frozenset(
     {"SelectWithUnionQuery", "SelectIntersectExceptQuery", "ShowTables", "ShowColumns", "ShowCreateTableQuery",
      "DescribeQuery", "ExistsTableQuery", "Explain"}
 )  # fmt: skip
-_FORBIDDEN_FUNCTIONS = re.compile(
-    r"(file\w*|url\w*|s3\w*|remote\w*|cluster\w*|ai[A-Z]\w*|AI[A-Z]\w*|dictGet\w*|dictHas\w*|joinGet\w*|catboost\w*"
-    r"|eval|executable|input|python|sqlite|mysql|postgresql|mongodb|redis|odbc|jdbc|hdfs\w*|azure\w*|merge|loop"
-    r"|view\w*|dictionary|getServerSetting)\Z"
-)
 _LINE = re.compile(r"(?P<indent> *)(?P<kind>\S+) ?(?P<rest>.*)\Z")
 
 
@@ -126,8 +121,11 @@ def check_tree(tree: str) -> None:
         if kind == "Function":
             if before == "TableExpression":
                 raise AccessDenied(f"the table function {name}")
-            if _FORBIDDEN_FUNCTIONS.match(name):
+            if REACHING.match(name):
                 raise AccessDenied(f"the function {name}")
+        if kind == "ColumnsApplyTransformer":
+            # The tree does not say which function it applies.
+            raise AccessDenied("APPLY")
         if kind in ("TableIdentifier", "Identifier"):
             _check_name(name, table=kind == "TableIdentifier")
         before = kind
@@ -136,6 +134,8 @@ def check_tree(tree: str) -> None:
 def _check_name(name: str, *, table: bool) -> None:
     database, dot, rest = name.partition(".")
     if not dot:
+        if not table and REACHING_BY_NAME.match(name):
+            raise AccessDenied(f"the name {name}, which may stand for the function")
         return
     if database.lower() == "system" and rest.split(".")[0] not in SYSTEM_TABLES:
         raise AccessDenied(f"the table {name}")
