@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.responses import Response
 
-from enchanted.serve import events, history, live, otlp, pages, pipeline, runs, traces
+from enchanted.serve import agents, events, history, live, otlp, pages, pipeline, query, runs, traces
 from enchanted.serve.auth import Guard
 from enchanted.serve.body import BodyLimit
 from enchanted.serve.contents import Contents
@@ -66,7 +66,7 @@ def create_app(dependencies: Dependencies) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with dependencies.store, dependencies.bus:
+        async with dependencies.store, dependencies.reader or nullcontext(), dependencies.bus:
             yield
 
     app = FastAPI(
@@ -85,7 +85,7 @@ def create_app(dependencies: Dependencies) -> FastAPI:
     app.state.streams = live.Streams(dependencies)
     install(app)
     app.include_router(health)
-    for part in (runs, events, traces, history, live, pipeline, otlp, pages):
+    for part in (runs, events, traces, history, live, pipeline, agents, query, otlp, pages):
         app.include_router(part.router)
     app.add_middleware(BodyLimit, most=MAX_BODY, paths={otlp.PATH: otlp.MAX_EXPORT})
     app.add_middleware(Guard, access=dependencies.access)
