@@ -59,7 +59,7 @@ class Coder:
         """
         place = Place(task_id=job.task.task_id, workspace_id=job.workspace_id, parent=job.parent)
         with self._agent.turn(job.carrier):
-            async with await self._site.desk(self._agent, place, job.tree) as desk:
+            async with await self._site.desk(self._agent, place, job.start or job.tree) as desk:
                 decision_id, summary = await self._work(job, desk)
                 return Submission(
                     task_id=job.task.task_id,

@@ -81,6 +81,16 @@ class MissingContent(ActorError):
         super().__init__(f"there is no {_short(what)}; list the tree for the paths it has")
 
 
+class BaseMissing(ActorError):
+    """The user's repository has not got the commit a run began with."""
+
+    def __init__(self, folder: object, commit: str) -> None:
+        super().__init__(
+            f"{folder} has no commit {commit[:12] or '(unknown)'}, which the run began with; fetch it there, or put "
+            "the files into a folder: enchanted restore RUN --into FOLDER"
+        )
+
+
 class BranchExists(ActorError):
     """The branch to write is there with other content."""
 
@@ -95,6 +105,44 @@ class CannotApply(ActorError):
         super().__init__(f"{why}; nothing was changed, merge by hand: git merge {branch}")
 
 
+class CannotRebuild(ActorError):
+    """A tree of a run cannot be made again from the run's log."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}; the base bundle on the bus and every patch since are needed: `enchanted verify RUN`")
+
+
+class TargetChanged(ActorError):
+    """Files in a folder would be overwritten that nothing else has."""
+
+    def __init__(self, folder: object, paths: Sequence[str]) -> None:
+        super().__init__(
+            f"{_listed(paths)} in {folder} would be lost: neither git nor an earlier restore knows them as they are "
+            "now; commit them, or overwrite them with --force, which keeps them in the safety snapshot"
+        )
+
+
+class TargetBlocked(ActorError):
+    """Something lies where a restore must write, and is not its to take away."""
+
+    def __init__(self, folder: object, paths: Sequence[str]) -> None:
+        super().__init__(f"{folder} cannot be restored into: {_listed(paths)}; move it, or give another --into")
+
+
+class TargetUnfinished(ActorError):
+    """Another restore was cut off in this folder."""
+
+    def __init__(self, folder: object, label: str) -> None:
+        super().__init__(f"{folder} is between two states: {label} was cut off; finish that one first by the same call")
+
+
+class TargetBusy(ActorError):
+    """Another restore is at work in this folder."""
+
+    def __init__(self, folder: object) -> None:
+        super().__init__(f"another restore is at work in {folder}; wait for its end")
+
+
 class SandboxUnavailable(ActorError):
     """No sandbox works on this machine."""
 
@@ -104,6 +152,11 @@ class SandboxUnavailable(ActorError):
             "(kernel.apparmor_restrict_unprivileged_userns=0, in a container --security-opt seccomp=unconfined), "
             "or accept the risk with --unsafe-no-sandbox"
         )
+
+
+def _listed(paths: Sequence[str], limit: int = 5) -> str:
+    more = f" and {len(paths) - limit} more" if len(paths) > limit else ""
+    return ", ".join(_short(path) for path in paths[:limit]) + more
 
 
 def _short(value: object, limit: int = 200) -> str:

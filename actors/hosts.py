@@ -23,6 +23,7 @@ from enchanted.actors.coder import Coder
 from enchanted.actors.config import RoleModel, SwarmConfig
 from enchanted.actors.desk import Site
 from enchanted.actors.errors import ActorError
+from enchanted.actors.fork import fork_repository, inflated
 from enchanted.actors.ledger import Ledger, read_ledger
 from enchanted.actors.lifecycle import CLOSED_RUN, RunSignal, RunState, next_run_state
 from enchanted.actors.models.engine import EngineSpec
@@ -126,7 +127,7 @@ class OrchestratorHost:
     async def run(self) -> RunState:
         """Drive the run to its verdict."""
         async with Bus.connect(self._config.nats_url, name=ORCHESTRATOR) as bus:
-            ledger = read_ledger([await _inflated(bus, e) for e in await bus.read_run(self._run_id)])
+            ledger = read_ledger([await inflated(bus, e) for e in await bus.read_run(self._run_id)])
             if ledger.state in CLOSED_RUN or ledger.request is None:
                 return ledger.state
             log = AgentLog(
@@ -148,7 +149,7 @@ class OrchestratorHost:
         folder = self._config.run_folder(self._run_id)
         async with vital(log, self._config.signal_seconds):
             try:
-                repository = await open_repository(folder, request)
+                repository = await open_repository(folder, request, bus, ledger)
             except ActorError as error:
                 return await _fail(bus, log, ledger, error)
             orchestrator = Orchestrator(
@@ -192,9 +193,16 @@ class OrchestratorHost:
             self._driving.cancel()
 
 
-async def open_repository(folder: Path, request: RunRequest) -> ShadowRepository:
-    """The run's shadow repository: as it was left, or made from the user's repository."""
-    return await ShadowRepository.create(folder / REPOSITORY, Path(request.repo))
+async def open_repository(folder: Path, request: RunRequest, bus: Bus, ledger: Ledger) -> ShadowRepository:
+    """The run's shadow repository: as it was left here, or made from the user's repository or the parent run.
+
+    Raises:
+        ActorError: neither can be used.
+    """
+    place = folder / REPOSITORY
+    if request.forked_from and not place.exists():
+        return await fork_repository(place, bus, request)
+    return await ShadowRepository.create(place, Path(request.repo))
 
 
 def clear_workspaces(folder: Path) -> None:
@@ -245,18 +253,6 @@ def tool_limits(config: SwarmConfig) -> ToolLimits:
         output_bytes=config.tool_output_kb << 10,
     )
     return ToolLimits(check=check)
-
-
-async def _inflated(bus: Bus, stored: events.StoredEvent) -> events.StoredEvent:
-    if not stored.event.blobs:
-        return stored
-    return events.StoredEvent(
-        seq=stored.seq,
-        time=stored.time,
-        subject=stored.subject,
-        raw=stored.raw,
-        event=await bus.inflate(stored.event),
-    )
 
 
 def _context_of(ledger: Ledger) -> Any:

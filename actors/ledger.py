@@ -11,7 +11,7 @@ import orjson
 from enchanted.actors.lifecycle import CLOSED_TASK, RunState, TaskState
 from enchanted.actors.work import Budget, CheckReport, CheckResult, RunRequest, TaskSpec
 from enchanted.schemas.events import StoredEvent, kind_of
-from enchanted.schemas.fold import MAIN_WORKSPACE
+from enchanted.schemas.fold import FILE_SYSTEM, MAIN_WORKSPACE
 
 
 @dataclass(kw_only=True)
@@ -25,10 +25,19 @@ class TaskRecord:
     reworks: int = 0
     feedback: str = ""
     submission: dict[str, Any] = field(default_factory=dict)
+    assigned: str = ""
+    """The tree that its Coder was given last."""
+    start: str = ""
+    """The tree that its next Coder goes on from, when a fork took it over in progress."""
     merged: bool = False
     """Its merge is in the main workspace."""
     event_id: str = ""
     """Its last transition."""
+
+    @property
+    def workspace_id(self) -> str:
+        """The workspace of its last Coder."""
+        return f"{self.spec.task_id}.{self.codings}"
 
 
 @dataclass(kw_only=True)
@@ -47,6 +56,10 @@ class Ledger:
     main_tree: str = ""
     main_seq: int = 0
     """Stream sequence of the main workspace's last change."""
+    trees: dict[str, str] = field(default_factory=dict)
+    """Workspace -> its tree."""
+    seqs: dict[str, int] = field(default_factory=dict)
+    """Workspace -> stream sequence of its last change."""
     valid_tree: str = ""
     """The newest tree of the main workspace whose checks were all green, else the base."""
     report: CheckReport | None = None
@@ -71,8 +84,11 @@ class Ledger:
                 self._run(stored)
             case "run_transition":
                 self._task(stored)
-            case "state_change" if event.workspace_id == MAIN_WORKSPACE:
-                self._main_changed(stored)
+            case "state_change" if event.state_change.target_type == FILE_SYSTEM:
+                self.trees[event.workspace_id] = event.state_change.new_state_hash
+                self.seqs[event.workspace_id] = stored.seq
+                if event.workspace_id == MAIN_WORKSPACE:
+                    self._main_changed(stored)
 
     def _run(self, stored: StoredEvent) -> None:
         step = stored.event.run_transition
@@ -88,22 +104,28 @@ class Ledger:
             self.trace_id, self.span_id = stored.event.trace_id, stored.event.span_id
         self.base_commit = details.get("base_commit", self.base_commit)
         if "report" in details:
-            self._reported(report_from_json(details["report"]))
+            self._reported(report_from_json(details["report"]), as_it_was="forked_from" in details)
+        self.valid_tree = details.get("valid_tree", self.valid_tree)
 
     def _task(self, stored: StoredEvent) -> None:
         step, task_id = stored.event.run_transition, stored.event.task_id
         details = orjson.loads(step.details) if step.details else {}
-        if step.from_state == TaskState.NEW:
+        if "forked" in details:
+            self.tasks[task_id] = record_from_json(details["forked"])
+        elif step.from_state == TaskState.NEW:
             self.tasks[task_id] = TaskRecord(spec=spec_from_json(details))
         task = self.tasks[task_id]
         task.state, task.event_id = TaskState(step.to_state), stored.event.event_id
+        if "forked" in details:
+            return
         if task.state == TaskState.CODING:
             task.codings += 1
+            task.assigned = details.get("tree", "")
         if task.state == TaskState.REVIEWING:
             task.submission = details
         if task.state == TaskState.PENDING and step.from_state == TaskState.REVIEWING:
             task.reworks += 1
-            task.feedback = step.reason
+            task.feedback, task.start = step.reason, ""
         if "report" in details:
             self._reported(report_from_json(details["report"]))
 
@@ -115,11 +137,10 @@ class Ledger:
         if change.reason == "merge" and stored.event.task_id in self.tasks:
             self.tasks[stored.event.task_id].merged = True
 
-    def _reported(self, report: CheckReport) -> None:
-        if report.tree != self.main_tree:
-            return
-        self.report = report
-        if report.green:
+    def _reported(self, report: CheckReport, *, as_it_was: bool = False) -> None:
+        if report.tree == self.main_tree or as_it_was:
+            self.report = report
+        if report.green and report.tree == self.main_tree:
             self.valid_tree = report.tree
 
 
@@ -147,6 +168,8 @@ def request_to_json(request: RunRequest) -> dict[str, Any]:
             "reworks_per_task": request.budget.reworks_per_task,
             "seconds": request.budget.seconds,
         },
+        "forked_from": request.forked_from,
+        "forked_at": request.forked_at,
     }
 
 
@@ -163,6 +186,22 @@ def spec_to_json(spec: TaskSpec) -> dict[str, Any]:
 def spec_from_json(value: dict[str, Any]) -> TaskSpec:
     """The task `spec_to_json` wrote."""
     return TaskSpec(**{**value, "files": tuple(value["files"]), "after": tuple(value["after"])})
+
+
+def record_to_json(record: TaskRecord) -> dict[str, Any]:
+    """Where a task stands as plain JSON values."""
+    return {
+        "spec": spec_to_json(record.spec),
+        **{name: getattr(record, name) for name in _CARRIED},
+    }
+
+
+def record_from_json(value: dict[str, Any]) -> TaskRecord:
+    """The record `record_to_json` wrote."""
+    return TaskRecord(spec=spec_from_json(value["spec"]), **{name: value[name] for name in _CARRIED})
+
+
+_CARRIED = ("codings", "reworks", "feedback", "submission", "assigned", "start", "merged")
 
 
 def report_to_json(report: CheckReport) -> dict[str, Any]:

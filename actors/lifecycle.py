@@ -39,6 +39,9 @@ class RunSignal(StrEnum):
     BASELINE_KNOWN = "baseline_known"
     PLANNED = "planned"
     TASKS_DONE = "tasks_done"
+    FORK_PLANNING = "fork_planning"
+    FORK_WORKING = "fork_working"
+    FORK_CHECKING = "fork_checking"
     GREEN = "green"
     RED = "red"
     ERROR = "error"
@@ -66,6 +69,9 @@ class TaskSignal(StrEnum):
     REWORK = "rework"
     GIVE_UP = "give_up"
     INTERRUPT = "interrupt"
+    FORK_REVIEWING = "fork_reviewing"
+    FORK_ACCEPTED = "fork_accepted"
+    FORK_REJECTED = "fork_rejected"
 
 
 OPEN_RUN = (
@@ -81,6 +87,9 @@ CLOSED_TASK = frozenset({TaskState.ACCEPTED, TaskState.REJECTED})
 RUN_TABLE: dict[tuple[RunState, RunSignal], RunState] = {
     (RunState.NEW, RunSignal.REQUEST): RunState.CREATED,
     (RunState.CREATED, RunSignal.BASE_STORED): RunState.PREPARED,
+    (RunState.CREATED, RunSignal.FORK_PLANNING): RunState.PLANNING,
+    (RunState.CREATED, RunSignal.FORK_WORKING): RunState.WORKING,
+    (RunState.CREATED, RunSignal.FORK_CHECKING): RunState.CHECKING,
     (RunState.PREPARED, RunSignal.BASELINE_KNOWN): RunState.PLANNING,
     (RunState.PLANNING, RunSignal.PLANNED): RunState.WORKING,
     (RunState.WORKING, RunSignal.TASKS_DONE): RunState.CHECKING,
@@ -92,6 +101,9 @@ RUN_TABLE: dict[tuple[RunState, RunSignal], RunState] = {
 
 TASK_TABLE: dict[tuple[TaskState, TaskSignal], TaskState] = {
     (TaskState.NEW, TaskSignal.PLAN): TaskState.PENDING,
+    (TaskState.NEW, TaskSignal.FORK_REVIEWING): TaskState.REVIEWING,
+    (TaskState.NEW, TaskSignal.FORK_ACCEPTED): TaskState.ACCEPTED,
+    (TaskState.NEW, TaskSignal.FORK_REJECTED): TaskState.REJECTED,
     (TaskState.PENDING, TaskSignal.ASSIGN): TaskState.CODING,
     (TaskState.PENDING, TaskSignal.GIVE_UP): TaskState.REJECTED,
     (TaskState.CODING, TaskSignal.SUBMIT): TaskState.REVIEWING,

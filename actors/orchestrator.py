@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from enchanted.actors import spans
-from enchanted.actors.errors import ActorError, CannotApply
+from enchanted.actors.errors import ActorError, BaseMissing, CannotApply, NotARepository
+from enchanted.actors.fork import store_beginning
 from enchanted.actors.ledger import Ledger, TaskRecord, report_to_json, spec_to_json
 from enchanted.actors.lifecycle import (
     CLOSED_RUN,
@@ -118,6 +119,9 @@ class Orchestrator:
         return max(0.0, self._ledger.started_at + seconds - self._now()) if seconds else None
 
     async def _store_base(self) -> None:
+        if self._request.forked_from:
+            fork = await store_beginning(self._bus, self._log, self._ledger, self._repository)
+            return await self._step(fork.signal, fork.reason, fork.details, before=fork.drafts)
         tree = self._repository.base_tree
         if not self._ledger.main_tree:
             content = await self._bus.blobs.put(await self._repository.bundle(tree))
@@ -136,7 +140,7 @@ class Orchestrator:
             await self._change_main(change)
         commit = self._repository.base_commit
         details = {"base_commit": commit, "base_tree": tree, **self._left_out()}
-        await self._step(RunSignal.BASE_STORED, f"the repository at {commit[:12]} is stored", details)
+        return await self._step(RunSignal.BASE_STORED, f"the repository at {commit[:12]} is stored", details)
 
     def _left_out(self) -> dict[str, Json]:
         source = self._repository.source
@@ -209,17 +213,18 @@ class Orchestrator:
         assert ledger.report is not None
         if task.codings > task.reworks + MAX_INTERRUPTIONS:
             return await self._task_step(task, TaskSignal.GIVE_UP, "its coders died too often")
-        report, tree = ledger.report, ledger.main_tree
+        report, tree = ledger.report, task.assigned if task.start else ledger.main_tree
         await self._task_step(task, TaskSignal.ASSIGN, f"coder-{coder + 1}", {"tree": tree})
         job = Assignment(
             task=task.spec,
-            workspace_id=f"{task.spec.task_id}.{task.codings}",
+            workspace_id=task.workspace_id,
             tree=tree,
             report=report,
             feedback=task.feedback,
             attempt=task.codings,
             parent=task.event_id,
             carrier=spans.carrier(),
+            start=task.start,
         )
         try:
             done = await self._team.code(coder, job)
@@ -282,25 +287,31 @@ class Orchestrator:
     async def _judge(self) -> None:
         report = await self._checked(self._ledger.main_tree)
         if report.green:
-            branch, not_applied = await self._publish()
+            branch, published = await self._publish()
             given_up = [t.spec.title for t in self._ledger.tasks.values() if t.state == TaskState.REJECTED]
             left = f"; given up: {', '.join(given_up)}" if given_up else ""
-            reason = f"every check passes; branch {branch}{left}{not_applied}"
+            reason = f"every check passes; {published}{left}"
             return await self._close(RunSignal.GREEN, reason, {"branch": branch, "tree": report.tree})
         reason = f"checks still fail: {', '.join(report.failing)}"
         return await self._close(RunSignal.RED, reason, await self._roll_back())
 
     async def _publish(self) -> tuple[str, str]:
-        """The branch, and why it was not applied where that was asked for."""
+        """The branch, and in words what became of it."""
         branch = f"enchanted/{self._request.run_id}"
         message = f"{self._request.task}\n\nEnchanted-Run: {self._request.run_id}"
-        await self._repository.export_branch(self._request.repo, branch, self._ledger.main_tree, message)
+        try:
+            await self._repository.export_branch(self._request.repo, branch, self._ledger.main_tree, message)
+        except (NotARepository, BaseMissing) as error:
+            # The repository of a fork may be on another machine; its files are in the log all the same.
+            if not self._request.forked_from:
+                raise
+            return "", f"no branch: {error}"
         if self._request.apply:
             try:
                 await self._repository.apply_to_working_tree(self._request.repo, branch)
             except CannotApply as error:
-                return branch, f"; not applied: {error}"
-        return branch, ""
+                return branch, f"branch {branch}, not applied: {error}"
+        return branch, f"branch {branch}"
 
     async def _roll_back(self) -> dict[str, Json]:
         ledger = self._ledger

@@ -38,6 +38,10 @@ class RunRequest:
     apply: bool = False
     """Fast-forward the user's current branch to the result when it is merged."""
     budget: Budget = field(default_factory=Budget)
+    forked_from: str = ""
+    """The run whose state this one begins with."""
+    forked_at: int = 0
+    """The stream sequence of that state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +136,7 @@ class Assignment:
     task: TaskSpec
     workspace_id: str
     tree: str
-    """Where it starts from."""
+    """What the work is merged against."""
     report: CheckReport
     """How the checks stood there."""
     feedback: str
@@ -141,6 +145,8 @@ class Assignment:
     parent: str
     """Event that caused the assignment."""
     carrier: Carrier
+    start: str = ""
+    """The tree to go on from, where somebody was at the task before; ``tree`` otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)

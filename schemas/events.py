@@ -19,6 +19,7 @@ FileChange = pb.FileChange
 AgentHead = pb.AgentHead
 
 Role = Literal["architect", "coder", "reviewer", "operator", "unspecified"]
+ChangeReason = Literal["base", "edit", "merge", "rollback", "undo", "fork"]
 Kind = Literal["decision", "state_change", "system_signal", "model_call", "tool_call", "run_transition"]
 Status = Literal["STARTING", "HEALTHY", "DEGRADED", "CRITICAL_FAILURE", "STOPPING"]
 ToolOutcome = Literal["OK", "FAILED", "DENIED", "TIMED_OUT"]
@@ -130,7 +131,7 @@ def state_change(
     new_tree: str,
     patch: str,
     files: Iterable[pb.FileChange],
-    reason: Literal["base", "edit", "merge", "rollback"],
+    reason: ChangeReason,
     resource: str,
     reversible: bool = True,
     content_sha256: str = "",

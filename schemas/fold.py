@@ -9,6 +9,7 @@ from datetime import datetime
 from enchanted.schemas.events import StoredEvent, kind_of, role_of
 
 MAIN_WORKSPACE = "main"
+FILE_SYSTEM = "FILE_SYSTEM"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +99,7 @@ def apply(state: RunState, stored: StoredEvent) -> RunState:
 
 def _state_change(state: RunState, stored: StoredEvent) -> RunState:
     change = stored.event.state_change
-    if change.target_type != "FILE_SYSTEM":
+    if change.target_type != FILE_SYSTEM:
         return state
     name = stored.event.workspace_id or MAIN_WORKSPACE
     # A workspace begins as a copy of the main one; its first event lists only what it changed.

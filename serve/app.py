@@ -11,7 +11,21 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from starlette.responses import Response
 
-from enchanted.serve import agents, events, history, live, otlp, pages, pipeline, query, runs, traces
+from enchanted.serve import (
+    acts,
+    agents,
+    events,
+    export,
+    history,
+    ledger,
+    live,
+    otlp,
+    pages,
+    pipeline,
+    query,
+    runs,
+    traces,
+)
 from enchanted.serve.auth import Guard
 from enchanted.serve.body import BodyLimit
 from enchanted.serve.contents import Contents
@@ -85,7 +99,7 @@ def create_app(dependencies: Dependencies) -> FastAPI:
     app.state.streams = live.Streams(dependencies)
     install(app)
     app.include_router(health)
-    for part in (runs, events, traces, history, live, pipeline, agents, query, otlp, pages):
+    for part in (runs, events, traces, history, acts, live, pipeline, agents, query, ledger, export, otlp, pages):
         app.include_router(part.router)
     app.add_middleware(BodyLimit, most=MAX_BODY, paths={otlp.PATH: otlp.MAX_EXPORT})
     app.add_middleware(Guard, access=dependencies.access)

@@ -95,14 +95,11 @@ class ApiClient:
 
     def start(self, body: Mapping[str, Any], *, key: str | None = None) -> Json:
         """Start a run; a key makes a repeated call start it once."""
-        headers = {} if key is None else {"Idempotency-Key": key}
-        with self._errors():
-            return _document(self._http.post("/api/v1/runs", json=dict(body), headers=headers))
+        return self._post("runs", body, key=key)
 
     def cancel(self, run: str) -> Json:
         """Ask a run to end."""
-        with self._errors():
-            return _document(self._http.post(f"/api/v1/runs/{_part(run)}/cancel"))
+        return self._post(f"runs/{_part(run)}/cancel")
 
     def events(self, **filters: object) -> Json:
         """A page of events."""
@@ -146,6 +143,39 @@ class ApiClient:
     def verify(self, run: str) -> Json:
         """Both verdicts."""
         return self._json(f"runs/{_part(run)}/verify")
+
+    def restore(self, run: str, body: Mapping[str, Any]) -> Json:
+        """Put a state into a folder or onto a branch; with ``dry_run`` only what that would do."""
+        return self._post(f"runs/{_part(run)}/restores", body)
+
+    def undo(self, run: str, event_id: str, *, dry_run: bool = False) -> Json:
+        """Take one change back, or say what that would do."""
+        return self._post(f"runs/{_part(run)}/undos", {"event_id": event_id, "dry_run": dry_run})
+
+    def fork(self, run: str, body: Mapping[str, Any], *, key: str | None = None) -> Json:
+        """Start a run from another one's state; a key makes a repeated call start it once."""
+        return self._post(f"runs/{_part(run)}/forks", body, key=key)
+
+    def agent_stats(self, **filters: object) -> Json:
+        """What agents did, by agent and bucket of time."""
+        return self._json("agents/stats", **filters)
+
+    def reverted_decisions(self, **filters: object) -> Json:
+        """Unsure decisions that led to changes which were taken back."""
+        return self._json("decisions/reverted", **filters)
+
+    def sql(self, query: str, *, limit: int | None = None) -> Json:
+        """The answer to one SELECT: columns, rows, and whether there are more."""
+        body = {"query": query} if limit is None else {"query": query, "limit": limit}
+        with self._errors():
+            return _document(self._http.post("/api/v1/sql", json=body))
+
+    def export(self, **what: object) -> Iterator[bytes]:
+        """A file of events, piece by piece; it is whole only if no error comes."""
+        with self._errors(), self._http.stream("GET", "/api/v1/export", params=_given(what)) as response:
+            if response.is_error:
+                response.read()
+            yield from _checked(response).iter_raw()
 
     def ready(self) -> Json:
         """Each dependency's state; an unready API answers with the same members."""
@@ -195,6 +225,12 @@ class ApiClient:
             if response.is_error:
                 response.read()
             yield from parse_frames(_checked(response).iter_lines())
+
+    def _post(self, resource: str, body: Mapping[str, Any] | None = None, *, key: str | None = None) -> Json:
+        headers = {} if key is None else {"Idempotency-Key": key}
+        content = None if body is None else dict(body)
+        with self._errors():
+            return _document(self._http.post(f"/api/v1/{resource}", json=content, headers=headers))
 
     def _json(self, resource: str, /, **parameters: object) -> Json:
         with self._errors():

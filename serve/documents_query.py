@@ -101,3 +101,47 @@ class AgentStatsPage(BaseModel):
 
     data: list[AgentStats]
     meta: AgentStatsMeta
+
+
+class RevertedChange(BaseModel):
+    """A change that was taken back."""
+
+    seq: int
+    event_id: str
+    reverted_at: int
+    """Sequence of the first undo or rollback that took it back."""
+    reverted_by: str
+    """Its event id."""
+
+
+class RevertedDecision(BaseModel):
+    """A decision that led to changes which were taken back."""
+
+    run: str
+    seq: int
+    event_id: str
+    stream_time: str
+    role: str
+    agent_id: str
+    agent_name: str
+    task_id: str
+    confidence: float
+    rationale: str
+    """Its first 200 characters."""
+    hops: int
+    """Steps from the nearest of the changes to the decision: 1 for its direct cause."""
+    changes: list[RevertedChange]
+
+
+class LedgerMeta(BaseModel):
+    """What was asked for."""
+
+    below: float
+    truncated: bool
+
+
+class RevertedDecisions(BaseModel):
+    """In stream order."""
+
+    data: list[RevertedDecision]
+    meta: LedgerMeta

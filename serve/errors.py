@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 
 class ServeError(Exception):
@@ -13,6 +14,8 @@ class ServeError(Exception):
     title: ClassVar[str] = "Internal error"
     retry_after: ClassVar[int | None] = None
     """Seconds after which the same request may succeed."""
+    members: Mapping[str, Any] = {}
+    """Further members of the problem document."""
 
 
 class Unauthorized(ServeError):
@@ -179,6 +182,28 @@ class TooManyStreams(ServeError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"{limit} streams are open; close one and try again")
+
+
+class RestoreRefused(ServeError):
+    """The place to restore into does not allow it."""
+
+    status, code, title = 409, "restore-refused", "The state cannot be restored there"
+
+
+class UndoRefused(ServeError):
+    """A change cannot be taken back."""
+
+    status, code, title = 409, "undo-refused", "The change cannot be undone"
+
+    def __init__(self, why: str, conflicts: Sequence[str] = ()) -> None:
+        super().__init__(why)
+        self.members = {"conflicts": list(conflicts)}
+
+
+class ForkRefused(ServeError):
+    """There is no state to fork from."""
+
+    status, code, title = 409, "fork-refused", "The run cannot be forked there"
 
 
 class EventCorrupted(ServeError):

@@ -78,7 +78,12 @@ def _file(file: FileState) -> dict[str, Any]:
     return {"path": file.path, "mode": file.mode, "size": file.size, "blob": file.blob, "seq": file.seq}
 
 
-def _workspace_of(state: RunState, name: str, asked: int) -> WorkspaceState:
+def workspace_of(state: RunState, name: str, asked: int) -> WorkspaceState:
+    """One workspace of a state that was ``asked`` for.
+
+    Raises:
+        WorkspaceNotFound: it has none of this name.
+    """
     try:
         return state.workspaces[name]
     except KeyError:
@@ -98,9 +103,9 @@ async def read_state(
     found, (state, events) = await asyncio.gather(find_run(deps, run), state_at(deps, run, at))
     if path is None:
         if workspace != MAIN_WORKSPACE:  # main is the default, and a run without files has none
-            _workspace_of(state, workspace, at)
+            workspace_of(state, workspace, at)
         return tagged(request, found, JsonResponse(state_document(run, state)))
-    space = _workspace_of(state, workspace, at)
+    space = workspace_of(state, workspace, at)
     if path not in space.files:
         raise PathNotFound(path, state.seq)
     contents: Contents = request.app.state.contents
@@ -135,7 +140,7 @@ async def read_diff(
         raise BadRequest(f"from={start} is after to={end}; give the earlier sequence as `from`")
     found, (after, events) = await asyncio.gather(find_run(deps, run), state_at(deps, run, end))
     before = await asyncio.to_thread(fold, events, at=start)
-    new = _workspace_of(after, workspace, end).tree
+    new = workspace_of(after, workspace, end).tree
     old = before.workspaces[workspace].tree if workspace in before.workspaces else ""
     contents: Contents = request.app.state.contents
     patch = await contents.diff(run, events, old, new)

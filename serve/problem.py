@@ -46,7 +46,7 @@ def problem_of(error: ServeError) -> ProblemResponse:
     headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
-    return problem(error.status, error.code, error.title, str(error), headers=headers)
+    return problem(error.status, error.code, error.title, str(error), headers=headers, **error.members)
 
 
 async def _ours(_: Request, error: Exception) -> Response:

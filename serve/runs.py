@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -39,11 +39,12 @@ REMEMBERED_KEYS = 10_000
 ROLES: tuple[RoleName, ...] = get_args(RoleName)
 
 T = TypeVar("T")
-Step = tuple[RunTransition, str]
-"""A run's own transition and the SHA-256 of its event."""
+Step = tuple[RunTransition, str, int]
+"""A run's own transition, the SHA-256 of its event and its sequence."""
 
 
-def _repository(text: str) -> str:
+def repository_path(text: str) -> str:
+    """``text``, if it is the absolute path of a git repository; for pydantic."""
     path = Path(text)
     if "\0" in text or not path.is_absolute():
         raise ValueError("give the absolute path of a git repository on the server")
@@ -90,7 +91,7 @@ class RunBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     task: Text = Field(max_length=20_000)
-    repo: Annotated[str, StringConstraints(max_length=4_096), AfterValidator(_repository)]
+    repo: Annotated[str, StringConstraints(max_length=4_096), AfterValidator(repository_path)]
     """Absolute path of a git repository on the server."""
     checks: list[Annotated[Text, StringConstraints(max_length=4_000)]] = Field(default=[], max_length=20)
     """Commands that must exit 0 for a merge."""
@@ -130,13 +131,15 @@ class Starts:
         self._bodies: OrderedDict[str, str] = OrderedDict()
         self._starting = asyncio.Lock()
 
-    async def start(self, body: RunBody, key: str | None) -> tuple[str, bool]:
-        """The run's id, and whether it was begun just now."""
+    async def start(
+        self, make: Callable[[str], RunRequest], asked: Mapping[str, Any], key: str | None
+    ) -> tuple[str, bool]:
+        """The run's id, and whether it was begun just now; ``asked`` is what a key belongs to."""
         if self._deps.starter is None:
             raise RunsUnavailable
         if key is None:
-            return await self._begin(body.request(f"run-{secrets.token_hex(6)}")), True
-        run_id, digest = f"run-{sha256_hex(key)[:12]}", sha256_hex(canonical_json(body.model_dump()))
+            return await self._begin(make(f"run-{secrets.token_hex(6)}")), True
+        run_id, digest = f"run-{sha256_hex(key)[:12]}", sha256_hex(canonical_json(dict(asked)))
         async with self._starting:
             if self._bodies.setdefault(run_id, digest) != digest:
                 raise KeyReused
@@ -144,7 +147,7 @@ class Starts:
                 self._bodies.popitem(last=False)
             if await self._deps.bus.read_run(run_id):
                 return run_id, False
-            return await self._begin(body.request(run_id)), True
+            return await self._begin(make(run_id)), True
 
     async def cancel(self, run_id: str) -> None:
         """Ask the run to end."""
@@ -170,7 +173,7 @@ async def _answered(asked: Awaitable[T]) -> T:
 def summary(row: Mapping[str, Any], steps: Sequence[Step]) -> dict[str, Any]:
     """A run as the API shows it, from its counts and its own transitions in order."""
     first = steps[0][0] if steps else RunTransition()
-    closing = next(((step, digest) for step, digest in steps if step.to_state in CLOSED_STATES), None)
+    closing = next((step for step in steps if step[0].to_state in CLOSED_STATES), None)
     # What comes after the close (a late wish to cancel) changes nothing.
     current = closing[0] if closing else steps[-1][0] if steps else RunTransition()
     return {
@@ -179,6 +182,7 @@ def summary(row: Mapping[str, Any], steps: Sequence[Step]) -> dict[str, Any]:
         "state": current.to_state,
         "closed": closing is not None,
         "closing_hash": closing[1] if closing else "",
+        "closing_seq": closing[2] if closing else 0,
         "reason": current.reason,
         "details": parsed(current.details),
         "request": parsed(first.details),
@@ -212,13 +216,13 @@ async def read_runs(store: Store, *, run: str = "", before: int = MAX_SEQ, limit
     for row in found:
         raw = bytes(row["raw"])
         with suppress(NotAnEvent):
-            _add_step(steps[row["run"]], parse_event(raw), raw)
+            _add_step(steps[row["run"]], parse_event(raw), raw, row["stream_seq"])
     return [summary(row, steps[row["run"]]) for row in rows]
 
 
-def _add_step(steps: list[Step], event: SwarmEvent, raw: bytes) -> None:
+def _add_step(steps: list[Step], event: SwarmEvent, raw: bytes, seq: int) -> None:
     if kind_of(event) == "run_transition" and event.run_transition.subject != "task":
-        steps.append((event.run_transition, sha256_hex(raw)))
+        steps.append((event.run_transition, sha256_hex(raw), seq))
 
 
 def summary_of(run: str, events: Iterable[StoredEvent]) -> dict[str, Any]:
@@ -227,7 +231,7 @@ def summary_of(run: str, events: Iterable[StoredEvent]) -> dict[str, Any]:
     kinds = [kind_of(stored.event) for stored in found]
     steps: list[Step] = []
     for stored in found:
-        _add_step(steps, stored.event, stored.raw)
+        _add_step(steps, stored.event, stored.raw, stored.seq)
     row = {
         "run": run,
         "trace": next((stored.event.trace_id for stored in found if stored.event.trace_id), ""),
@@ -265,9 +269,10 @@ async def find_run(deps: Dependencies, run: str) -> dict[str, Any]:
 
 
 def etag_of(run: Mapping[str, Any]) -> str:
-    """Strong for a closed run (the hash of its closing event), weak while more may come."""
+    """Strong for a closed run (the hash of its closing event, and what an undo added), weak while more may come."""
     if run["closed"]:
-        return f'"{run["closing_hash"]}"'
+        later = f".{run['last_seq']}" if run["last_seq"] > run["closing_seq"] else ""
+        return f'"{run["closing_hash"]}{later}"'
     return f'W/"{run["last_seq"]}"'
 
 
@@ -299,7 +304,7 @@ async def list_runs(
 
 def shown(run: Mapping[str, Any]) -> dict[str, Any]:
     """A summary without what only the ETag needs."""
-    return {name: value for name, value in run.items() if name != "closing_hash"}
+    return {name: value for name, value in run.items() if name not in ("closing_hash", "closing_seq")}
 
 
 @router.get("/runs/{run}", response_model=None, responses=described(RunDocument))
@@ -317,7 +322,11 @@ async def start_run(
 ) -> JsonResponse:
     """Start a run; the same Idempotency-Key with the same body starts it once and answers 200 from then on."""
     starts: Starts = request.app.state.starts
-    run_id, begun = await starts.start(body, idempotency_key)
+    return started(*await starts.start(body.request, body.model_dump(), idempotency_key))
+
+
+def started(run_id: str, begun: bool) -> JsonResponse:
+    """The answer to a run that was asked for."""
     url = f"/api/v1/runs/{run_id}"
     content = {"run_id": run_id, "url": url}
     return JsonResponse(content, status_code=202 if begun else 200, headers={"Location": url})

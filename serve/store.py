@@ -122,6 +122,18 @@ class Store:
             )
         return list(result.named_results())
 
+    async def whole(self, name: str, output: str, **parameters: object) -> bytes:
+        """The answer of a named query in one of ClickHouse's formats."""
+        async with self._asking() as client:
+            return bytes(
+                await client.raw_query(
+                    query_text(name, frozenset(one for one, value in parameters.items() if value)),
+                    parameters=dict(parameters),
+                    fmt=output,
+                    settings={"max_execution_time": max(1, int(self._deadline)), "wait_end_of_query": 1, **_FINAL},
+                )
+            )
+
     async def statement(self, sql: str, settings: Mapping[str, int | str]) -> bytes:
         """The answer to a statement that somebody else wrote, in the format it names.
 

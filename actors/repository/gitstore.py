@@ -116,14 +116,30 @@ class ShadowRepository:
         return await asyncio.to_thread(self._bundle, tree)
 
     async def export_branch(
-        self, user_repository: Path | str, branch: str, tree: str, message: str, *, author: str = AUTHOR
+        self, user_repository: Path | str, branch: str, tree: str, message: str, *, base_commit: str = ""
     ) -> str:
         """Write a tree as one commit on top of the base commit, onto a branch of the user's; gives the commit.
 
+        ``base_commit``: where this repository does not know it, having been made from a bundle.
+
         Raises:
             BranchExists: the branch is there with other content.
+            BaseMissing, NotARepository: see there.
         """
-        return await asyncio.to_thread(self._export, Path(user_repository), branch, tree, message, author)
+        base = base_commit or self.base_commit
+        return await asyncio.to_thread(self._export, Path(user_repository), branch, tree, message, base)
+
+    async def extend_branch(
+        self, user_repository: Path | str, branch: str, trees: tuple[str, str], message: str, *, base_commit: str = ""
+    ) -> str:
+        """Add a commit that leads from the first tree to the second to a branch that holds the first.
+
+        Raises:
+            CannotApply: the branch holds something else, or is checked out.
+            BaseMissing, NotARepository: see there.
+        """
+        base = base_commit or self.base_commit
+        return await asyncio.to_thread(self._extend, Path(user_repository), branch, trees, message, base)
 
     async def apply_to_working_tree(self, user_repository: Path | str, branch: str) -> None:
         """Fast-forward the user's current branch and files to ``branch``.
@@ -169,14 +185,16 @@ class ShadowRepository:
             self.store.bundle(tree, path)
             return path.read_bytes()
 
-    def _export(self, path: Path, branch: str, tree: str, message: str, author: str) -> str:
+    def _export(self, path: Path, branch: str, tree: str, message: str, base: str) -> str:
+        changes = self.store.changes(self.base_tree, tree)
         return UserRepository(path).write_branch(
-            branch,
-            self.store.changes(self.base_tree, tree),
-            source=self.store.git,
-            base=self.base_commit,
-            message=message,
-            author=author,
+            branch, changes, source=self.store.git, base=base, message=message, author=AUTHOR
+        )
+
+    def _extend(self, path: Path, branch: str, trees: tuple[str, str], message: str, base: str) -> str:
+        sides = tuple(self.store.changes(self.base_tree, tree) for tree in trees)
+        return UserRepository(path).extend_branch(
+            branch, (sides[0], sides[1]), source=self.store.git, base=base, message=message, author=AUTHOR
         )
 
 

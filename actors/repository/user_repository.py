@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enchanted.actors.errors import (
+    BaseMissing,
     BranchExists,
     CannotApply,
     EmptyRepository,
@@ -104,13 +105,21 @@ class UserRepository:
         )
 
     def changed(self, *, untracked: bool = True) -> list[str]:
-        """Paths where the working tree or the index differs from HEAD."""
+        """Paths where the working tree or the index differs from HEAD, in a readable form."""
+        return [_readable(path) for path in self.changed_paths(untracked=untracked)]
+
+    def changed_paths(self, *, untracked: bool = True) -> list[bytes]:
+        """The same paths as they are."""
         if self.bare:
             return []
         kind = "normal" if untracked else "no"
         command = ("status", "--porcelain=v1", "-z", f"--untracked-files={kind}", "--ignore-submodules=all")
         output = self.git.run(*command, "--no-renames", environment=self._without_filters())
-        return [_readable(record[3:]) for record in output.split(b"\0")[:-1]]
+        return [record[3:] for record in output.split(b"\0")[:-1]]
+
+    def tracked(self) -> list[bytes]:
+        """Paths that the index holds, submodules included."""
+        return self.git.run("ls-files", "-z").split(b"\0")[:-1]
 
     def entries(self, commit: str) -> list[Entry]:
         """The files of a commit, submodules left out; their list stays, as a file that no agent may touch.
@@ -141,7 +150,9 @@ class UserRepository:
 
         Raises:
             BranchExists: the branch is there with other content.
+            BaseMissing: the repository has no such commit.
         """
+        self._require_commit(base)
         reference = f"refs/heads/{branch}"
         self.git.run("check-ref-format", reference)
         tree = self._write_tree(changes, source=source, base=base)
@@ -151,15 +162,54 @@ class UserRepository:
             if found != f"{tree} {base}":
                 raise BranchExists(branch)
             return existing.decode().strip()
+        commit = self._commit(tree, base, message, author)
+        try:
+            self.git.run("update-ref", reference, commit, "0" * len(base))
+        except GitFailed as error:
+            raise BranchExists(branch) from error
+        return commit
+
+    def extend_branch(
+        self,
+        branch: str,
+        sides: tuple[Sequence[Change], Sequence[Change]],
+        *,
+        source: Git,
+        base: str,
+        message: str,
+        author: str,
+    ) -> str:
+        """Add a commit to a branch that holds ``base`` plus the first changes: ``base`` plus the second.
+
+        Raises:
+            CannotApply: the branch is not there, holds something else, or is checked out.
+            BaseMissing: the repository has no such commit.
+        """
+        self._require_commit(base)
+        reference = f"refs/heads/{branch}"
+        status, tip = self.git.result("rev-parse", "--verify", "-q", reference, ok=(0, 1))
+        if status:
+            raise CannotApply(f"{self.folder} has no branch {branch}", branch)
+        parent = tip.decode().strip()
+        old, new = (self._write_tree(changes, source=source, base=base) for changes in sides)
+        if self.git.run("rev-parse", f"{parent}^{{tree}}").decode().strip() != old:
+            raise CannotApply("the branch holds other work", branch)
+        if self.git.run("worktree", "list", "--porcelain").decode(errors="replace").find(f"branch {reference}\n") >= 0:
+            raise CannotApply("the branch is checked out", branch)
+        commit = self._commit(new, parent, message, author)
+        self.git.run("update-ref", reference, commit, parent)
+        return commit
+
+    def _commit(self, tree: str, parent: str, message: str, author: str) -> str:
         name, _, mail = author.partition("<")
         person = {"NAME": name.strip(), "EMAIL": mail.strip("> ")}
         names = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in person.items()}
-        commit = self.git.run("commit-tree", tree, "-p", base, stdin=message.encode(), environment=names)
-        try:
-            self.git.run("update-ref", reference, commit.strip(), "0" * len(base))
-        except GitFailed as error:
-            raise BranchExists(branch) from error
-        return commit.decode().strip()
+        made = self.git.run("commit-tree", tree, "-p", parent, stdin=message.encode(), environment=names)
+        return made.decode().strip()
+
+    def _require_commit(self, commit: str) -> None:
+        if not commit or self.git.result("cat-file", "-e", f"{commit}^{{commit}}", ok=(0, 1, 128))[0]:
+            raise BaseMissing(self.folder, commit)
 
     def _write_tree(self, changes: Sequence[Change], *, source: Git, base: str) -> str:
         wanted = list(dict.fromkeys(change.new_blob for change in changes if change.new_blob))

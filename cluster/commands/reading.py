@@ -264,7 +264,7 @@ def tail(
             console.emit_json({"data": past[len(past) - min(lines, len(past)) :]})
             return
         shown = past[len(past) - min(lines, len(past)) :]
-        line = _event_line if output is Output.TABLE else json_line
+        line = event_line if output is Output.TABLE else json_line
         emit_lines(map(line, _going_on(client, past, shown, filters) if follow else shown))
 
 
@@ -276,7 +276,8 @@ def _going_on(
     yield from client.follow(after=past[-1]["seq"] if past else None, **filters)
 
 
-def _event_line(event: Document) -> str:
+def event_line(event: Document) -> str:
+    """An event as one line for people."""
     seq, when, agent, kind, what = event_row(event)
     return f"{seq:>8}  {when}  {agent:<12}  {kind:<14}  {what}"
 

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -120,31 +121,36 @@ def execute(settings: Settings, body: dict[str, Any], *, detach: bool, as_json: 
     begun = time.monotonic()
     endpoints = asyncio.run(services.up(settings, console.say))
     with ApiClient(endpoints.api_url, endpoints.token_file.read_text().strip()) as client:
-        run_id = started(client, body)
-        if detach:
-            console.emit_json({"run_id": run_id}) if as_json else console.emit(run_id)
-            return
-        console.say(f"{run_id} started; Ctrl-C cancels it")
-        progress = RunProgress(run_id, begun)
-        try:
-            watch(client, progress)
-            client.wait_queryable(run_id, progress.last_seq)
-        except KeyboardInterrupt:
-            cancel(client, progress)
-            raise typer.Exit(INTERRUPTED) from None
-        finally:
-            if progress.closed:
-                report(progress, body, endpoints.api_url, as_json=as_json, seconds=time.monotonic() - begun)
+        run_id = started(client, lambda key: client.start(body, key=key))
+        follow_to_the_end(client, run_id, body["repo"], detach=detach, as_json=as_json, begun=begun)
+
+
+def follow_to_the_end(client: ApiClient, run_id: str, repo: str, *, detach: bool, as_json: bool, begun: float) -> None:
+    """Show a run that was started, print its verdict, and exit with it; Ctrl-C cancels it."""
+    if detach:
+        console.emit_json({"run_id": run_id}) if as_json else console.emit(run_id)
+        return
+    console.say(f"{run_id} started; Ctrl-C cancels it")
+    progress = RunProgress(run_id, begun)
+    try:
+        watch(client, progress)
+        client.wait_queryable(run_id, progress.last_seq)
+    except KeyboardInterrupt:
+        cancel(client, progress)
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        if progress.closed:
+            report(progress, repo, client.url, as_json=as_json, seconds=time.monotonic() - begun)
     raise typer.Exit(DONE if progress.state == "merged" else CHECK_FAILED)
 
 
-def started(client: ApiClient, body: dict[str, Any]) -> str:
-    """Start the run; a Ctrl-C meanwhile cancels what it became."""
+def started(client: ApiClient, start: Callable[[str], dict[str, Any]]) -> str:
+    """Start a run, given a key; a Ctrl-C meanwhile cancels what it became."""
     key = secrets.token_hex(16)
     try:
-        return str(client.start(body, key=key)["run_id"])
+        return str(start(key)["run_id"])
     except KeyboardInterrupt:
-        cancel(client, RunProgress(str(client.start(body, key=key)["run_id"]), time.monotonic()))
+        cancel(client, RunProgress(str(start(key)["run_id"]), time.monotonic()))
         raise
 
 
@@ -171,7 +177,7 @@ def cancel(client: ApiClient, progress: RunProgress) -> None:
     console.say(f"it is still running; `enchanted run-info {progress.run_id}` shows it")
 
 
-def report(progress: RunProgress, body: dict[str, Any], api_url: str, *, as_json: bool, seconds: float) -> None:
+def report(progress: RunProgress, repo: str, api_url: str, *, as_json: bool, seconds: float) -> None:
     """The verdict, on stdout."""
     details = progress.details
     document = {
@@ -180,7 +186,7 @@ def report(progress: RunProgress, body: dict[str, Any], api_url: str, *, as_json
         "reason": progress.reason,
         "branch": details.get("branch"),
         "rolled_back": details.get("rolled_back", []),
-        "repo": body["repo"],
+        "repo": repo,
         "url": f"{api_url}/#/runs/{progress.run_id}",
         "events": progress.stored,
         "seconds": round(seconds, 1),

@@ -30,7 +30,7 @@ WITH RECURSIVE
             argMin(revert.event_id, revert.stream_seq) AS reverted_by
         FROM changes AS change
         INNER JOIN reverts AS revert ON revert.run = change.run AND revert.workspace_id = change.workspace_id
-        WHERE change.change_reason NOT IN ('base', 'rollback', 'undo')
+        WHERE change.change_reason NOT IN ('base', 'fork', 'rollback', 'undo')
           AND change.stream_seq < revert.stream_seq
           AND if(revert.change_reason = 'undo', change.event_id = revert.parent_event_id, change.stream_seq > revert.back_to)
         GROUP BY run, change_seq, change_id, parent_id
@@ -53,7 +53,8 @@ WITH RECURSIVE
         WHERE known.hops < 200
           AND cause.stream_seq < known.after
           AND cause.parent_event_id != ''
-          AND cause.run IN (SELECT run FROM changes)
+          AND cause.run = {run:String} -- if run
+          AND cause.run IN (SELECT run FROM reverted)
     )
 SELECT
     decision.run AS run,
@@ -74,7 +75,8 @@ INNER JOIN events_list AS decision ON decision.event_id = causes.parent_id AND d
 WHERE decision.kind = 'decision'
   AND decision.stream_seq < causes.after
   AND decision.confidence < {below:Float64}
-  AND decision.run IN (SELECT run FROM changes)
+  AND decision.run = {run:String} -- if run
+  AND decision.run IN (SELECT run FROM reverted)
 GROUP BY run, seq, event_id, stream_time, role, agent_id, agent_name, task_id, confidence, rationale
 ORDER BY seq
 LIMIT {limit:UInt32}

@@ -7,27 +7,17 @@ import subprocess
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from enchanted.actors.config import RoleModel, SwarmConfig
-from enchanted.actors.hosts import OrchestratorHost, RoleHost, RoleSpec
-from enchanted.actors.ledger import Ledger, request_to_json
+from enchanted.actors.hosts import OrchestratorHost
+from enchanted.actors.ledger import request_to_json
 from enchanted.actors.lifecycle import RunState
 from enchanted.actors.models.minimal import MinimalModel
-from enchanted.actors.work import (
-    Assignment,
-    CheckReport,
-    CheckRequest,
-    Plan,
-    PlanRequest,
-    Review,
-    ReviewRequest,
-    RoleName,
-    RunRequest,
-    Submission,
-)
+from enchanted.actors.team_testing import LocalTeam
+from enchanted.actors.work import RunRequest
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.connection import Bus
 from enchanted.bus.testing import SMALL_LIMITS, NatsServer, nats_server
@@ -39,43 +29,6 @@ from enchanted.schemas.fold import fold
 SOURCE = 'import os\nimport sys\n\n\ndef status(order):\n    return f"open" if order else "closed"\n'
 TEST = 'from shop import status\n\nassert status(1) == "open"\nassert status(0) == "closed"\n'
 CHECKS = ("ruff check .", "python test_shop.py")
-
-
-class LocalTeam:
-    """The roles of a run in this process."""
-
-    living: ClassVar[list[LocalTeam]] = []
-
-    def __init__(self, request: RunRequest, config: SwarmConfig, ledger: Ledger) -> None:
-        self.living.append(self)
-        self._request = request
-        self._config = config
-        self._hosts: dict[str, RoleHost] = {}
-        self.coders = request.coders
-
-    async def plan(self, request: PlanRequest) -> Plan:
-        return await self._call("architect", "architect", "plan", request)
-
-    async def code(self, coder: int, job: Assignment) -> Submission:
-        return await self._call(f"coder-{coder + 1}", "coder", "code", job)
-
-    async def check(self, request: CheckRequest) -> CheckReport:
-        return await self._call("reviewer", "reviewer", "check", request)
-
-    async def review(self, request: ReviewRequest) -> Review:
-        return await self._call("reviewer", "reviewer", "review", request)
-
-    async def disband(self) -> None:
-        hosts, self._hosts = self._hosts, {}
-        for host in hosts.values():
-            await host.stop()
-
-    async def _call(self, name: str, role: RoleName, method: str, request: Any) -> Any:
-        if name not in self._hosts:
-            host = RoleHost(RoleSpec(role=role, name=name, request=self._request, config=self._config))
-            await host.start()
-            self._hosts[name] = host
-        return await self._hosts[name].call(method, request)
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from enchanted.actors.repository.rebuild import changes_to
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import StoredEvent, SwarmEvent, decision, state_change
-from enchanted.serve.contents import changes_to
 from enchanted.serve.cursor import Cursor, digest_of
 from enchanted.serve.errors import BadCursor
 from enchanted.serve.events import EventQuery, row_document, select

@@ -1,0 +1,197 @@
+"""Commands that act on a run's past: restore a state, undo a change, fork. Each shows what it would do first."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from enchanted.cluster import console
+from enchanted.cluster.commands.reading import AtOption, JsonOption, RunArgument, WorkspaceOption, checked_id
+from enchanted.cluster.commands.reading_access import TokenOption, UrlOption, api
+from enchanted.cluster.commands.reading_text import Document, one_line, plain
+from enchanted.cluster.commands.run import BudgetOption, CodersOption, ModelOption, follow_to_the_end, started
+from enchanted.cluster.errors import CHECK_FAILED, USAGE, CommandFailed
+
+if TYPE_CHECKING:
+    from enchanted.serve.client import ApiClient
+
+SHOWN = 20
+"""Paths of a preview."""
+
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+
+
+def restore(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Run id.", show_default=False)] = None,
+    at: AtOption = None,
+    into: Annotated[
+        Path | None, typer.Option(help="Folder; what nobody restored or committed there stays.", show_default=False)
+    ] = None,
+    branch: Annotated[
+        str | None, typer.Option(help="Or a new branch of the run's repository.", show_default=False)
+    ] = None,
+    repo: Annotated[Path | None, typer.Option(help="Another repository for --branch.", show_default=False)] = None,
+    workspace: WorkspaceOption = None,
+    back: Annotated[bool, typer.Option("--back", help="Undo the last restore of the folder --into.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite work; the snapshot keeps it.")] = False,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    token_file: TokenOption = None,
+) -> None:
+    """Put the files of a run at a sequence into a folder, or onto a new branch."""
+    folder = None if into is None else into.expanduser().absolute()
+    if back:
+        if folder is None or run is not None:
+            raise CommandFailed("--back needs a folder and no run", "enchanted restore --back --into FOLDER", USAGE)
+        _back(folder, force=force, as_json=as_json)
+        return
+    if run is None or (folder is None) == (branch is None):
+        raise CommandFailed("say which run, and where to", "enchanted restore RUN --into FOLDER", USAGE)
+    body: dict[str, Any] = {"at": at, "into": None if folder is None else str(folder), "branch": branch}
+    body |= {"repo": None if repo is None else str(repo.expanduser().absolute()), "workspace": workspace}
+    body = {name: value for name, value in body.items() if value is not None} | {"force": force}
+    with api(url, token_file) as client:
+        preview = client.restore(str(checked_id(run)), body | {"dry_run": True})
+        if not yes:
+            _show(preview)
+            if preview["dirty"] and not force:
+                raise CommandFailed(
+                    "it would overwrite work that only this folder has", "commit it, or give --force", CHECK_FAILED
+                )
+            _confirm("restore")
+        document = client.restore(run, body)
+    _tell(document, as_json=as_json)
+
+
+def _back(folder: Path, *, force: bool, as_json: bool) -> None:
+    from enchanted.actors.errors import ActorError  # git and what comes with it cost a tenth of a second of `--help`
+    from enchanted.actors.repository.restore import Target
+    from enchanted.bus.agent_log import new_id
+
+    try:
+        done = Target(folder).put_back(operation=new_id(), force=force)
+    except ActorError as error:
+        cause, _, remedy = str(error).partition("; ")
+        raise CommandFailed(cause, remedy, CHECK_FAILED) from error
+    document = {"into": str(folder), "write": done.preview.write, "delete": done.preview.delete}
+    if as_json:
+        console.emit_json(document | {"snapshot": done.snapshot})
+        return
+    console.emit(f"{folder} is back: {len(done.preview.write)} files written, {len(done.preview.delete)} deleted")
+
+
+def _show(preview: Document) -> None:
+    for verb in ("write", "delete", "dirty", "blocked"):
+        for path in preview[verb][:SHOWN]:
+            console.say(f"{verb:>8} {one_line(path, 200)}")
+        if len(preview[verb]) > SHOWN:
+            console.say(f"{'':>8} and {len(preview[verb]) - SHOWN} more to {verb}")
+    if "into" in preview:
+        console.say(f"{preview['same']} files are as they should be, {preview['kept']} others stay")
+    if preview.get("unfinished"):
+        console.say(f"an earlier restore was cut off here: {preview['unfinished']}")
+
+
+def _tell(document: Document, *, as_json: bool) -> None:
+    if as_json:
+        console.emit_json(document)
+    elif document.get("commit"):
+        console.emit(f"branch {document['branch']} of {document['repo']} is at {document['commit'][:12]}")
+    else:
+        done = f"{len(document['write'])} files written, {len(document['delete'])} deleted, {document['same']} the same"
+        console.emit(f"{document['into']} is {document['run_id']} at {document['at']}: {done}")
+        if document["snapshot"]:
+            console.say(f"what was there is in {document['snapshot']}/old; `enchanted restore --back --into` undoes it")
+
+
+def undo(
+    run: RunArgument,
+    event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", help="A state change.", show_default=False)],
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    token_file: TokenOption = None,
+) -> None:
+    """Take one change of a run back and keep later work, or say what conflicts."""
+    with api(url, token_file) as client:
+        if not yes:
+            console.say(plain(client.undo(run, event_id, dry_run=True)["patch"]))
+            _confirm("undo it")
+        document = client.undo(run, event_id)
+    if as_json:
+        console.emit_json(document)
+        return
+    console.emit(f"undone as {document['undo_event_id']} (sequence {document['seq']}): {', '.join(document['files'])}")
+    if document["branch"]:
+        console.say(document["branch"])
+
+
+def fork(
+    run: RunArgument,
+    at: AtOption = None,
+    model: ModelOption = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option(help="Another task, in this file: plans anew from there.", show_default=False)
+    ] = None,
+    check: Annotated[list[str] | None, typer.Option(help="Other checks; may be repeated.", show_default=False)] = None,
+    coders: CodersOption = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Another seed.", show_default=False)] = None,
+    repo: Annotated[Path | None, typer.Option(help="Repository for the branch.", show_default=False)] = None,
+    budget: BudgetOption = None,
+    yes: YesOption = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Print the new run's id and return.")] = False,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    token_file: TokenOption = None,
+) -> None:
+    """Go on from a run's state at a sequence, live, as a new run."""
+    begun = time.monotonic()
+    body: dict[str, Any] = {"at": at, "model": model, "checks": check or None, "coders": coders, "seed": seed}
+    body |= {"repo": None if repo is None else str(repo.expanduser().absolute()), "task": _text_of(prompt_file)}
+    body = {name: value for name, value in body.items() if value is not None}
+    if budget is not None:
+        body["budget"] = {"seconds": budget}
+    with api(url, token_file) as client:
+        parent = client.run(run)
+        if not yes:
+            _preview_fork(client, run, at)
+            _confirm("fork it")
+        run_id = started(client, lambda key: client.fork(run, body, key=key))
+        place = body.get("repo") or (parent["request"] or {}).get("repo", "")
+        follow_to_the_end(client, run_id, place, detach=detach, as_json=as_json, begun=begun)
+
+
+def _preview_fork(client: ApiClient, run: str, at: int | None) -> None:
+    state = client.state(run, at=at)
+    files = state["workspaces"].get("main", {"files": []})["files"]
+    console.say(f"{run} at {state['at']}: {state['state'] or 'no state'}, {len(files)} files")
+    for task in state["tasks"]:
+        console.say(f"task {one_line(task['task_id'])}: {task['state']} {one_line(task['reason'])}")
+
+
+def _text_of(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(f"{path} cannot be read as text: {error}", "give a UTF-8 text file", USAGE) from error
+
+
+def _confirm(what: str) -> None:
+    if not sys.stdin.isatty():
+        raise CommandFailed("nothing was changed: this was the preview", f"add --yes to {what}", USAGE)
+    if not typer.confirm(f"{what}?", err=True):
+        raise CommandFailed("nothing was changed", f"answer y to {what}", USAGE)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command("restore")(restore)
+    app.command("undo")(undo)
+    app.command("fork")(fork)

@@ -1,0 +1,163 @@
+"""The acting verbs through the API: restore, undo, fork."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from enchanted.actors.repository.restore import MARK
+from enchanted.schemas.events import StoredEvent
+from enchanted.serve.testing import History, World, scripted, until
+
+
+async def act(world: World, run: str, verb: str, **body: Any) -> httpx.Response:
+    return await world.http.post(f"/api/v1/runs/{run}/{verb}", json=body)
+
+
+def on_disk(folder: Path, *, whole: bool = False) -> dict[str, bytes]:
+    """The files of a folder, without what restores left for themselves."""
+    paths = [path for path in folder.rglob("*") if (whole or MARK not in path.parts) and not path.is_dir()]
+    return {
+        str(path.relative_to(folder)): str(path.readlink()).encode() if path.is_symlink() else path.read_bytes()
+        for path in paths
+    }
+
+
+def changes(history: History) -> list[StoredEvent]:
+    return [stored for stored in history.events if stored.event.HasField("state_change")]
+
+
+async def test_every_state_of_a_run_can_be_restored_into_a_folder(
+    world: World, history: History, tmp_path: Path
+) -> None:
+    for stored in changes(history):
+        preview = await act(world, history.run, "restores", at=stored.seq, into=str(tmp_path / "x"), dry_run=True)
+        done = await act(world, history.run, "restores", at=stored.seq, into=str(tmp_path / "x"))
+        assert (preview.status_code, done.status_code) == (200, 200), done.text
+        assert done.json()["write"] == preview.json()["write"]
+        assert on_disk(tmp_path / "x") == history.files[stored.seq]
+
+
+async def test_a_dry_run_writes_nothing(world: World, history: History, tmp_path: Path) -> None:
+    answer = await act(world, history.run, "restores", into=str(tmp_path / "x"), dry_run=True)
+    assert answer.json()["write"]
+    assert not (tmp_path / "x").exists()
+
+
+async def test_work_in_the_folder_is_refused_and_kept_when_told(world: World, history: History, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("mine")
+    at = changes(history)[0].seq
+    answer = await act(world, history.run, "restores", at=at, into=str(tmp_path))
+    assert (answer.status_code, answer.json()["code"]) == (409, "restore-refused")
+    assert (tmp_path / "a.py").read_text() == "mine"
+    forced = await act(world, history.run, "restores", at=at, into=str(tmp_path), force=True)
+    assert forced.json()["dirty"] == ["a.py"]
+    assert on_disk(Path(forced.json()["snapshot"], "old"), whole=True) == {"a.py": b"mine"}
+    assert on_disk(tmp_path) == history.files[at]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({}, 422),
+        ({"into": "relative"}, 422),
+        ({"into": "/x", "branch": "b"}, 422),
+        ({"into": "/proc/nowhere/x"}, 409),
+        ({"into": "/etc/hostname"}, 409),
+        ({"branch": "b", "repo": "/nowhere"}, 422),
+        ({"branch": "a..b"}, 409),
+        ({"into": "/tmp/x", "workspace": "nosuch"}, 404),
+        ({"into": "/tmp/x", "at": -1}, 422),
+        ({"into": "/tmp/x", "more": 1}, 422),
+    ],
+)
+async def test_bad_places_are_refused_without_harm(
+    world: World, history: History, body: dict[str, Any], status: int
+) -> None:
+    answer = await act(world, history.run, "restores", **body)
+    assert answer.status_code == status, answer.text
+
+
+async def test_a_state_before_the_run_began_cannot_be_restored(world: World, history: History, tmp_path: Path) -> None:
+    answer = await act(world, history.run, "restores", at=history.events[0].seq - 1, into=str(tmp_path / "x"))
+    assert answer.status_code == 404
+    assert (await act(world, "nobody", "restores", into=str(tmp_path / "x"))).status_code == 404
+
+
+async def test_an_undone_change_is_gone_and_later_work_stays_and_undoing_that_brings_it_back(world: World) -> None:
+    history = await scripted(world, "run-undo")
+    binary = next(one for one in changes(history) if one.event.state_change.files[0].path == "data.bin")
+    before = await world.document(f"runs/{history.run}/state")
+    tag = (await world.get(f"runs/{history.run}/state")).headers["etag"]
+    preview = (await act(world, history.run, "undos", event_id=binary.event.event_id, dry_run=True)).json()
+    done = await act(world, history.run, "undos", event_id=binary.event.event_id)
+    assert done.status_code == 200, done.text
+    document = done.json()
+    assert (
+        (document["files"], document["patch"]) == (["data.bin"], preview["patch"]) == (["data.bin"], document["patch"])
+    )
+    await world.stored(history.run, len(history.events) + 1)
+    after = await world.get(f"runs/{history.run}/state")
+    files = {file["path"]: file["blob"] for file in after.json()["workspaces"]["main"]["files"]}
+    kept = {file["path"]: file["blob"] for file in before["workspaces"]["main"]["files"]}
+    assert files == {path: blob for path, blob in kept.items() if path != "data.bin"}
+    assert after.headers["etag"] != tag
+    again = await act(world, history.run, "undos", event_id=document["undo_event_id"])
+    assert again.json()["tree"] == before["workspaces"]["main"]["tree"]
+    verdict = await world.document(f"runs/{history.run}/verify")
+    assert (verdict["intact"], verdict["complete"]) == (True, True)
+
+
+async def test_what_cannot_be_undone_says_why(world: World, history: History) -> None:
+    found = changes(history)
+    for event_id, status, word in (
+        (history.events[0].event.event_id, 409, "no change of files"),
+        ("nosuch", 404, ""),
+        (found[4].event.event_id, 409, "nothing of this change is left"),
+        (found[0].event.event_id, 409, "cannot be reversed"),
+    ):
+        answer = await act(world, history.run, "undos", event_id=event_id)
+        assert answer.status_code == status, answer.text
+        assert word in answer.json()["detail"]
+
+
+async def test_two_undos_at_once_do_not_both_win(world: World) -> None:
+    history = await scripted(world, "run-undo-twice")
+    binary = next(one for one in changes(history) if one.event.state_change.files[0].path == "data.bin")
+    answers = await asyncio.gather(
+        *(act(world, history.run, "undos", event_id=binary.event.event_id) for _ in range(3))
+    )
+    assert sorted(answer.status_code for answer in answers) == [200, 409, 409]
+
+
+async def test_a_state_goes_onto_a_new_branch_and_the_working_tree_stays(world: World) -> None:
+    history = await scripted(world, "run-branch")
+    user = world.folder / history.run / "user"
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=user, capture_output=True, text=True, check=True)  # noqa: ASYNC221
+    answer = await act(world, history.run, "restores", branch="back", repo=str(user), at=changes(history)[1].seq)
+    assert answer.status_code == 409, "a log that does not name the commit it began with"
+    assert "no commit" in answer.json()["detail"]
+    assert commit.stdout.strip()
+
+
+async def test_a_fork_is_asked_of_the_swarm_with_what_differs(world: World) -> None:
+    history = await scripted(world, "run-not-ours")
+    answer = await act(world, history.run, "forks", at=history.events[-1].seq)
+    assert (answer.status_code, answer.json()["code"]) == (409, "fork-refused")
+    assert (await act(world, "nobody", "forks")).status_code == 404
+    assert (await act(world, history.run, "forks", model="nonsense")).status_code == 422
+
+
+async def test_nothing_is_left_in_the_table_by_dry_runs(world: World, history: History, tmp_path: Path) -> None:
+    count = (await world.document(f"runs/{history.run}"))["events"]
+    await act(world, history.run, "restores", into=str(tmp_path / "y"))
+
+    async def same() -> bool:
+        return bool((await world.document(f"runs/{history.run}"))["events"] == count)
+
+    await until(same)

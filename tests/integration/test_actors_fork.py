@@ -1,0 +1,224 @@
+"""Forks: a run goes on from any sequence of another, and its log stands for itself."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enchanted.actors.config import RoleModel, SwarmConfig
+from enchanted.actors.fork import CannotFork, read_fork_point
+from enchanted.actors.hosts import OrchestratorHost
+from enchanted.actors.ledger import request_to_json
+from enchanted.actors.lifecycle import RunState
+from enchanted.actors.models.minimal import MinimalModel
+from enchanted.actors.repository.git import Git
+from enchanted.actors.team_testing import LocalTeam
+from enchanted.actors.testing import make_repository
+from enchanted.actors.work import RunRequest
+from enchanted.bus.agent_log import AgentLog
+from enchanted.bus.connection import Bus
+from enchanted.bus.testing import SMALL_LIMITS, NatsServer, nats_server
+from enchanted.schemas import events
+from enchanted.schemas.chain import verify
+from enchanted.schemas.events import StoredEvent, kind_of
+from enchanted.schemas.fold import fold
+
+FILES: dict[str, str | bytes] = {
+    "shop.py": 'import os\nimport sys\n\n\ndef status(order):\n    return f"open" if order else "closed"\n',
+    "cart.py": "import json\nimport re\n\n\ndef total(items):\n    return sum(items)\n",
+    "test_shop.py": 'from shop import status\n\nassert status(1) == "open"\n',
+    "data.bin": bytes(range(256)),
+}
+CHECKS = ("ruff check .", "python test_shop.py")
+PARENT = RunRequest(run_id="parent", task="make the linter pass", repo="", checks=CHECKS, coders=2)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    async with nats_server(tmp_path / "nats") as server:
+        yield server
+
+
+@pytest.fixture
+async def bus(server: NatsServer) -> AsyncIterator[Bus]:
+    async with Bus.connect(server.url) as bus:
+        await bus.ensure_streams(SMALL_LIMITS)
+        yield bus
+        while LocalTeam.living:
+            await LocalTeam.living.pop().disband()
+
+
+def at_home(server: NatsServer, home: Path) -> SwarmConfig:
+    minimal = RoleModel(url="minimal")
+    return SwarmConfig(
+        nats_url=server.url,
+        home=str(home),
+        models={"architect": minimal, "coder": minimal, "reviewer": minimal},
+        signal_seconds=5.0,
+    )
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model without weights prefers to act and to approve, so that the run can be merged."""
+    monkeypatch.setattr("enchanted.actors.hosts.open_model", lambda *_: MinimalModel(("Remove", "yes")))
+
+
+async def ask(bus: Bus, request: RunRequest) -> None:
+    log = AgentLog(bus, run_id=request.run_id, role="operator", agent_name="operator")
+    await log.emit(
+        events.run_transition(
+            subject="run", from_state="", to_state="created", reason=request.task, details=request_to_json(request)
+        )
+    )
+
+
+@pytest.fixture
+async def parent(bus: Bus, server: NatsServer, tmp_path: Path) -> list[StoredEvent]:
+    """A merged run; its home is gone, as on another node."""
+    make_repository(tmp_path / "shop", FILES)
+    await ask(bus, replace(PARENT, repo=str(tmp_path / "shop")))
+    assert await OrchestratorHost("parent", at_home(server, tmp_path / "home"), LocalTeam).run() == RunState.MERGED
+    shutil.rmtree(tmp_path / "home")
+    return await bus.read_run("parent")
+
+
+async def forked(bus: Bus, server: NatsServer, at: int, home: Path, **changes: Any) -> list[StoredEvent]:
+    """Fork the parent at a sequence and run it to its end; returns its log."""
+    request = replace(PARENT, run_id=f"fork-{at}", repo=str(home.parent / "shop"), forked_from="parent", forked_at=at)
+    request = replace(request, **changes)
+    await ask(bus, request)
+    await OrchestratorHost(request.run_id, at_home(server, home), LocalTeam).run()
+    return await bus.read_run(request.run_id)
+
+
+def after(log: list[StoredEvent], state: str) -> int:
+    """The sequence of the first transition into a state."""
+    return next(one.seq for one in log if one.event.run_transition.to_state == state)
+
+
+def beginning_of(log: list[StoredEvent]) -> int:
+    """The sequence of a fork's step out of ``created``."""
+    return next(one.seq for one in log if one.event.run_transition.from_state == "created")
+
+
+def points(log: list[StoredEvent]) -> dict[str, int]:
+    """Sequences worth forking at, by name."""
+    edits = [one.seq for one in log if one.event.state_change.reason == "edit"]
+    merges = [one.seq for one in log if one.event.state_change.reason == "merge"]
+    named = {state: after(log, state) for state in ("prepared", "planning", "working", "coding", "reviewing")}
+    return {
+        **named,
+        "an edit": edits[0],
+        "the last edit": edits[-1],
+        "a merge": merges[0],
+        "checking": after(log, "checking"),
+        "the end": log[-1].seq,
+    }
+
+
+async def test_a_fork_at_any_point_finishes_and_begins_with_the_parents_files(
+    bus: Bus, server: NatsServer, tmp_path: Path, parent: list[StoredEvent]
+) -> None:
+    for name, at in points(parent).items():
+        log = await forked(bus, server, at, tmp_path / f"home-{at}")
+        assert fold(log).state == RunState.MERGED, name
+        there, here = fold(parent, at=at), fold(log, at=beginning_of(log))
+        tree = here.workspaces["main"].tree
+        assert tree == there.workspaces["main"].tree, name
+        assert {path: file.blob for path, file in here.workspaces["main"].files.items()} == {
+            path: file.blob for path, file in there.workspaces["main"].files.items()
+        }, name
+        verdict = verify(log)
+        assert (verdict.intact, verdict.complete, verdict.closed) == (True, True, True), name
+
+
+async def test_a_fork_goes_on_in_the_middle_of_the_plan(
+    bus: Bus, server: NatsServer, tmp_path: Path, parent: list[StoredEvent]
+) -> None:
+    edits = [one for one in parent if one.event.state_change.reason == "edit"]
+    log = await forked(bus, server, edits[0].seq, tmp_path / "home-2")
+    tasks = {one.event.task_id for one in parent if one.event.run_transition.subject == "task"}
+    here = fold(log, at=beginning_of(log))
+    assert here.state == "working"
+    assert here.tasks.keys() == tasks
+    assert not [one for one in log if kind_of(one.event) == "decision" and one.event.agent_name == "architect"]
+    known = {one.event.state_change.new_state_hash for one in log if one.event.state_change.reason == "fork"}
+    assert edits[0].event.state_change.new_state_hash in known, "what the Coder had done is not done again"
+
+
+async def test_a_fork_with_another_task_plans_anew_on_the_parents_files(
+    bus: Bus, server: NatsServer, tmp_path: Path, parent: list[StoredEvent]
+) -> None:
+    at = parent[-1].seq
+    log = await forked(bus, server, at, tmp_path / "home-2", task="look again", checks=("true",))
+    states = [one.event.run_transition.to_state for one in log if one.event.run_transition.subject == "run"]
+    assert states[:4] == ["created", "prepared", "planning", "working"]
+    assert fold(log).workspaces["main"].tree == fold(parent).workspaces["main"].tree
+
+
+async def test_the_branch_of_a_fork_holds_what_the_parent_had_merged_as_well(
+    bus: Bus, server: NatsServer, tmp_path: Path, parent: list[StoredEvent]
+) -> None:
+    merge = next(one.seq for one in parent if one.event.state_change.reason == "merge")
+    await forked(bus, server, merge, tmp_path / "home-2", run_id="fork")
+    git = Git(cwd=tmp_path / "shop")
+    mine, theirs = (git.run("rev-parse", f"enchanted/{run}^{{tree}}") for run in ("fork", "parent"))
+    assert mine == theirs
+
+
+async def test_a_fork_without_the_repository_is_merged_in_the_log(
+    bus: Bus, server: NatsServer, tmp_path: Path, parent: list[StoredEvent]
+) -> None:
+    shutil.rmtree(tmp_path / "shop")
+    log = await forked(bus, server, after(parent, "working"), tmp_path / "home-2")
+    state = fold(log)
+    assert (state.state, "no branch" in state.reason) == (RunState.MERGED, True)
+
+
+async def test_a_fork_of_a_fork_has_the_first_parents_files(
+    bus: Bus, server: NatsServer, tmp_path: Path, parent: list[StoredEvent]
+) -> None:
+    first = await forked(bus, server, after(parent, "reviewing"), tmp_path / "home-1", run_id="one")
+    edit = next((one.seq for one in first if one.event.state_change.reason == "edit"), after(first, "checking"))
+    second = await forked(bus, server, edit, tmp_path / "home-2", run_id="two", forked_from="one")
+    assert fold(second).state == RunState.MERGED
+    assert fold(second).workspaces["main"].tree == fold(parent).workspaces["main"].tree
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3, 4])
+async def test_a_fork_whose_orchestrator_dies_while_it_begins_goes_on(
+    bus: Bus, server: NatsServer, tmp_path: Path, parent: list[StoredEvent], nth: int
+) -> None:
+    at = [one.seq for one in parent if one.event.state_change.reason == "merge"][-1]
+    await ask(bus, replace(PARENT, run_id="fork", repo=str(tmp_path / "shop"), forked_from="parent", forked_at=at))
+    config = at_home(server, tmp_path / "home-2")
+    first = asyncio.create_task(OrchestratorHost("fork", config, LocalTeam).run())
+    seen = 0
+    async for stored in bus.tail(after=parent[-1].seq):
+        seen += stored.event.run_id == "fork" and kind_of(stored.event) in ("state_change", "run_transition")
+        if seen > nth:
+            break
+    first.cancel()
+    await asyncio.wait([first])
+    while LocalTeam.living:
+        await LocalTeam.living.pop().disband()
+    assert await OrchestratorHost("fork", config, LocalTeam).run() == RunState.MERGED
+    log = await bus.read_run("fork")
+    assert verify(log).intact
+    begun = [one.event for one in log if one.event.state_change.reason in ("base", "fork")]
+    trees = [(event.workspace_id, event.state_change.new_state_hash) for event in begun]
+    assert len(trees) == len(set(trees)) > 1
+
+
+async def test_what_cannot_be_forked_says_why(bus: Bus, parent: list[StoredEvent]) -> None:
+    with pytest.raises(CannotFork, match="not stored yet"):
+        await read_fork_point(bus, "parent", parent[0].seq)
+    with pytest.raises(CannotFork, match="none of its events"):
+        await read_fork_point(bus, "nobody", 100)
