@@ -1,29 +1,10 @@
-"""ClickHouse's SQL as text: its lexer, as far as anyone of ours needs it, and which functions reach beyond the tables.
-
-The embedded store and the API judge statements with these, each before the statement leaves it.
-"""
+"""ClickHouse's SQL as text: its lexer, as far as anyone of ours needs it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-REACHING = re.compile(
-    r"(file\w*|filesystem\w*|url\w*|s3\w*|remote\w*|cluster\w*|ai(?-i:[A-Z])\w*|dictGet\w*|dictHas\w*|dictIs\w*|joinGet\w*"
-    r"|catboost\w*|naiveBayesClassifier\w*|evalMLMethod|region(?-i:[A-Z])\w*|eval|executable|input|python|sqlite|mysql|postgresql"
-    r"|mongodb|redis|odbc|jdbc|hdfs\w*|azure\w*|merge|loop|view\w*|dictionary|getServerSetting|getMacro|hasColumnInTable"
-    r"|reverseDNSQuery|generateSerialID|logTrace|addressTo\w*|showCertificate|zookeeper\w*)\Z",
-    re.IGNORECASE,
-)
-"""Functions and table functions that read files, open sockets, read what is not a table of ours, or write a log."""
-REACHING_BY_NAME = re.compile(
-    r"(file|filesystem\w+|ai(?-i:[A-Z])\w*|dict(Get|Has|Is)\w*|joinGet\w*|catboost\w*|naiveBayesClassifier\w*|evalMLMethod"
-    r"|region(?-i:[A-Z])\w*|getServerSetting|getMacro|hasColumnInTable|reverseDNSQuery|generateSerialID|logTrace|addressTo\w*"
-    r"|showCertificate|zookeeper\w*)\Z",
-    re.IGNORECASE,
-)
-"""Those that ClickHouse also takes without brackets, as an argument: ``arrayMap(file, ['/etc/passwd'])`` reads it."""
 
 _TOKEN = re.compile(
     rb"""(?P<skip>\s+|--[^\n]*|\#[!\ ][^\n]*|/\*.*?\*/)

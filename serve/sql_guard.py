@@ -8,10 +8,11 @@ one node a line, children one space further in). What is not known to be harmles
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from enchanted.schemas.sql_text import REACHING, REACHING_BY_NAME, Token, tokens
+from enchanted.schemas.errors import TreeNotUnderstood
+from enchanted.schemas.sql_text import Token, tokens
+from enchanted.schemas.sql_tree import Node, parse_tree, reach
 from enchanted.serve.errors import SqlRefused
 
 TABLES = ("events", "events_list", "spans", "agent_hourly")
@@ -34,7 +35,8 @@ _IN = re.compile(r"(global)?(not)?(null)?in(ignoreset)?\Z", re.IGNORECASE)
 _IDLE = re.compile(r"(sleep\w*|__\w+)\Z", re.IGNORECASE)
 """Functions that only keep the store busy, or are its own."""
 _SETS = (("Function", "tuple"), ("Function", "array"))
-_LINE = re.compile(r"(?P<indent> *)(?P<kind>\S+) ?(?P<rest>.*)\Z")
+_ODD_NAME = re.compile(rb"[\\()\x00-\x1f]")
+"""What the tree would print in a way that can be mistaken."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,19 +47,6 @@ class Statement:
     names: tuple[str, ...]
     """Of its subqueries in WITH, in order."""
     recursive: bool
-
-
-@dataclass(slots=True)
-class _Node:
-    kind: str
-    name: str
-    children: list[_Node] = field(default_factory=list)
-
-    def walk(self) -> Iterator[_Node]:
-        """This node and all below it."""
-        yield self
-        for child in self.children:
-            yield from child.walk()
 
 
 def read(sql: str) -> Statement:
@@ -87,6 +76,8 @@ def _check_sign(token: Token, after: Token | None, data: bytes) -> None:
         raise SqlRefused(f"{token.word.decode()} is not allowed; quote it where it is a name")
     if token.kind == "text" and token.text[:1] == b"$":
         raise SqlRefused("write a text in single quotes")
+    if token.kind == "text" and token.text[:1] != b"'" and _ODD_NAME.search(token.text):
+        raise SqlRefused("a quoted name has no backslash, bracket or line break")
     if token.kind == "word" and after is not None and after.kind == "text" and after.start == token.end:
         raise SqlRefused("put a space before the quote")
     if token.kind == "other" and not token.text[:1].isdigit() and token.text.decode("latin-1") not in _SIGNS:
@@ -124,9 +115,14 @@ def check_tree(tree: str, statement: Statement) -> None:
     Raises:
         SqlRefused: it reads something else than the tables, or has a part whose reach is not known.
     """
-    root = _parsed(tree)
+    try:
+        root = parse_tree(tree)
+    except TreeNotUnderstood as error:
+        raise SqlRefused("its syntax tree is not understood") from error
     if root.kind != "SelectWithUnionQuery" or any(child.kind != "ExpressionList" for child in root.children):
         raise SqlRefused("a query is one SELECT")
+    if found := reach(root):
+        raise SqlRefused(f"{found} is not allowed")
     for node in root.walk():
         _check_node(node)
     elements = _with_elements(root)
@@ -140,35 +136,14 @@ def check_tree(tree: str, statement: Statement) -> None:
     _check_tables(root, statement.names, besides=elements)
 
 
-def _parsed(tree: str) -> _Node:
-    root = _Node("", "")
-    path = [root]
-    for line in filter(None, tree.splitlines()):
-        match = _LINE.match(line)
-        depth = len(match["indent"]) if match else -1
-        if match is None or not depth < len(path):
-            raise SqlRefused("its syntax tree is not understood")
-        node = _Node(match["kind"], match["rest"].split(" (", 1)[0])
-        del path[depth + 1 :]
-        path[-1].children.append(node)
-        path.append(node)
-    if len(root.children) != 1:
-        raise SqlRefused("a query is one SELECT")
-    return root.children[0]
-
-
-def _check_node(node: _Node) -> None:
+def _check_node(node: Node) -> None:
     if node.kind not in _KINDS:
         raise SqlRefused(f"{node.kind} is not allowed")
-    if node.kind == "Function" and (REACHING.match(node.name) or _IDLE.match(node.name)):
+    if node.kind == "Function" and _IDLE.match(node.name):
         raise SqlRefused(f"the function {node.name} is not allowed")
-    if node.kind == "Identifier" and REACHING_BY_NAME.match(node.name):
-        raise SqlRefused(f"the name {node.name} is not allowed: it may stand for the function")
-    if node.kind == "TableExpression" and any(child.kind == "Function" for child in node.children):
-        raise SqlRefused("table functions are not allowed")
 
 
-def _with_elements(root: _Node) -> list[_Node]:
+def _with_elements(root: Node) -> list[Node]:
     """The subqueries that the statement's own WITH names."""
     selects = root.children[0].children
     if not selects or selects[0].kind != "SelectQuery" or not selects[0].children:
@@ -176,7 +151,7 @@ def _with_elements(root: _Node) -> list[_Node]:
     return [node for node in selects[0].children[0].children if node.kind == "WithElement"]
 
 
-def _check_tables(top: _Node, names: tuple[str, ...], besides: list[_Node] | None = None) -> None:
+def _check_tables(top: Node, names: tuple[str, ...], besides: list[Node] | None = None) -> None:
     """Every table below ``top`` is one of ours, or one of ``names``."""
     waiting = [top]
     while waiting:
@@ -191,7 +166,7 @@ def _check_tables(top: _Node, names: tuple[str, ...], besides: list[_Node] | Non
                 _check_set(operand, names)
 
 
-def _check_set(operand: _Node, names: tuple[str, ...]) -> None:
+def _check_set(operand: Node, names: tuple[str, ...]) -> None:
     """The right side of IN may be a table's name, or a table function."""
     if operand.kind == "Identifier":
         _check_table(operand.name, names)
