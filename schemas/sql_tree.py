@@ -30,8 +30,8 @@ _OF_VALUES = frozenset(
     {
         "and", "any", "anyLast", "concat", "count", "countIf", "empty", "endsWith", "equals", "greater",
         "greaterOrEquals", "if", "ilike", "in", "isNotNull", "isNull", "length", "less", "lessOrEquals", "like",
-        "lower", "match", "max", "min", "not", "notEmpty", "notEquals", "notILike", "notIn", "notLike", "or", "position",
-        "startsWith", "substring", "sum", "toString", "tuple", "uniq", "uniqExact", "upper",
+        "lower", "match", "max", "min", "not", "notEmpty", "notEquals", "notILike", "notIn", "notLike", "or",
+        "position", "startsWith", "substring", "sum", "toString", "tuple", "uniq", "uniqExact", "upper",
     }
 )  # fmt: skip
 """Functions that take no function. The others might: ``arrayMap(file, ['/etc/passwd'])`` reads it."""
