@@ -105,6 +105,20 @@ _WHERE = (
     "SELECT count() FILTER (WHERE {s} != '') FROM events", "SELECT a FROM (SELECT {s} AS a)",
     "SELECT run FROM events WHERE kind = {s} UNION ALL SELECT 'x'", "SELECT run FROM events ARRAY JOIN [{s}] AS z",
     "SELECT EXISTS (SELECT {s})", "SELECT 1 BETWEEN {s} AND 2", "SELECT multiIf({s} = '', 1, 2)", "SELECT {s} IS NULL",
+    "SELECT 1 LIMIT 1 OFFSET length({s})", "SELECT run FROM events LIMIT length({s}), 1", "SELECT TOP 1 {s}",
+    "SELECT run FROM events ORDER BY run OFFSET 1 ROW FETCH FIRST length({s}) ROWS ONLY",
+    "SELECT {s} IS NOT DISTINCT FROM 1", "SELECT sum(1) OVER w FROM events WINDOW w AS (PARTITION BY {s})",
+    "SELECT sum(1) OVER (ORDER BY {s} DESC) FROM events",
+    "SELECT sum(1) OVER (ORDER BY 1 ROWS BETWEEN length({s}) PRECEDING AND CURRENT ROW) FROM events",
+    "SELECT 1 AS a ORDER BY a WITH FILL STEP length({s})", "SELECT 1 AS a ORDER BY a WITH FILL STALENESS length({s})",
+    "SELECT count() FROM events GROUP BY GROUPING SETS (({s}), (run))",
+    "SELECT count() FROM events GROUP BY ROLLUP({s})", "SELECT e.run FROM events AS e JOIN spans AS s ON e.run = {s}",
+    "SELECT run FROM events ARRAY JOIN splitByChar('', {s}) AS z", "SELECT INTERVAL length({s}) DAY",
+    "SELECT EXTRACT(YEAR FROM {s})", "SELECT SUBSTRING({s} FROM 1)", "SELECT TRIM(BOTH {s} FROM 'x')",
+    "SELECT POSITION('a' IN {s})", "SELECT CASE {s} WHEN 'a' THEN 1 END", "SELECT 1 ? {s} : 2", "SELECT {s} LIKE '%'",
+    "SELECT -length({s})", "SELECT DATE_ADD(DAY, length({s}), now())", "SELECT {s}::String", "SELECT {s} || 'x'",
+    "SELECT NOT {s}", "SELECT DISTINCT ON ({s}) 1", "SELECT COLUMNS('run') REPLACE ({s} AS run) FROM events",
+    "SELECT 'a' = ANY (SELECT {s})", "SELECT tuple({s}).1", "SELECT 1 AS x, x + {s}",
     "SELECT uniq({s}) FROM events QUALIFY {s} = 1", "SELECT 1 AS `{s}`, {s}",
 )  # fmt: skip
 _STATEMENTS = (
@@ -153,14 +167,19 @@ _STATEMENTS = (
 
 
 def attacks(canary: Canary, count: int, seed: int) -> list[str]:
-    """So many different statements that would reach a file, a socket or what is not a table of events."""
+    """So many different statements; the first half are plain ones, the others disguised, some beyond recognition."""
     dice = random.Random(seed)
-    plain = list(dict.fromkeys(_plain(canary)))
+    plain = plain_attacks(canary)
     dice.shuffle(plain)
     found = dict.fromkeys(plain[: count // 2])
     while len(found) < count:
         found.setdefault(dice.choice(_DISGUISES)(dice.choice(plain), dice))
     return list(found)
+
+
+def plain_attacks(canary: Canary) -> list[str]:
+    """Every statement of the grammar: it reaches a file, a socket or what is not a table of events where it may."""
+    return list(dict.fromkeys(_plain(canary)))
 
 
 def _plain(canary: Canary) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -22,12 +23,14 @@ from enchanted.serve.dependencies import Dependencies
 from enchanted.serve.query import MAX_ANSWER
 from enchanted.serve.store import Store
 from enchanted.serve.testing import History, World, served
-from enchanted.serve.testing_sql import Canary, attacks
+from enchanted.serve.testing_sql import Canary, attacks, plain_attacks
 
 SECRET = "the canary's secret"
 ATTACKS = 10_000
 SAMPLE = 300
 SEED = 20261128
+HARMLESS = re.compile(r"\b(IN |in\(1, |nullIn\(1, )'")
+"""A text in quotes after IN is a text."""
 
 
 @dataclass
@@ -241,6 +244,8 @@ async def test_no_attack_of_ten_thousand_reaches_a_file_or_a_socket(watched: Wat
     # Some disguises turn an attack into a harmless question; those have run, with every right.
     assert len(result["passed"]) < ATTACKS / 100
     assert [sql for sql, answer in result["passed"] if SECRET in answer] == []
+    plain = set(plain_attacks(watched.canary))
+    assert [sql for sql, _ in result["passed"] if sql in plain and not HARMLESS.search(sql)] == []
     # Each of the three lines of defence has something to do.
     assert min(result["counts"][by] for by in ("signs", "parser", "tree")) > 100
     assert sorted(result["tables"]) == ["agent_hourly", "events", "events_list", "spans"]
