@@ -27,6 +27,11 @@ class StoreServer:
         """How the writer connects, credentials and database included."""
         return credentials.load(self._credentials).writer.url(self.port)
 
+    @property
+    def reader_url(self) -> str:
+        """The same for the reader."""
+        return credentials.load(self._credentials).reader.url(self.port)
+
     def command(self) -> Command:
         """Starts on the same folder and port each time."""
         credentials.load(self._credentials)

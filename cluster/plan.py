@@ -43,6 +43,7 @@ def plan(settings: Settings, home: Home) -> Plan:
     endpoints = Endpoints(
         nats_url=settings.nats_url or nats.url,
         clickhouse_url=settings.clickhouse_url or store.url,
+        clickhouse_reader_url=settings.clickhouse_reader_url or ("" if settings.clickhouse_url else store.reader_url),
         api_url=f"http://{ports.LOOPBACK}:{chosen.api_port}",
         ray_address=settings.ray_address or ray.address,
         ray_dashboard_url="" if settings.ray_address else ray.dashboard_url,

@@ -157,6 +157,8 @@ class Settings(_Section):
     """A NATS server to use instead of the embedded one; of a cluster several, with commas between them."""
     clickhouse_url: str | None = None
     """``http(s)://user:password@host:port/database`` to use instead of the embedded store."""
+    clickhouse_reader_url: str | None = None
+    """The same server and database for a login that can only read; `POST /api/v1/sql` asks with it."""
     ray_address: str | None = None
     """A Ray cluster to join instead of a local one."""
     api_port: int = Field(default=8000, ge=0, le=65535)
@@ -206,7 +208,7 @@ class Settings(_Section):
             raise ValueError("replicas need a NATS cluster; set nats_url to its servers")
         return value
 
-    @field_validator("clickhouse_url")
+    @field_validator("clickhouse_url", "clickhouse_reader_url")
     @classmethod
     def _clickhouse(cls, value: str | None) -> str | None:
         if value is not None:

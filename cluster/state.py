@@ -28,6 +28,8 @@ class Endpoints:
     ray_dashboard_url: str
     token_file: Path
     home: Path
+    clickhouse_reader_url: str = ""
+    """The same store for a login that can only read; empty where no such login is known."""
     ray_token_file: Path | None = None
     """Token of the Ray we started; None for a Ray that was joined."""
 

@@ -34,3 +34,10 @@ class ChainBroken(SchemaError):
 
     def __init__(self, agent_id: str, why: str) -> None:
         super().__init__(f"chain of agent {agent_id}: {why}; `enchanted verify RUN` names the first bad event")
+
+
+class TreeNotUnderstood(SchemaError):
+    """What ClickHouse printed of a statement is no syntax tree."""
+
+    def __init__(self) -> None:
+        super().__init__("the statement's syntax tree is not understood; write it more simply")

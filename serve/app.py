@@ -5,13 +5,28 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.responses import Response
 
-from enchanted.serve import acts, events, history, live, live_socket, otlp, pages, pipeline, runs, traces
+from enchanted.serve import (
+    acts,
+    agents,
+    events,
+    export,
+    history,
+    ledger,
+    live,
+    live_socket,
+    otlp,
+    pages,
+    pipeline,
+    query,
+    runs,
+    traces,
+)
 from enchanted.serve.auth import Guard
 from enchanted.serve.body import BodyLimit
 from enchanted.serve.contents import Contents
@@ -68,7 +83,8 @@ def create_app(dependencies: Dependencies) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with dependencies.store, dependencies.bus, agents.session_manager.run():
+        reader = dependencies.reader or nullcontext()
+        async with dependencies.store, reader, dependencies.bus, mcp.session_manager.run():
             yield
 
     app = FastAPI(
@@ -88,9 +104,11 @@ def create_app(dependencies: Dependencies) -> FastAPI:
     app.state.streams = live.Streams(dependencies)
     install(app)
     app.include_router(health)
-    for part in (runs, events, traces, history, acts, live, live_socket, pipeline, otlp, pages):
+    for part in (
+        runs, events, traces, history, acts, live, live_socket, pipeline, agents, query, ledger, export, otlp, pages
+    ):  # fmt: skip
         app.include_router(part.router)
-    agents = make_mcp(app, dependencies.access)
+    mcp = make_mcp(app, dependencies.access)
     app.add_middleware(BodyLimit, most=MAX_BODY, paths={otlp.PATH: otlp.MAX_EXPORT})
     app.add_middleware(Guard, access=dependencies.access)
     return app

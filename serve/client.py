@@ -156,6 +156,27 @@ class ApiClient:
         """Start a run from another one's state; a key makes a repeated call start it once."""
         return self._post(f"runs/{_part(run)}/forks", body, key=key)
 
+    def agent_stats(self, **filters: object) -> Json:
+        """What agents did, by agent and bucket of time."""
+        return self._json("agents/stats", **filters)
+
+    def reverted_decisions(self, **filters: object) -> Json:
+        """Unsure decisions that led to changes which were taken back."""
+        return self._json("decisions/reverted", **filters)
+
+    def sql(self, query: str, *, limit: int | None = None) -> Json:
+        """The answer to one SELECT: columns, rows, and whether there are more."""
+        body = {"query": query} if limit is None else {"query": query, "limit": limit}
+        with self._errors():
+            return _document(self._http.post("/api/v1/sql", json=body))
+
+    def export(self, **what: object) -> Iterator[bytes]:
+        """A file of events, piece by piece; it is whole only if no error comes."""
+        with self._errors(), self._http.stream("GET", "/api/v1/export", params=_given(what)) as response:
+            if response.is_error:
+                response.read()
+            yield from _checked(response).iter_raw()
+
     def ready(self) -> Json:
         """Each dependency's state; an unready API answers with the same members."""
         with self._errors():

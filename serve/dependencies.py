@@ -41,6 +41,8 @@ class Dependencies:
     store: Store
     bus: BusLink
     access: Access
+    reader: Store | None = None
+    """What `POST /sql` asks with: a login that can only read; by default the API's own."""
     cache: Path
     """Folder for rebuilt repositories; may be deleted at any time."""
     starter: RunStarter | None = None

@@ -61,13 +61,14 @@ async def last_reconciliation() -> dict[str, Any] | None:
 
 
 def dependencies_from(config: Mapping[str, Any]) -> Dependencies:
-    """Dependencies for the keys nats_url, clickhouse_url, token_file and home.
+    """Dependencies for the keys nats_url, clickhouse_url, clickhouse_reader_url, token_file and home.
 
     ``swarm`` (a SwarmConfig) lets the API start runs; ``api_url`` or ``api_host``, and ``origins``, widen who may ask.
     """
     swarm: SwarmConfig | None = config.get("swarm")
     return Dependencies(
         store=Store(config["clickhouse_url"]),
+        reader=Store(config.get("clickhouse_reader_url") or config["clickhouse_url"]),
         bus=BusLink(config["nats_url"]),
         access=access_from(Path(config["token_file"]), host=_host_of(config), origins=config.get("origins", ())),
         cache=Path(config["home"], "cache", "serve"),

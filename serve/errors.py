@@ -124,6 +124,30 @@ class UnsupportedMedia(ServeError):
     status, code, title = 415, "unsupported-media", "The encoding of the body is not understood"
 
 
+class SqlRefused(BadRequest):
+    """A statement that the API does not pass on to ClickHouse."""
+
+    code, title = "sql-refused", "The query is not allowed"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}; send one SELECT over events, events_list, spans and agent_hourly")
+
+
+class SqlFailed(BadRequest):
+    """ClickHouse did not run a statement to its end; the message is its own."""
+
+    code, title = "sql-failed", "ClickHouse refused the query"
+
+
+class SqlResultTooLarge(BadRequest):
+    """An answer longer than the API gives."""
+
+    code, title = "sql-result-too-large", "The answer is too large"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"no answer has more than {most} bytes; select fewer columns or rows, or use GET /export")
+
+
 class BadCursor(BadRequest):
     """A cursor that was not given out for these filters."""
 
@@ -211,6 +235,13 @@ class StoreUnavailable(ServeError):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"{why}; `enchanted status` shows the services, `enchanted up` starts them")
+
+
+class StoreSlow(StoreUnavailable):
+    """The deadline passed before ClickHouse answered."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"no answer within {seconds:g} s")
 
 
 class BusUnavailable(ServeError):

@@ -129,6 +129,11 @@ def _add_tools(server: MCPServer[None], api: _Api) -> None:
         return await api.get("runs", run, "diff", workspace=workspace, to=end, **{"from": start})
 
     @server.tool(annotations=_READS)
+    async def agent_statistics(agent: str = "", since: str = "", until: str = "", bucket: str = "") -> str:
+        """Decisions, changes, reverts, errors, confidence, tokens and latency of agents; bucket: hour, day or whole."""
+        return await api.get("agents", "stats", agent=agent, since=since, until=until, bucket=bucket)
+
+    @server.tool(annotations=_READS)
     async def verify(run: Run) -> str:
         """Whether any event of a run is altered (intact) or missing (complete)."""
         return await api.get("runs", run, "verify")

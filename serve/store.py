@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -14,13 +15,13 @@ from typing import Any, Self
 
 import aiohttp
 from clickhouse_connect.driver.asyncclient import AsyncClient
-from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 
 from enchanted.ingest.errors import IngestError
 from enchanted.ingest.tables import connect, reason
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import StoredEvent, parse_event
-from enchanted.serve.errors import StoreUnavailable
+from enchanted.serve.errors import SqlFailed, StoreSlow, StoreUnavailable
 
 QUERY_DEADLINE = 15.0
 """Seconds a read may take before it is answered with 503."""
@@ -61,6 +62,10 @@ class EventRow:
             seq=self.seq, time=self.time, subject=self.subject, raw=self.raw, event=parse_event(self.raw)
         )
 
+
+_NOT_THE_STATEMENTS = frozenset({192, 193, 194, 202, 203, 209, 210, 236, 279, 516, 439})
+"""ClickHouse's codes for a login that is refused, too many queries, and a server that cannot go on."""
+_OWN_WORDS = re.compile(r"Code: \d+\..*", re.DOTALL)
 
 _IF = re.compile(r"^(.*) -- if (\w+)\n", re.MULTILINE)
 
@@ -108,22 +113,45 @@ class Store:
         Raises:
             StoreUnavailable: the store refused, broke off, or took longer than the deadline.
         """
-        try:
-            async with asyncio.timeout(self._deadline):
-                client = await self._connected()
-                result = await client.query(
+        async with self._asking() as client:
+            result = await client.query(
+                query_text(name, frozenset(one for one, value in parameters.items() if value)),
+                parameters=dict(parameters),
+                column_formats=_RAW_AS_BYTES.get(name),
+                settings={"max_execution_time": max(1, int(self._deadline)), **_FINAL},
+            )
+        return list(result.named_results())
+
+    async def whole(self, name: str, output: str, **parameters: object) -> bytes:
+        """The answer of a named query in one of ClickHouse's formats."""
+        async with self._asking() as client:
+            return bytes(
+                await client.raw_query(
                     query_text(name, frozenset(one for one, value in parameters.items() if value)),
                     parameters=dict(parameters),
-                    column_formats=_RAW_AS_BYTES.get(name),
-                    settings={"max_execution_time": max(1, int(self._deadline)), **_FINAL},
+                    fmt=output,
+                    settings={"max_execution_time": max(1, int(self._deadline)), "wait_end_of_query": 1, **_FINAL},
                 )
-        except TimeoutError as error:
-            raise StoreUnavailable(f"no answer within {self._deadline:g} s") from error
-        except IngestError as error:
-            raise StoreUnavailable(str(error)) from error
-        except (ClickHouseError, aiohttp.ClientError, OSError) as error:
-            raise StoreUnavailable(reason(error)) from error
-        return list(result.named_results())
+            )
+
+    async def statement(self, sql: str, settings: Mapping[str, int | str]) -> bytes:
+        """The answer to a statement that somebody else wrote, in the format it names.
+
+        ClickHouse gives up at two thirds of the deadline, so that it is the one who says why.
+
+        Raises:
+            SqlFailed: ClickHouse refused it, in ClickHouse's words.
+            StoreSlow: no answer within the deadline.
+            StoreUnavailable: it cannot be asked.
+        """
+        limits = {"max_execution_time": max(1, int(self._deadline * 2 / 3)), **settings}
+        async with self._asking() as client:
+            try:
+                return bytes(await client.raw_query(sql, settings=limits))
+            except DatabaseError as error:
+                if error.code is None or error.code in _NOT_THE_STATEMENTS:
+                    raise
+                raise SqlFailed(_own_words(error)) from error
 
     async def events(self, name: str, **parameters: object) -> list[EventRow]:
         """The answer of a named query that selects event rows."""
@@ -138,6 +166,19 @@ class Store:
             if len(page) < PAGE:
                 return
             after = page[-1].seq
+
+    @asynccontextmanager
+    async def _asking(self) -> AsyncIterator[AsyncClient]:
+        """The client, under the deadline; what goes wrong with it is raised as ours."""
+        try:
+            async with asyncio.timeout(self._deadline):
+                yield await self._connected()
+        except TimeoutError as error:
+            raise StoreSlow(self._deadline) from error
+        except IngestError as error:
+            raise StoreUnavailable(str(error)) from error
+        except (ClickHouseError, aiohttp.ClientError, OSError) as error:
+            raise StoreUnavailable(reason(error)) from error
 
     async def _connected(self) -> AsyncClient:
         async with self._connecting:
@@ -167,3 +208,10 @@ def _event_row(row: dict[str, Any]) -> EventRow:
         sha256=row["payload_sha256"],
         raw=bytes(row["raw"]),
     )
+
+
+def _own_words(error: DatabaseError) -> str:
+    """What ClickHouse said, without where it was asked."""
+    text = str(error).split(" (for url")[0]
+    found = _OWN_WORDS.search(text)
+    return (found[0] if found else text).strip()[:2_000]

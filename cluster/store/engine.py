@@ -13,7 +13,7 @@ import chdb
 
 from enchanted.cluster.store.credentials import DATABASE
 from enchanted.cluster.store.errors import EngineRefused, SyntaxRefused
-from enchanted.cluster.store.sql import quoted
+from enchanted.schemas.sql_text import quoted
 
 _chdb: Any = chdb._chdb
 _NAME = re.compile(r"[A-Za-z_]\w*\Z")

@@ -1,8 +1,4 @@
-"""What the reader may run, judged from the syntax tree that ClickHouse's own parser makes of it.
-
-``EXPLAIN AST`` prints one node a line, children one space further in, names unquoted. A line break inside a
-literal is printed escaped, so a literal cannot pose as a node.
-"""
+"""What the reader may run, judged from the syntax tree that ClickHouse's own parser makes of it."""
 
 from __future__ import annotations
 
@@ -12,7 +8,9 @@ from collections.abc import Mapping
 from enchanted.cluster.store.credentials import DATABASE
 from enchanted.cluster.store.engine import Handle
 from enchanted.cluster.store.errors import AccessDenied, EngineRefused, SyntaxRefused
-from enchanted.cluster.store.sql import first_word
+from enchanted.schemas.errors import TreeNotUnderstood
+from enchanted.schemas.sql_text import first_word
+from enchanted.schemas.sql_tree import parse_tree, reach
 
 BEGINNINGS = frozenset({"SELECT", "WITH", "EXPLAIN", "DESCRIBE", "DESC", "SHOW", "EXISTS", "("})
 FORMATS = re.compile(
@@ -49,12 +47,6 @@ _ROOTS = frozenset(
     {"SelectWithUnionQuery", "SelectIntersectExceptQuery", "ShowTables", "ShowColumns", "ShowCreateTableQuery",
      "DescribeQuery", "ExistsTableQuery", "Explain"}
 )  # fmt: skip
-_FORBIDDEN_FUNCTIONS = re.compile(
-    r"(file\w*|url\w*|s3\w*|remote\w*|cluster\w*|ai[A-Z]\w*|AI[A-Z]\w*|dictGet\w*|dictHas\w*|joinGet\w*|catboost\w*"
-    r"|eval|executable|input|python|sqlite|mysql|postgresql|mongodb|redis|odbc|jdbc|hdfs\w*|azure\w*|merge|loop"
-    r"|view\w*|dictionary|getServerSetting)\Z"
-)
-_LINE = re.compile(r"(?P<indent> *)(?P<kind>\S+) ?(?P<rest>.*)\Z")
 
 
 def reader_settings(given: Mapping[str, str]) -> dict[str, str]:
@@ -114,23 +106,19 @@ def check_tree(tree: str) -> None:
     Raises:
         AccessDenied: it reads from a table function or a table that is not ours, or sets a setting.
     """
-    before = ""
-    for number, line in enumerate(filter(None, tree.splitlines())):
-        match = _LINE.match(line)
-        kind, rest = (match["kind"], match["rest"]) if match else ("", "")
-        name = rest.split(" (", 1)[0]
-        if number == 0 and kind not in _ROOTS:
-            raise AccessDenied(f"a statement of kind {kind}")
-        if kind == "Set":
+    try:
+        root = parse_tree(tree)
+    except TreeNotUnderstood as error:
+        raise AccessDenied(str(error)) from error
+    if root.kind not in _ROOTS:
+        raise AccessDenied(f"a statement of kind {root.kind}")
+    if found := reach(root):
+        raise AccessDenied(found)
+    for node in root.walk():
+        if node.kind == "Set":
             raise AccessDenied("SETTINGS in the statement")
-        if kind == "Function":
-            if before == "TableExpression":
-                raise AccessDenied(f"the table function {name}")
-            if _FORBIDDEN_FUNCTIONS.match(name):
-                raise AccessDenied(f"the function {name}")
-        if kind in ("TableIdentifier", "Identifier"):
-            _check_name(name, table=kind == "TableIdentifier")
-        before = kind
+        if node.kind in ("TableIdentifier", "Identifier"):
+            _check_name(node.name, table=node.kind == "TableIdentifier")
 
 
 def _check_name(name: str, *, table: bool) -> None:

@@ -1,45 +1,16 @@
-"""Just enough of ClickHouse's lexer to find a statement's first word, its FORMAT, and where inline data begins."""
+"""A statement's FORMAT, and where the inline data of an INSERT begins."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
+
+from enchanted.schemas.sql_text import Token, quoted, tokens
 
 HEADER_LIMIT = 256 * 1024
 """Bytes within which an INSERT must say its format: the server's own max_query_size."""
 
-_TOKEN = re.compile(
-    rb"""(?P<skip>\s+|--[^\n]*|\#[!\ ][^\n]*|/\*.*?\*/)
-    |(?P<text>'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*"|`(?:[^`\\]|\\.|``)*`|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$)
-    |(?P<word>[A-Za-z_]\w*)
-    |(?P<other>\d\w*|.)""",
-    re.DOTALL | re.VERBOSE,
-)
 _SELECTING = frozenset({b"SELECT", b"WITH", b"("})
 _SPACES = b" \t\f"
-
-
-def quoted(text: str) -> str:
-    """A ClickHouse string literal."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A word, quoted text or sign outside comments, with its place and how many brackets enclose it."""
-
-    kind: str
-    text: bytes
-    start: int
-    end: int
-    depth: int
-
-    @property
-    def word(self) -> bytes:
-        """The word in capitals; empty for anything quoted."""
-        return self.text.upper() if self.kind != "text" else b""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,26 +35,6 @@ class Insert:
             return f"{before} FROM INFILE {source} {after} FORMAT {self.format}"
         start, end = self.input_at
         return f"{self.header[:start]}file({source}, {quoted(self.format)}, {self.header[end:]}"
-
-
-def tokens(sql: bytes) -> Iterator[Token]:
-    """Everything but spaces and comments, lazily: what follows an INSERT's header may be binary."""
-    depth = 0
-    for match in _TOKEN.finditer(sql):
-        kind = match.lastgroup or "other"
-        if kind == "skip":
-            continue
-        if kind == "tag":
-            kind = "text"
-        text = match.group()
-        depth -= text in (b")", b"]", b"}")
-        yield Token(kind, text, match.start(), match.end(), depth)
-        depth += text in (b"(", b"[", b"{")
-
-
-def first_word(sql: bytes) -> str:
-    """The statement's first word in capitals, past comments; empty where there is none."""
-    return next((token.word.decode("ascii", "replace") for token in tokens(sql)), "")
 
 
 def output_format(sql: bytes) -> str | None:

@@ -16,7 +16,8 @@ from enchanted.cluster.store.errors import BodyUnreadable, NotSupported, ReadOnl
 from enchanted.cluster.store.guard import check_database, check_reader, reader_settings
 from enchanted.cluster.store.request import Request, database_of, params_of
 from enchanted.cluster.store.sessions import Sessions
-from enchanted.cluster.store.sql import HEADER_LIMIT, Insert, find_insert, first_word, output_format
+from enchanted.cluster.store.sql import HEADER_LIMIT, Insert, find_insert, output_format
+from enchanted.schemas.sql_text import first_word
 
 STREAMABLE = frozenset(
     {"Native", "TabSeparated", "TSV", "TabSeparatedRaw", "TSVRaw", "CSV", "RowBinary", "JSONEachRow", "NDJSON"}

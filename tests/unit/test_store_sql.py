@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from enchanted.cluster.store.sql import find_insert, first_word, output_format
+from enchanted.cluster.store.sql import find_insert, output_format
+from enchanted.schemas.sql_text import first_word
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         starter = ScriptedStarter(bus)
         deps = Dependencies(
             store=Store(store.url, deadline=3),
+            reader=Store(store.reader_url, deadline=3),
             bus=BusLink(server.url),
             access=Access(token=TOKEN),
             cache=folder / "cache",

@@ -32,6 +32,8 @@ async def test_an_agent_finds_what_happened_and_why(session: ClientSession, hist
     found = await session.call_tool("events", {"run": history.run, "kind": "decision"})
     (decision,) = json.loads(found.content[0].text)["data"]
     assert decision["decision"]["rationale"] == "begin"
+    counted = json.loads((await session.call_tool("agent_statistics", {"bucket": "whole"})).content[0].text)
+    assert counted["data"]
     at = next(seq for seq, files in history.files.items() if "b c.py" in files)
     shown = await session.call_tool("state", {"run": history.run, "at": at, "path": "b c.py"})
     assert json.loads(shown.content[0].text)["content"].encode() == history.files[at]["b c.py"]

@@ -1,0 +1,179 @@
+"""What `POST /sql` may run: one SELECT over four tables, judged before it leaves for ClickHouse and by its own parser.
+
+First by its signs: nothing may be in the text that two lexers could read differently, and no clause that writes a file
+or changes a setting. Then by the syntax tree that ClickHouse prints of exactly the text that will run (``EXPLAIN AST``:
+one node a line, children one space further in). What is not known to be harmless is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from enchanted.schemas.errors import TreeNotUnderstood
+from enchanted.schemas.sql_text import Token, tokens
+from enchanted.schemas.sql_tree import Node, parse_tree, reach
+from enchanted.serve.errors import SqlRefused
+
+TABLES = ("events", "events_list", "spans", "agent_hourly")
+
+_SIGNS = frozenset("()[],.:+-*/%=<>!?|^")
+_CLAUSES = frozenset({b"INTO", b"OUTFILE", b"INFILE", b"SETTINGS", b"PARALLEL"})
+_KINDS = frozenset(
+    {
+        "SelectWithUnionQuery", "SelectIntersectExceptQuery", "SelectQuery", "Subquery", "WithElement",
+        "ExpressionList", "Function", "Literal", "Identifier", "Asterisk", "QualifiedAsterisk",
+        "TablesInSelectQuery", "TablesInSelectQueryElement", "TableExpression", "TableIdentifier", "TableJoin",
+        "ArrayJoin", "SampleRatio", "OrderByElement", "InterpolateElement", "WindowDefinition", "WindowListElement",
+        "ColumnsRegexpMatcher", "ColumnsListMatcher", "QualifiedColumnsRegexpMatcher", "QualifiedColumnsListMatcher",
+        "ColumnsTransformerList", "ColumnsExceptTransformer", "ColumnsReplaceTransformer",
+        "ColumnsReplaceTransformer::Replacement",
+    }
+)  # fmt: skip
+"""Nodes that show all that is in them; APPLY, for one, does not show its function."""
+_IN = re.compile(r"(global)?(not)?(null)?in(ignoreset)?\Z", re.IGNORECASE)
+_IDLE = re.compile(r"(sleep\w*|__\w+)\Z", re.IGNORECASE)
+"""Functions that only keep the store busy, or are its own."""
+_SETS = (("Function", "tuple"), ("Function", "array"))
+_ODD_NAME = re.compile(rb"[\\()\x00-\x1f]")
+"""What the tree would print in a way that can be mistaken."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Statement:
+    """A text whose signs are harmless, without its comments."""
+
+    text: str
+    names: tuple[str, ...]
+    """Of its subqueries in WITH, in order."""
+    recursive: bool
+
+
+def read(sql: str) -> Statement:
+    """Judge the signs of a statement.
+
+    Raises:
+        SqlRefused: it is not one SELECT, or something in it might be read in two ways.
+    """
+    if not sql.isprintable() and any(ord(sign) < 32 and sign not in "\t\r\n" for sign in sql):
+        raise SqlRefused("control characters are not allowed")
+    data = sql.encode()
+    found = list(tokens(data))
+    while found and found[-1].text == b";":
+        found.pop()
+    if not found or found[0].word not in (b"SELECT", b"WITH", b"("):
+        raise SqlRefused("a query begins with SELECT or WITH")
+    for token, after in zip(found, [*found[1:], None], strict=True):
+        _check_sign(token, after, data)
+    names, recursive = _names(found)
+    return Statement(text=_without_comments(data, found), names=names, recursive=recursive)
+
+
+def _check_sign(token: Token, after: Token | None, data: bytes) -> None:
+    if token.text == b";":
+        raise SqlRefused("one statement only")
+    if token.word in _CLAUSES or (token.word == b"FORMAT" and (after is None or after.text != b"(")):
+        raise SqlRefused(f"{token.word.decode()} is not allowed; quote it where it is a name")
+    if token.kind == "text" and token.text[:1] == b"$":
+        raise SqlRefused("write a text in single quotes")
+    if token.kind == "text" and token.text[:1] != b"'" and _ODD_NAME.search(token.text):
+        raise SqlRefused("a quoted name has no backslash, bracket or line break")
+    if token.kind == "word" and after is not None and after.kind == "text" and after.start == token.end:
+        raise SqlRefused("put a space before the quote")
+    if token.kind == "other" and not token.text[:1].isdigit() and token.text.decode("latin-1") not in _SIGNS:
+        sign = data[token.start :].decode("utf-8", "replace")[:1]
+        raise SqlRefused(f"the sign {sign!r} is not allowed outside of quotes")
+    if token.text == b"/" and data[token.end : token.end + 1] == b"/":
+        raise SqlRefused("comments begin with --")
+
+
+def _names(found: list[Token]) -> tuple[tuple[str, ...], bool]:
+    """The names that a statement's leading WITH gives to subqueries."""
+    if found[0].word != b"WITH":
+        return (), False
+    names = []
+    for token, then, last in zip(found, found[1:], found[2:], strict=False):
+        if token.depth == 0 and token.word == b"SELECT":
+            break
+        if token.depth == 0 and then.word == b"AS" and last.text == b"(" and token.kind in ("word", "text"):
+            names.append(token.text.decode().strip('`"'))
+    return tuple(names), found[1].word == b"RECURSIVE"
+
+
+def _without_comments(data: bytes, found: list[Token]) -> str:
+    pieces, at = [], 0
+    for token in found:
+        between = data[at : token.start]
+        pieces += [between if between.isspace() else b" " * bool(between), token.text]
+        at = token.end
+    return b"".join(pieces).decode().strip()
+
+
+def check_tree(tree: str, statement: Statement) -> None:
+    """Judge the printed syntax tree of ``statement.text``.
+
+    Raises:
+        SqlRefused: it reads something else than the tables, or has a part whose reach is not known.
+    """
+    try:
+        root = parse_tree(tree)
+    except TreeNotUnderstood as error:
+        raise SqlRefused("its syntax tree is not understood") from error
+    if root.kind != "SelectWithUnionQuery" or any(child.kind != "ExpressionList" for child in root.children):
+        raise SqlRefused("a query is one SELECT")
+    if found := reach(root):
+        raise SqlRefused(f"{found} is not allowed")
+    for node in root.walk():
+        _check_node(node)
+    elements = _with_elements(root)
+    if len(elements) != len(statement.names) or sum(node.kind == "WithElement" for node in root.walk()) != len(
+        elements
+    ):
+        raise SqlRefused("WITH name AS (SELECT …) stands at the beginning of a query only")
+    for place, element in enumerate(elements):
+        # Before it is defined, a name is that of a table.
+        _check_tables(element, statement.names[: place + statement.recursive])
+    _check_tables(root, statement.names, besides=elements)
+
+
+def _check_node(node: Node) -> None:
+    if node.kind not in _KINDS:
+        raise SqlRefused(f"{node.kind} is not allowed")
+    if node.kind == "Function" and _IDLE.match(node.name):
+        raise SqlRefused(f"the function {node.name} is not allowed")
+
+
+def _with_elements(root: Node) -> list[Node]:
+    """The subqueries that the statement's own WITH names."""
+    selects = root.children[0].children
+    if not selects or selects[0].kind != "SelectQuery" or not selects[0].children:
+        return []
+    return [node for node in selects[0].children[0].children if node.kind == "WithElement"]
+
+
+def _check_tables(top: Node, names: tuple[str, ...], besides: list[Node] | None = None) -> None:
+    """Every table below ``top`` is one of ours, or one of ``names``."""
+    waiting = [top]
+    while waiting:
+        node = waiting.pop()
+        if any(node is one for one in besides or ()):
+            continue
+        waiting += node.children
+        if node.kind == "TableIdentifier":
+            _check_table(node.name, names)
+        if node.kind == "Function" and _IN.match(node.name):
+            for operand in node.children[0].children[1:] if node.children else ():
+                _check_set(operand, names)
+
+
+def _check_set(operand: Node, names: tuple[str, ...]) -> None:
+    """The right side of IN may be a table's name, or a table function."""
+    if operand.kind == "Identifier":
+        _check_table(operand.name, names)
+    elif operand.kind not in ("Literal", "Subquery") and (operand.kind, operand.name) not in _SETS:
+        raise SqlRefused("after IN write values in brackets, or a SELECT")
+
+
+def _check_table(name: str, names: tuple[str, ...]) -> None:
+    if name not in TABLES and name not in names:
+        raise SqlRefused(f"the table {name[:80]} is not one of {', '.join(TABLES)}")

@@ -1,0 +1,98 @@
+"""`enchanted agents`, `sql`, `decisions` and `export`, as they are typed, against the API."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from enchanted.cluster import cli
+from enchanted.serve.testing import History, World
+
+
+class Typed:
+    """A command line against the world's API: the exit code, and what came out."""
+
+    def __init__(self, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+        self._where = ["--url", world.url, "--token-file", str(world.token_file)]
+        self._capsys = capsys
+
+    async def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        # In a thread, since the API answers in this one.
+        code = await asyncio.to_thread(cli.execute, [*arguments, *self._where])
+        captured = self._capsys.readouterr()
+        return code, captured.out, captured.err
+
+
+@pytest.fixture
+def typed(world: World, capsys: pytest.CaptureFixture[str]) -> Typed:
+    return Typed(world, capsys)
+
+
+async def test_statistics_are_a_table_or_a_document(typed: Typed, history: History) -> None:
+    code, table, _ = await typed("agents", history.run)
+    _, text, _ = await typed("agents", history.run, "--json", "--by", "name", "--bucket", "day")
+
+    assert code == 0
+    ids = {stored.event.agent_id for stored in history.events}
+    assert {line.split("\t")[0] for line in table.splitlines()} == ids
+    assert {row["agent"] for row in json.loads(text)["data"]} == {"coder-1", "orchestrator"}
+
+
+async def test_sql_is_a_table_or_a_document_and_a_bad_one_says_why(typed: Typed, history: History) -> None:
+    code, table, said = await typed(
+        "sql", "SELECT 1, concat('x', char(9), 'y', char(27), '[31m'), NULL, [1, 2]", "--limit", "5"
+    )
+    _, text, cut = await typed("sql", "SELECT stream_seq FROM events", "--json", "--limit", "2")
+    refused, nothing, why = await typed("sql", "DROP TABLE events")
+
+    assert (code, table, said) == (0, "1\tx y\ufffd[31m\t\t[1,2]\n", "")
+    assert len(json.loads(text)["rows"]) == 2
+    assert "--limit" in cut
+    assert (refused, nothing) == (2, "")
+    cause, remedy = why.splitlines()
+    assert cause == "error: The query is not allowed"
+    assert remedy.startswith("remedy: a query begins with SELECT or WITH")
+
+
+async def test_sql_may_come_from_standard_input(
+    typed: Typed, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("SELECT 7 -- seven\n"))
+
+    assert (await typed("sql", "-"))[:2] == (0, "7\n")
+
+
+async def test_decisions_are_listed_with_what_was_taken_back(typed: Typed, history: History) -> None:
+    code, _, _ = await typed("decisions", history.run, "--below", "2")
+    _, text, _ = await typed("decisions", history.run, "--json")
+
+    assert code == 0
+    assert json.loads(text)["meta"] == {"below": 0.5, "truncated": False}
+
+
+async def test_an_export_is_a_file_or_lines(typed: Typed, history: History, tmp_path: Path) -> None:
+    file = tmp_path / "run.parquet"
+
+    code, nothing, _ = await typed("export", history.run, "--format", "parquet", "--output", str(file))
+    _, lines, _ = await typed("export", history.run)
+
+    assert (code, nothing) == (0, "")
+    assert pyarrow.parquet.read_table(file).column("seq").to_pylist() == [s.seq for s in history.events]
+    assert [json.loads(line)["seq"] for line in lines.splitlines()] == [s.seq for s in history.events]
+
+
+async def test_an_export_that_cannot_be_leaves_nothing_behind(typed: Typed, tmp_path: Path) -> None:
+    file = tmp_path / "run.ndjson"
+
+    missing, _, why = await typed("export", "nobody", "--output", str(file))
+    nowhere, _, because = await typed("export", "--output", str(tmp_path / "no" / "where"))
+
+    assert (missing, nowhere) == (3, 2)
+    assert "No such run" in why
+    assert "cannot be written" in because
+    assert not any(tmp_path.glob("*"))  # noqa: ASYNC240 - an empty folder of the test
