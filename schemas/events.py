@@ -206,11 +206,12 @@ def tool_call(
     reason: str = "",
     sandboxed: bool = True,
     state_hash: str = "",
+    data: Json = None,
     task_id: str = "",
     workspace_id: str = "",
     parent: str = "",
 ) -> pb.SwarmEvent:
-    """One use of a tool: arguments, outcome, output (UTF-8, already cut to its limit)."""
+    """One use of a tool: arguments, outcome, output (UTF-8, already cut to its limit), and what code reads of it."""
     return pb.SwarmEvent(
         task_id=task_id,
         workspace_id=workspace_id,
@@ -225,6 +226,7 @@ def tool_call(
             reason=reason,
             sandboxed=sandboxed,
             state_hash=state_hash,
+            data="" if data is None else canonical_json(data),
         ),
     )
 

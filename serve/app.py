@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from starlette.responses import Response
 
-from enchanted.serve import acts, events, history, live, live_socket, otlp, pages, pipeline, runs, traces
+from enchanted.serve import acts, events, history, live, live_socket, otlp, pages, pipeline, reruns, runs, traces
 from enchanted.serve.auth import Guard
 from enchanted.serve.body import BodyLimit
 from enchanted.serve.contents import Contents
@@ -83,10 +83,11 @@ def create_app(dependencies: Dependencies) -> FastAPI:
     app.state.dependencies = dependencies
     app.state.starts = runs.Starts(dependencies)
     app.state.contents = Contents(dependencies)
+    app.state.reruns = reruns.Reruns(dependencies)
     app.state.streams = live.Streams(dependencies)
     install(app)
     app.include_router(health)
-    for part in (runs, events, traces, history, acts, live, live_socket, pipeline, otlp, pages):
+    for part in (runs, events, traces, history, acts, reruns, live, live_socket, pipeline, otlp, pages):
         app.include_router(part.router)
     agents = make_mcp(app, dependencies.access)
     app.add_middleware(BodyLimit, most=MAX_BODY, paths={otlp.PATH: otlp.MAX_EXPORT})

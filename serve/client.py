@@ -16,6 +16,8 @@ Json = dict[str, Any]
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 SILENCE = 40.0
 """Seconds without a heartbeat after which a live connection is given up and resumed."""
+RERUN = 600.0
+"""Seconds a rerun and those before it may take."""
 RESUME_PAUSE = 1.0
 POLL = 0.1
 LAST_SEQ = 2**63 - 1
@@ -155,6 +157,12 @@ class ApiClient:
     def fork(self, run: str, body: Mapping[str, Any], *, key: str | None = None) -> Json:
         """Start a run from another one's state; a key makes a repeated call start it once."""
         return self._post(f"runs/{_part(run)}/forks", body, key=key)
+
+    def rerun(self, run: str) -> Json:
+        """Run it again from its log and compare; takes as long as that takes."""
+        with self._errors():
+            timeout = httpx.Timeout(RERUN, connect=5.0)
+            return _document(self._http.post(f"/api/v1/runs/{_part(run)}/reruns", timeout=timeout))
 
     def ready(self) -> Json:
         """Each dependency's state; an unready API answers with the same members."""

@@ -201,7 +201,7 @@ class ModelCall(_message.Message):
     def __init__(self, model: _Optional[str] = ..., messages: _Optional[str] = ..., parameters: _Optional[str] = ..., completion: _Optional[str] = ..., finish_reason: _Optional[str] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., duration_ms: _Optional[float] = ..., time_to_first_token_ms: _Optional[float] = ..., error: _Optional[str] = ..., context_hash: _Optional[str] = ...) -> None: ...
 
 class ToolCall(_message.Message):
-    __slots__ = ("tool", "arguments", "outcome", "exit_code", "output", "duration_ms", "reason", "sandboxed", "state_hash")
+    __slots__ = ("tool", "arguments", "outcome", "exit_code", "output", "duration_ms", "reason", "sandboxed", "state_hash", "data")
     TOOL_FIELD_NUMBER: _ClassVar[int]
     ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
@@ -211,6 +211,7 @@ class ToolCall(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     SANDBOXED_FIELD_NUMBER: _ClassVar[int]
     STATE_HASH_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
     tool: str
     arguments: str
     outcome: str
@@ -220,7 +221,8 @@ class ToolCall(_message.Message):
     reason: str
     sandboxed: bool
     state_hash: str
-    def __init__(self, tool: _Optional[str] = ..., arguments: _Optional[str] = ..., outcome: _Optional[str] = ..., exit_code: _Optional[int] = ..., output: _Optional[str] = ..., duration_ms: _Optional[float] = ..., reason: _Optional[str] = ..., sandboxed: _Optional[bool] = ..., state_hash: _Optional[str] = ...) -> None: ...
+    data: str
+    def __init__(self, tool: _Optional[str] = ..., arguments: _Optional[str] = ..., outcome: _Optional[str] = ..., exit_code: _Optional[int] = ..., output: _Optional[str] = ..., duration_ms: _Optional[float] = ..., reason: _Optional[str] = ..., sandboxed: _Optional[bool] = ..., state_hash: _Optional[str] = ..., data: _Optional[str] = ...) -> None: ...
 
 class RunTransition(_message.Message):
     __slots__ = ("subject", "from_state", "to_state", "reason", "details", "heads")

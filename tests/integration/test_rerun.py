@@ -1,0 +1,196 @@
+"""Runs that really happened (real bus, git and sandbox, the model without weights), run again from their log alone."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enchanted.actors.config import RoleModel, SwarmConfig
+from enchanted.actors.hosts import OrchestratorHost
+from enchanted.actors.ledger import request_to_json
+from enchanted.actors.lifecycle import RunState
+from enchanted.actors.models.minimal import MinimalModel
+from enchanted.actors.rerun import file
+from enchanted.actors.rerun.driver import Verdict, rerun
+from enchanted.actors.rerun.errors import CannotRerun
+from enchanted.actors.rerun.recording import Recording, recording_of
+from enchanted.actors.testing import make_repository
+from enchanted.actors.team_testing import LocalTeam
+from enchanted.actors.work import Budget, RunRequest
+from enchanted.bus.agent_log import AgentLog
+from enchanted.bus.connection import Bus
+from enchanted.bus.testing import SMALL_LIMITS, NatsServer, nats_server
+from enchanted.schemas import events
+from enchanted.schemas.events import kind_of
+
+RUN = "run-1"
+FILES = {
+    "shop.py": 'import os\nimport sys\n\n\ndef status(order):\n    return f"open" if order else "closed"\n',
+    "stock.py": 'import os\n\n\ndef left(items):\n    return f"{len(items)}"\n',
+    "test_shop.py": 'from shop import status\n\nassert status(1) == "open"\nassert status(0) == "closed"\n',
+    "test_stock.py": 'from stock import left\n\nassert left([1]) == "1"\n',
+}
+CHECKS = ("ruff check .", "python test_shop.py", "python test_stock.py")
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A repository with lint findings in two modules and passing tests."""
+    make_repository(tmp_path / "shop", FILES)
+    return tmp_path / "shop"
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    async with nats_server(tmp_path / "nats") as server:
+        yield server
+
+
+@pytest.fixture
+async def bus(server: NatsServer) -> AsyncIterator[Bus]:
+    async with Bus.connect(server.url) as bus:
+        await bus.ensure_streams(SMALL_LIMITS)
+        yield bus
+
+
+@pytest.fixture
+def config(server: NatsServer, tmp_path: Path) -> SwarmConfig:
+    minimal = RoleModel(url="minimal")
+    return SwarmConfig(
+        nats_url=server.url,
+        home=str(tmp_path / "home"),
+        models={"architect": minimal, "coder": minimal, "reviewer": minimal},
+        signal_seconds=0.5,
+    )
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model without weights prefers to act and to approve, so that the run can be merged."""
+    prefers: Callable[..., MinimalModel] = lambda *_: MinimalModel(("Remove", "yes"))  # noqa: E731
+    monkeypatch.setattr("enchanted.actors.hosts.open_model", prefers)
+
+
+@pytest.fixture(autouse=True)
+async def nobody_left(bus: Bus) -> AsyncIterator[None]:
+    yield
+    while LocalTeam.living:
+        await LocalTeam.living.pop().disband()
+
+
+async def ask(bus: Bus, shop: Path, **changes: Any) -> None:
+    request = RunRequest(run_id=RUN, task="make the linter pass", repo=str(shop), checks=CHECKS)
+    log = AgentLog(bus, run_id=RUN, role="operator", agent_name="operator")
+    details = request_to_json(replace(request, **changes))
+    await log.emit(
+        events.run_transition(subject="run", from_state="", to_state="created", reason=request.task, details=details)
+    )
+
+
+async def live(bus: Bus, config: SwarmConfig) -> RunState:
+    return await OrchestratorHost(RUN, config, LocalTeam).run()
+
+
+async def recorded(bus: Bus) -> Recording:
+    return await recording_of(RUN, await bus.read_run(RUN), bus.blobs.get)
+
+
+async def again(bus: Bus, folder: Path) -> Verdict:
+    return await rerun(await recorded(bus), folder / "scratch", patience=5)
+
+
+def require_equal(verdict: Verdict) -> None:
+    assert verdict.divergence is None, (verdict.divergence.why, verdict.divergence.differences)
+    assert [(part.name, part.equal) for part in verdict.parts] == [(p.name, p.recorded) for p in verdict.parts]
+
+
+async def test_a_merged_run_of_parallel_coders_reruns_equal_and_the_user_repository_is_not_needed(
+    bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path
+) -> None:
+    await ask(bus, shop, coders=2)
+    assert await live(bus, config) == RunState.MERGED
+    recording = await recorded(bus)
+    assert {part.name for part in recording.parts} == {"orchestrator", "architect", "coder-1", "coder-2", "reviewer"}
+    subprocess.run(["rm", "-rf", str(shop), config.home], check=True)
+    verdict = await rerun(recording, tmp_path / "scratch")
+    require_equal(verdict)
+    kinds = [kind_of(stored.event) for part in recording.parts for stored in part.events]
+    assert (verdict.model_calls, verdict.tool_calls) == (kinds.count("model_call"), kinds.count("tool_call"))
+    assert verdict.signals > 0
+
+
+async def test_a_rejected_run_reruns_equal(bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path) -> None:
+    await ask(bus, shop, checks=(*CHECKS, "false"))
+    assert await live(bus, config) == RunState.REJECTED
+    require_equal(await again(bus, tmp_path))
+
+
+async def test_a_cancelled_run_reruns_equal_up_to_the_wish_to_cancel(
+    bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path
+) -> None:
+    await ask(bus, shop, checks=("sleep 60",))
+    host = OrchestratorHost(RUN, config, LocalTeam)
+    running = asyncio.create_task(host.run())
+    async for stored in bus.tail(after=0):
+        if stored.event.tool_call.tool == "lint":
+            break
+    host.cancel("enough")
+    assert await running == RunState.CANCELLED
+    require_equal(await again(bus, tmp_path))
+
+
+async def test_a_run_whose_time_was_over_reruns_equal_up_to_there(
+    bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path
+) -> None:
+    await ask(bus, shop, checks=("sleep 60",), budget=Budget(seconds=4.0))
+    assert await live(bus, config) == RunState.FAILED
+    require_equal(await again(bus, tmp_path))
+
+
+@pytest.mark.parametrize("crash_after", ["prepared", "working", "coding", "reviewing", "checking"])
+async def test_a_run_with_two_orchestrators_reruns_equal(
+    bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path, crash_after: str
+) -> None:
+    await ask(bus, shop)
+    first = asyncio.create_task(live(bus, config))
+    async for stored in bus.tail(after=0):
+        if stored.event.run_transition.to_state == crash_after:
+            break
+    first.cancel()
+    await asyncio.wait([first])
+    await LocalTeam.living[-1].disband()
+    assert await live(bus, config) == RunState.MERGED
+    recording = await recorded(bus)
+    assert len(recording.acts) == 2
+    require_equal(await rerun(recording, tmp_path / "scratch", patience=5))
+
+
+async def test_a_recording_is_the_same_from_its_file(bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path) -> None:
+    await ask(bus, shop)
+    await live(bus, config)
+    recording = await recorded(bus)
+    file.save(recording, tmp_path / "one.zip")
+    loaded = await file.load(tmp_path / "one.zip")
+    assert [s.raw for s in loaded.events] == [s.raw for s in recording.events]
+    file.save(loaded, tmp_path / "two.zip")
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    require_equal(await rerun(loaded, tmp_path / "scratch"))
+
+
+async def test_an_open_run_cannot_be_run_again(bus: Bus, shop: Path) -> None:
+    await ask(bus, shop)
+    with pytest.raises(CannotRerun, match="no verdict yet"):
+        await recorded(bus)
+
+
+async def test_a_run_that_never_had_files_cannot_be_run_again(bus: Bus, config: SwarmConfig, tmp_path: Path) -> None:
+    await ask(bus, tmp_path / "nowhere")
+    assert await live(bus, config) == RunState.FAILED
+    with pytest.raises(CannotRerun, match="before its files were stored"):
+        await recorded(bus)
