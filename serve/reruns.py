@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,7 @@ class Reruns:
         self._deps = deps
         self._places = asyncio.Semaphore(AT_ONCE)
 
-    async def verdict(self, run: str, events: Sequence[StoredEvent]) -> Verdict:
+    async def verdict(self, run: str) -> Verdict:
         """Perform a run.
 
         Raises:
@@ -127,12 +126,15 @@ class Reruns:
         """
         async with self._places:
             try:
-                recording = await recording_of(run, events, self._deps.bus.blob)
+                recording = await recording_of(run, self._read, self._deps.bus.blob)
                 return await asyncio.to_thread(self._perform, recording)
             except ActorError as error:
                 raise NotRerunnable(str(error)) from error
             except TimeoutError as error:
                 raise RerunTooLong(DEADLINE) from error
+
+    async def _read(self, run: str) -> list[StoredEvent]:
+        return await events_until(self._deps, run, MAX_SEQ)
 
     def _perform(self, recording: Recording) -> Verdict:
         self._deps.cache.mkdir(parents=True, exist_ok=True)
@@ -145,5 +147,5 @@ async def rerun_run(run: RunId, request: Request, deps: Deps) -> JsonResponse:
     """Run the swarm's code again with what models and tools answered then, and compare every event."""
     await find_run(deps, run)
     reruns: Reruns = request.app.state.reruns
-    verdict = await reruns.verdict(run, await events_until(deps, run, MAX_SEQ))
+    verdict = await reruns.verdict(run)
     return JsonResponse(to_json(verdict))

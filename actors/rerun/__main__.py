@@ -1,4 +1,4 @@
-"""``python -m enchanted.actors.rerun FILE``: run a recording again, with no service and no network; exit 1 if it differs."""
+"""``python -m enchanted.actors.rerun FILE``: run a recording again, without services or network; 1 if it differs."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +74,7 @@ def differences(recorded: SwarmEvent, new: SwarmEvent) -> tuple[Difference, ...]
 def _difference(field: str, recorded: Any, new: Any) -> Difference:
     old, now = _text(recorded), _text(new)
     # Of two long texts the place where they part is what one wants to see.
-    start = max(0, len(os.path.commonprefix([old, now])) - _CHARS // 3)
+    start = max(0, _shared(old, now) - _CHARS // 3)
     return Difference(field=field, recorded=_cut(old, start), new=_cut(now, start))
 
 
@@ -94,6 +93,12 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _flat(f"{prefix}[{number}]", inner)
     else:
         yield prefix, value
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters both begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))
 
 
 def _text(value: Any) -> str:

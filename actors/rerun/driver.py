@@ -75,8 +75,8 @@ async def rerun(
         CannotRerun, MissingContent: the base cannot be made.
     """
     begun = clock()
-    stage = _Stage(recording, await RecordedRepository.of(recording, folder), patience)
-    await stage.prepare()
+    bus = await _bus_of(recording)
+    stage = _Stage(recording, bus, await RecordedRepository.of(recording, folder, bus), patience)
     with _unobserved(recording.events[0]):
         for act in recording.acts:
             if stage.script.divergence is None:
@@ -99,19 +99,14 @@ async def rerun(
 class _Stage:
     """Where the acts of one recording are performed, one after the other, over one bus in memory."""
 
-    def __init__(self, recording: Recording, repository: RecordedRepository, patience: float) -> None:
+    def __init__(self, recording: Recording, bus: InMemoryBus, repository: RecordedRepository, patience: float) -> None:
         self._recording = recording
+        self._bus = bus
         self._repository = repository
         self._patience = patience
-        self._bus = InMemoryBus()
         self._operator = list(recording.said)
         self.script = Script(self._bus)
         self.cursors: list[Cursor] = []
-
-    async def prepare(self) -> None:
-        """Put the recorded content where the swarm looks for it."""
-        for content in self._recording.blobs.values():
-            await self._bus.blobs.put(content)
 
     async def perform(self, act: Act) -> None:
         """Drive the run as one orchestrator did, to its end or to the first divergence."""
@@ -216,10 +211,22 @@ class _Stage:
     async def _operator_speaks(self, *, before: int) -> None:
         """Publish what the operator had said by then, as it was."""
         while self._operator and self._operator[0].seq < before:
-            stored = self._operator.pop(0)
-            await self._bus.publisher.publish(
-                Outgoing(subject=stored.subject, payload=stored.raw, event_id=stored.event.event_id)
-            )
+            await _publish(self._bus, self._operator.pop(0))
+
+
+async def _bus_of(recording: Recording) -> InMemoryBus:
+    """A bus with what the swarm looks for there: the recorded content, and the run this one was forked from."""
+    bus = InMemoryBus()
+    for content in recording.blobs.values():
+        await bus.blobs.put(content)
+    for stored in recording.parent:
+        await _publish(bus, stored)
+    return bus
+
+
+async def _publish(bus: InMemoryBus, stored: StoredEvent) -> None:
+    message = Outgoing(subject=stored.subject, payload=stored.raw, event_id=stored.event.event_id)
+    await bus.publisher.publish(message)
 
 
 def _performed(cursor: Cursor) -> Performed:

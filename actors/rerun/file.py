@@ -1,6 +1,7 @@
 """A recording as one file: a zip of the published bytes and the content they name, which stock tools can look into.
 
-- ``events.pb``: the events in stream order, each with its length before it (a varint), as protobuf's own tools write it
+- ``events.pb``: the events in stream order, behind those of the run it was forked from; each has its length before it
+  (a varint), as protobuf's own tools write it
 - ``events.json``: for each its stream sequence and when the stream stored it
 - ``blobs/<SHA-256>``: the content that events name
 """
@@ -18,7 +19,7 @@ from enchanted.actors.rerun.errors import NotARecording
 from enchanted.actors.rerun.recording import Recording, recording_of
 from enchanted.bus.subjects import event_subject
 from enchanted.schemas.errors import NotAnEvent
-from enchanted.schemas.events import StoredEvent, parse_event
+from enchanted.schemas.events import StoredEvent, parse_event, run_of
 
 _EVENTS, _INDEX, _BLOBS = "events.pb", "events.json", "blobs/"
 _ALWAYS = (2000, 1, 1, 0, 0, 0)
@@ -29,13 +30,14 @@ MAX_BYTES = 1 << 30
 
 def save(recording: Recording, file: Path) -> None:
     """Write a recording."""
+    events = [*recording.parent, *recording.events]
     index = {
         "run_id": recording.run_id,
-        "events": [{"seq": stored.seq, "time": stored.time.isoformat()} for stored in recording.events],
+        "events": [{"seq": stored.seq, "time": stored.time.isoformat()} for stored in events],
     }
     with zipfile.ZipFile(file, "w") as archive:
         _write(archive, _INDEX, orjson.dumps(index))
-        _write(archive, _EVENTS, b"".join(_delimited(stored.raw) for stored in recording.events))
+        _write(archive, _EVENTS, b"".join(_delimited(stored.raw) for stored in events))
         for sha256, content in sorted(recording.blobs.items()):
             _write(archive, _BLOBS + sha256, content)
 
@@ -58,12 +60,15 @@ async def load(file: Path) -> Recording:
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError, IndexError, NotAnEvent) as error:
         raise NotARecording(file, f"{type(error).__name__}: {error}") from error
 
+    async def read(run: str) -> list[StoredEvent]:
+        return [stored for stored in events if run_of(stored.event) == run]
+
     async def fetch(sha256: str) -> bytes:
         if _BLOBS + sha256 not in content:
             raise NotARecording(file, f"the content {sha256[:80]} is missing")
         return content[_BLOBS + sha256]
 
-    return await recording_of(run_id, events, fetch)
+    return await recording_of(run_id, read, fetch)
 
 
 def _events(index: Sequence[dict[str, object]], payloads: Sequence[bytes]) -> list[StoredEvent]:

@@ -12,7 +12,8 @@ from typing import Any
 
 from enchanted.actors.agent import Agent, Place
 from enchanted.actors.desk import Desk
-from enchanted.actors.errors import ActorError, BadPatch, CannotApply, MissingContent, UnsupportedFile
+from enchanted.actors.errors import ActorError, BadPatch, CannotApply, MissingContent, NotARepository, UnsupportedFile
+from enchanted.actors.fork import fork_repository
 from enchanted.actors.models.errors import ModelError
 from enchanted.actors.models.model import ModelReply, ModelRequest
 from enchanted.actors.repository.gitstore import AUTHOR, Base, ShadowRepository
@@ -22,10 +23,12 @@ from enchanted.actors.rerun.recording import Recording, details_of
 from enchanted.actors.rerun.script import Cursor, Script
 from enchanted.actors.tools import values
 from enchanted.actors.tools.results import ToolResult
+from enchanted.bus.memory import InMemoryBus
 from enchanted.schemas.events import SwarmEvent, ToolOutcome, kind_of
 
 _OUTCOMES: dict[str, ToolOutcome] = {"OK": "OK", "FAILED": "FAILED", "DENIED": "DENIED", "TIMED_OUT": "TIMED_OUT"}
-_NOT_APPLIED = "; not applied: "
+_NOT_APPLIED, _NO_BRANCH, _AFTER = ", not applied: ", "; no branch: ", "; given up: "
+"""What the closing reason has around an obstacle's own words."""
 
 
 class RecordedModelError(ModelError):
@@ -45,6 +48,13 @@ class RecordedRefusal(UnsupportedFile):
 
 class RecordedObstacle(CannotApply):
     """Why a branch was not applied, as it was recorded."""
+
+    def __init__(self, text: str) -> None:
+        ActorError.__init__(self, text)
+
+
+class RecordedAbsence(NotARepository):
+    """Why there was no branch, as it was recorded."""
 
     def __init__(self, text: str) -> None:
         ActorError.__init__(self, text)
@@ -174,16 +184,20 @@ class RecordedRepository(ShadowRepository):
         """Whose next event says how the user's repository took what it was given."""
 
     @classmethod
-    async def of(cls, recording: Recording, folder: Path) -> RecordedRepository:
-        """Build it in an empty folder.
+    async def of(cls, recording: Recording, folder: Path, bus: InMemoryBus) -> RecordedRepository:
+        """Build it in an empty folder; ``bus`` has the recorded content, and the events that a fork began with.
 
         Raises:
             CannotRerun: the recorded bundle is not of the recorded tree.
             MissingContent: the bundle is damaged.
+            CannotFork, CannotRebuild: the events do not lead to what a fork began with.
         """
-        change = recording.base.state_change
-        bundle = recording.blobs[change.content_sha256]
-        scratch = await ShadowRepository.from_bundle(folder, bundle)
+        change, request = recording.base.state_change, recording.request
+        bundle, place = recording.blobs[change.content_sha256], folder / "repo.git"
+        if request.forked_from:
+            scratch = await fork_repository(place, bus, request)
+        else:
+            scratch = await ShadowRepository.from_bundle(place, bundle)
         if scratch.base_tree != change.new_state_hash:
             raise CannotRerun(recording.run_id, "its base is not the tree that the log names")
         return cls(scratch, _base_of(recording, scratch.base_tree), bundle)
@@ -198,11 +212,13 @@ class RecordedRepository(ShadowRepository):
         """Write nothing.
 
         Raises:
-            RecordedFailure: the recorded attempt failed.
+            RecordedFailure, RecordedAbsence: the recorded attempt failed.
         """
         step = self._next.run_transition
         if step.to_state == "failed":
             raise RecordedFailure(step.reason)
+        if why := _words(step.reason, _NO_BRANCH):
+            raise RecordedAbsence(why)
         return ""
 
     async def apply_to_working_tree(self, user_repository: Path | str, branch: str) -> None:
@@ -211,13 +227,16 @@ class RecordedRepository(ShadowRepository):
         Raises:
             RecordedObstacle: the recorded attempt found one.
         """
-        _, found, why = self._next.run_transition.reason.partition(_NOT_APPLIED)
-        if found:
+        if why := _words(self._next.run_transition.reason, _NOT_APPLIED):
             raise RecordedObstacle(why)
 
     @property
     def _next(self) -> SwarmEvent:
         return self.orchestrator.peek() if self.orchestrator is not None else SwarmEvent()
+
+
+def _words(reason: str, before: str) -> str:
+    return reason.partition(before)[2].rpartition(_AFTER)[0] or reason.partition(before)[2]
 
 
 def _base_of(recording: Recording, tree: str) -> Base:

@@ -19,6 +19,8 @@ from enchanted.bus.memory import InMemoryBlobs
 from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of
 
 ORCHESTRATOR, OPERATOR = "orchestrator", "operator"
+ReadRun = Callable[[str], Awaitable[Sequence[StoredEvent]]]
+"""Run id -> its events in stream order."""
 FetchBlob = Callable[[str], Awaitable[bytes]]
 """SHA-256 -> the content, checked."""
 _ROLES = re.compile(r"architect|reviewer|coder-[1-9]\d*")
@@ -57,8 +59,12 @@ class Recording:
     """One closed run."""
 
     run_id: str
+    request: RunRequest
+    """What was asked for."""
     events: tuple[StoredEvent, ...]
     """As the stream had them."""
+    parent: tuple[StoredEvent, ...]
+    """Those of the run that this one was forked from, up to there, as the stream had them."""
     blobs: Mapping[str, bytes]
     """Content by SHA-256, all that the events name."""
     parts: tuple[Part, ...]
@@ -69,11 +75,6 @@ class Recording:
     """Measurements of processes, which are not compared."""
     strangers: int
     """Events of agents that are not of the swarm, which are not compared."""
-
-    @cached_property
-    def request(self) -> RunRequest:
-        """What was asked for."""
-        return request_from_json(orjson.loads(self.said[0].event.run_transition.details))
 
     @cached_property
     def base(self) -> SwarmEvent:
@@ -113,17 +114,20 @@ class Recording:
         return tuple(acts)
 
 
-async def recording_of(run_id: str, events: Sequence[StoredEvent], fetch: FetchBlob) -> Recording:
-    """Read a run's events (in stream order) and the content they name.
+async def recording_of(run_id: str, read: ReadRun, fetch: FetchBlob) -> Recording:
+    """Read a run's events, those it was forked from, and the content they name.
 
     Raises:
         CannotRerun: the run is open, is none of the swarm's, or lacks something a rerun needs.
-        Whatever ``fetch`` raises.
+        Whatever ``read`` and ``fetch`` raise.
     """
+    events = await read(run_id)
     _require_closed(run_id, events)
+    request = _request(run_id, events[0].event)
+    parent = [s for s in await read(request.forked_from) if s.seq <= request.forked_at] if request.forked_from else []
     store = InMemoryBlobs()
     blobs: dict[str, bytes] = {}
-    for sha256 in dict.fromkeys(name for stored in events for name in _content(stored.event)):
+    for sha256 in dict.fromkeys(name for stored in (*parent, *events) for name in _content(stored.event)):
         blobs[sha256] = await fetch(sha256)
         if await store.put(blobs[sha256]) != sha256:
             raise CannotRerun(run_id, f"the content {sha256[:12]} is damaged", "`enchanted verify RUN` names what is")
@@ -133,6 +137,8 @@ async def recording_of(run_id: str, events: Sequence[StoredEvent], fetch: FetchB
     recording = Recording(
         run_id=run_id,
         events=tuple(events),
+        parent=tuple(parent),
+        request=request,
         blobs=blobs,
         parts=tuple(_parts(members)),
         said=tuple(said),
@@ -151,12 +157,15 @@ def _require_closed(run_id: str, events: Sequence[StoredEvent]) -> None:
         raise CannotRerun(run_id, "it has no verdict yet", "wait for its end, or cancel it: `enchanted run-info RUN`")
 
 
-def _require_usable(recording: Recording) -> None:
-    run_id, closing = recording.run_id, recording.closing.event
+def _request(run_id: str, first: SwarmEvent) -> RunRequest:
     try:
-        assert recording.request
+        return request_from_json(orjson.loads(first.run_transition.details))
     except (ValueError, TypeError, KeyError) as error:
         raise CannotRerun(run_id, f"its request cannot be read ({type(error).__name__})") from error
+
+
+def _require_usable(recording: Recording) -> None:
+    run_id, closing = recording.run_id, recording.closing.event
     if closing.run_transition.reason.startswith("internal error"):
         raise CannotRerun(run_id, "an error of Enchanted's own ended it, which is no part of the log")
     stored = [stored.event for part in recording.parts for stored in part.events]

@@ -1,4 +1,4 @@
-"""The script of a rerun: whose turn it is, what that agent said then, and the first place where it says something else."""
+"""The script of a rerun: whose turn it is, what that agent said then, and where it first says something else."""
 
 from __future__ import annotations
 
@@ -94,11 +94,13 @@ class Cursor:
         return (timestamp_of(self.part.events[place].event) if place >= 0 else None) or _NO_TIME
 
     def may_say(self, draft: SwarmEvent) -> bool:
-        """Whether it is the draft's turn; a draft that never has one is let through, to be found out."""
+        """Whether it is the draft's turn. One that never has a turn is let through, to be found out, unless the part
+        was cut off: then it may be what came too late.
+        """
         if self.at_end:
             return not self.held
         keys = [_key(stored.event) for stored in self.remaining]
-        return keys[0] == _key(draft) or _key(draft) not in keys
+        return keys[0] == _key(draft) or (_key(draft) not in keys and not self.cut)
 
 
 class Script:

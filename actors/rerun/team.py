@@ -142,7 +142,7 @@ class ScriptedTeam:
         return _Player(role=made, cursor=cursor)
 
     def _cursor(self, part: Part) -> Cursor:
-        cut = not part.stopped or self._recording.cut_off
+        cut = not (part.stopped and self._act.last) or self._recording.cut_off
         return Cursor(part, cut=cut, dies=not part.stopped and self._was_missed(part))
 
     def _was_missed(self, part: Part) -> bool:

@@ -96,7 +96,6 @@ async def _read(run: str, nats_url: str) -> Recording:
     from enchanted.bus.connection import Bus
 
     async with Bus.connect(nats_url, name="enchanted-rerun") as bus:
-        events = await bus.read_run(run)
-        if not events:
+        if not await bus.read_run(run):
             raise CommandFailed(f"the bus holds no event of run {run!r}", "`enchanted runs` lists the runs", NOT_FOUND)
-        return await recording_of(run, events, bus.blobs.get)
+        return await recording_of(run, bus.read_run, bus.blobs.get)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
+import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +20,8 @@ from enchanted.actors.rerun import file
 from enchanted.actors.rerun.driver import Verdict, rerun
 from enchanted.actors.rerun.errors import CannotRerun
 from enchanted.actors.rerun.recording import Recording, recording_of
-from enchanted.actors.testing import make_repository
 from enchanted.actors.team_testing import LocalTeam
+from enchanted.actors.testing import make_repository
 from enchanted.actors.work import Budget, RunRequest
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.connection import Bus
@@ -98,7 +98,7 @@ async def live(bus: Bus, config: SwarmConfig) -> RunState:
 
 
 async def recorded(bus: Bus) -> Recording:
-    return await recording_of(RUN, await bus.read_run(RUN), bus.blobs.get)
+    return await recording_of(RUN, bus.read_run, bus.blobs.get)
 
 
 async def again(bus: Bus, folder: Path) -> Verdict:
@@ -117,7 +117,8 @@ async def test_a_merged_run_of_parallel_coders_reruns_equal_and_the_user_reposit
     assert await live(bus, config) == RunState.MERGED
     recording = await recorded(bus)
     assert {part.name for part in recording.parts} == {"orchestrator", "architect", "coder-1", "coder-2", "reviewer"}
-    subprocess.run(["rm", "-rf", str(shop), config.home], check=True)
+    for folder in (shop, Path(config.home)):
+        await asyncio.to_thread(shutil.rmtree, folder)
     verdict = await rerun(recording, tmp_path / "scratch")
     require_equal(verdict)
     kinds = [kind_of(stored.event) for part in recording.parts for stored in part.events]
