@@ -210,6 +210,7 @@ class Agent:
             output_tokens=reply.output_tokens,
             duration_ms=reply.duration_ms,
             time_to_first_token_ms=reply.time_to_first_token_ms,
+            probability=reply.probability,
             **asdict(place),
         )
 

@@ -88,7 +88,7 @@ class RecordedModel:
             duration_ms=call.duration_ms,
             time_to_first_token_ms=call.time_to_first_token_ms,
             model=call.model,
-            probability=self._cursor.peek(1).decision.confidence_score,
+            probability=call.probability,
         )
 
 

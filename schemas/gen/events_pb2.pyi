@@ -175,7 +175,7 @@ class SystemSignal(_message.Message):
     def __init__(self, status: _Optional[str] = ..., cpu_load_percent: _Optional[int] = ..., memory_usage_mb: _Optional[int] = ..., gpu_load_percent: _Optional[int] = ..., gpu_memory_usage_mb: _Optional[int] = ..., detail: _Optional[str] = ..., pid: _Optional[int] = ..., node: _Optional[str] = ...) -> None: ...
 
 class ModelCall(_message.Message):
-    __slots__ = ("model", "messages", "parameters", "completion", "finish_reason", "input_tokens", "output_tokens", "duration_ms", "time_to_first_token_ms", "error", "context_hash")
+    __slots__ = ("model", "messages", "parameters", "completion", "finish_reason", "input_tokens", "output_tokens", "duration_ms", "time_to_first_token_ms", "error", "context_hash", "probability")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
@@ -187,6 +187,7 @@ class ModelCall(_message.Message):
     TIME_TO_FIRST_TOKEN_MS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_HASH_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     model: str
     messages: str
     parameters: str
@@ -198,7 +199,8 @@ class ModelCall(_message.Message):
     time_to_first_token_ms: float
     error: str
     context_hash: str
-    def __init__(self, model: _Optional[str] = ..., messages: _Optional[str] = ..., parameters: _Optional[str] = ..., completion: _Optional[str] = ..., finish_reason: _Optional[str] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., duration_ms: _Optional[float] = ..., time_to_first_token_ms: _Optional[float] = ..., error: _Optional[str] = ..., context_hash: _Optional[str] = ...) -> None: ...
+    probability: float
+    def __init__(self, model: _Optional[str] = ..., messages: _Optional[str] = ..., parameters: _Optional[str] = ..., completion: _Optional[str] = ..., finish_reason: _Optional[str] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., duration_ms: _Optional[float] = ..., time_to_first_token_ms: _Optional[float] = ..., error: _Optional[str] = ..., context_hash: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
 
 class ToolCall(_message.Message):
     __slots__ = ("tool", "arguments", "outcome", "exit_code", "output", "duration_ms", "reason", "sandboxed", "state_hash", "data")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -20,14 +21,15 @@ from enchanted.actors.rerun import file
 from enchanted.actors.rerun.driver import Verdict, rerun
 from enchanted.actors.rerun.errors import CannotRerun
 from enchanted.actors.rerun.recording import Recording, recording_of
+from enchanted.actors.team import AgentLost
 from enchanted.actors.team_testing import LocalTeam
 from enchanted.actors.testing import make_repository
-from enchanted.actors.work import Budget, RunRequest
+from enchanted.actors.work import Budget, RoleName, RunRequest
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.connection import Bus
 from enchanted.bus.testing import SMALL_LIMITS, NatsServer, nats_server
 from enchanted.schemas import events
-from enchanted.schemas.events import kind_of
+from enchanted.schemas.events import StoredEvent, kind_of
 
 RUN = "run-1"
 FILES = {
@@ -86,19 +88,20 @@ async def nobody_left(bus: Bus) -> AsyncIterator[None]:
 
 async def ask(bus: Bus, shop: Path, **changes: Any) -> None:
     request = RunRequest(run_id=RUN, task="make the linter pass", repo=str(shop), checks=CHECKS)
-    log = AgentLog(bus, run_id=RUN, role="operator", agent_name="operator")
-    details = request_to_json(replace(request, **changes))
+    request = replace(request, **changes)
+    log = AgentLog(bus, run_id=request.run_id, role="operator", agent_name="operator")
+    details = request_to_json(request)
     await log.emit(
         events.run_transition(subject="run", from_state="", to_state="created", reason=request.task, details=details)
     )
 
 
-async def live(bus: Bus, config: SwarmConfig) -> RunState:
-    return await OrchestratorHost(RUN, config, LocalTeam).run()
+async def live(config: SwarmConfig, run: str = RUN, team: type[LocalTeam] = LocalTeam) -> RunState:
+    return await OrchestratorHost(run, config, team).run()
 
 
-async def recorded(bus: Bus) -> Recording:
-    return await recording_of(RUN, bus.read_run, bus.blobs.get)
+async def recorded(bus: Bus, run: str = RUN) -> Recording:
+    return await recording_of(run, bus.read_run, bus.blobs.get)
 
 
 async def again(bus: Bus, folder: Path) -> Verdict:
@@ -114,7 +117,7 @@ async def test_a_merged_run_of_parallel_coders_reruns_equal_and_the_user_reposit
     bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path
 ) -> None:
     await ask(bus, shop, coders=2)
-    assert await live(bus, config) == RunState.MERGED
+    assert await live(config) == RunState.MERGED
     recording = await recorded(bus)
     assert {part.name for part in recording.parts} == {"orchestrator", "architect", "coder-1", "coder-2", "reviewer"}
     for folder in (shop, Path(config.home)):
@@ -128,7 +131,7 @@ async def test_a_merged_run_of_parallel_coders_reruns_equal_and_the_user_reposit
 
 async def test_a_rejected_run_reruns_equal(bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path) -> None:
     await ask(bus, shop, checks=(*CHECKS, "false"))
-    assert await live(bus, config) == RunState.REJECTED
+    assert await live(config) == RunState.REJECTED
     require_equal(await again(bus, tmp_path))
 
 
@@ -150,7 +153,7 @@ async def test_a_run_whose_time_was_over_reruns_equal_up_to_there(
     bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path
 ) -> None:
     await ask(bus, shop, checks=("sleep 60",), budget=Budget(seconds=4.0))
-    assert await live(bus, config) == RunState.FAILED
+    assert await live(config) == RunState.FAILED
     require_equal(await again(bus, tmp_path))
 
 
@@ -159,22 +162,76 @@ async def test_a_run_with_two_orchestrators_reruns_equal(
     bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path, crash_after: str
 ) -> None:
     await ask(bus, shop)
-    first = asyncio.create_task(live(bus, config))
+    first = asyncio.create_task(live(config))
     async for stored in bus.tail(after=0):
         if stored.event.run_transition.to_state == crash_after:
             break
     first.cancel()
     await asyncio.wait([first])
     await LocalTeam.living[-1].disband()
-    assert await live(bus, config) == RunState.MERGED
+    assert await live(config) == RunState.MERGED
     recording = await recorded(bus)
     assert len(recording.acts) == 2
     require_equal(await rerun(recording, tmp_path / "scratch", patience=5))
 
 
+class MortalTeam(LocalTeam):
+    """Its first Coder ends without a word as soon as it has said what ``last_word`` names; another one follows."""
+
+    last_word: ClassVar[str] = "tool_call"
+    graves: ClassVar[list[AsyncExitStack]] = []
+
+    async def _call(self, name: str, role: RoleName, method: str, request: Any, number: int = 0) -> Any:
+        if name != "coder-1" or self.graves:
+            return await super()._call(name, role, method, request, number)
+        async with Bus.connect(self._config.nats_url) as bus:
+            work = asyncio.create_task(super()._call(name, role, method, request, number))
+            async for stored in bus.tail(after=0):
+                if stored.event.agent_name == name and self.last_word in (kind_of(stored.event), _chosen(stored)):
+                    break
+            work.cancel()
+            await asyncio.wait([work])
+        # Nobody hears it say STOPPING before the test is over.
+        self.graves.append(self._hosts.pop(name)._stack.pop_all())
+        raise AgentLost(name)
+
+
+def _chosen(stored: StoredEvent) -> str:
+    return "submit" if '"submit"' in stored.event.decision.action else ""
+
+
+@pytest.mark.parametrize("last_word", ["tool_call", "decision", "state_change", "submit"])
+async def test_a_run_whose_coder_died_reruns_equal_with_its_successor(
+    bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path, last_word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MortalTeam, "last_word", last_word)
+    await ask(bus, shop, coders=1)
+    try:
+        assert await live(config, team=MortalTeam) == RunState.MERGED
+        recording = await recorded(bus)
+    finally:
+        await MortalTeam.graves.pop().aclose()
+    assert [part.name for part in recording.parts].count("coder-1") == 2
+    require_equal(await rerun(recording, tmp_path / "scratch", patience=5))
+
+
+@pytest.mark.parametrize("at", ["planning", "working", "coding", "reviewing", "checking"])
+async def test_a_fork_reruns_equal_with_the_run_it_came_from(
+    bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path, at: str
+) -> None:
+    await ask(bus, shop)
+    await live(config)
+    seq = next(s.seq for s in await bus.read_run(RUN) if s.event.run_transition.to_state == at)
+    await ask(bus, shop, run_id="fork-1", forked_from=RUN, forked_at=seq)
+    assert await live(config, "fork-1") == RunState.MERGED
+    recording = await recorded(bus, "fork-1")
+    file.save(recording, tmp_path / "fork.zip")
+    require_equal(await rerun(await file.load(tmp_path / "fork.zip"), tmp_path / "scratch", patience=5))
+
+
 async def test_a_recording_is_the_same_from_its_file(bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path) -> None:
     await ask(bus, shop)
-    await live(bus, config)
+    await live(config)
     recording = await recorded(bus)
     file.save(recording, tmp_path / "one.zip")
     loaded = await file.load(tmp_path / "one.zip")
@@ -192,6 +249,6 @@ async def test_an_open_run_cannot_be_run_again(bus: Bus, shop: Path) -> None:
 
 async def test_a_run_that_never_had_files_cannot_be_run_again(bus: Bus, config: SwarmConfig, tmp_path: Path) -> None:
     await ask(bus, tmp_path / "nowhere")
-    assert await live(bus, config) == RunState.FAILED
+    assert await live(config) == RunState.FAILED
     with pytest.raises(CannotRerun, match="before its files were stored"):
         await recorded(bus)
