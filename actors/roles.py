@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from enchanted.actors.agent import Agent
@@ -10,7 +11,7 @@ from enchanted.actors.coder import Coder
 from enchanted.actors.desk import Site
 from enchanted.actors.models.model import Model
 from enchanted.actors.reviewer import Reviewer
-from enchanted.actors.work import RoleName, RunRequest
+from enchanted.actors.work import CheckReport, RoleName, RunRequest
 from enchanted.bus.agent_log import AgentLog
 
 
@@ -33,8 +34,9 @@ def make_role(
     model: Model,
     manner: Manner,
     site: Site,
+    reports: Iterable[CheckReport] = (),
 ) -> Architect | Coder | Reviewer:
-    """The role; ``number`` says which of the Coders, and makes their seeds differ."""
+    """The role; ``number`` says which of the Coders, and makes their seeds differ; ``reports`` are a Reviewer's own."""
     agent = Agent(
         name=name,
         run_id=request.run_id,
@@ -47,4 +49,4 @@ def make_role(
         return Architect(agent, guided=manner.guided)
     if role == "coder":
         return Coder(agent, site, guided=manner.guided, budget=request.budget)
-    return Reviewer(agent, site, checks=request.checks, guided=manner.guided)
+    return Reviewer(agent, site, checks=request.checks, guided=manner.guided, reports=reports)

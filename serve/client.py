@@ -158,11 +158,12 @@ class ApiClient:
         """Start a run from another one's state; a key makes a repeated call start it once."""
         return self._post(f"runs/{_part(run)}/forks", body, key=key)
 
-    def rerun(self, run: str) -> Json:
+    def rerun(self, run: str, *, start: int = 0) -> Json:
         """Run it again from its log and compare; takes as long as that takes."""
         with self._errors():
             timeout = httpx.Timeout(RERUN, connect=5.0)
-            return _document(self._http.post(f"/api/v1/runs/{_part(run)}/reruns", timeout=timeout))
+            url = f"/api/v1/runs/{_part(run)}/reruns"
+            return _document(self._http.post(url, params={"from": start}, timeout=timeout))
 
     def ready(self) -> Json:
         """Each dependency's state; an unready API answers with the same members."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 
 from enchanted.actors.errors import ActorError
@@ -93,6 +93,8 @@ class RerunDocument(BaseModel):
 
     run_id: str
     equal: bool
+    after: int
+    """The sequence it began after; 0 is the run's beginning."""
     compared: int
     """Events found equal."""
     recorded: int
@@ -117,8 +119,8 @@ class Reruns:
         self._deps = deps
         self._places = asyncio.Semaphore(AT_ONCE)
 
-    async def verdict(self, run: str) -> Verdict:
-        """Perform a run.
+    async def verdict(self, run: str, start: int) -> Verdict:
+        """Perform a run, from the last quiet point at or before a sequence.
 
         Raises:
             NotRerunnable: the log does not hold what that needs.
@@ -127,7 +129,7 @@ class Reruns:
         async with self._places:
             try:
                 recording = await recording_of(run, self._read, self._deps.bus.blob)
-                return await asyncio.to_thread(self._perform, recording)
+                return await asyncio.to_thread(self._perform, recording, start)
             except ActorError as error:
                 raise NotRerunnable(str(error)) from error
             except TimeoutError as error:
@@ -136,16 +138,21 @@ class Reruns:
     async def _read(self, run: str) -> list[StoredEvent]:
         return await events_until(self._deps, run, MAX_SEQ)
 
-    def _perform(self, recording: Recording) -> Verdict:
+    def _perform(self, recording: Recording, start: int) -> Verdict:
         self._deps.cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._deps.cache, prefix="rerun-") as folder:
-            return asyncio.run(asyncio.wait_for(rerun(recording, Path(folder)), DEADLINE))
+            return asyncio.run(asyncio.wait_for(rerun(recording, Path(folder), start=start), DEADLINE))
 
 
 @router.post("/runs/{run}/reruns", response_model=None, responses=described(RerunDocument))
-async def rerun_run(run: RunId, request: Request, deps: Deps) -> JsonResponse:
-    """Run the swarm's code again with what models and tools answered then, and compare every event."""
+async def rerun_run(
+    run: RunId, request: Request, deps: Deps, start: Annotated[int, Query(alias="from", ge=0, le=MAX_SEQ)] = 0
+) -> JsonResponse:
+    """Run the swarm's code again with what models and tools answered then, and compare every event.
+
+    It begins at the last point at or before ``from`` where no agent was in the middle of something.
+    """
     await find_run(deps, run)
     reruns: Reruns = request.app.state.reruns
-    verdict = await reruns.verdict(run)
+    verdict = await reruns.verdict(run, start)
     return JsonResponse(to_json(verdict))

@@ -16,7 +16,7 @@ from enchanted.actors.rerun.document import to_json
 from enchanted.actors.rerun.driver import Verdict, rerun
 
 
-async def perform(recording: Path) -> Verdict:
+async def perform(recording: Path, start: int) -> Verdict:
     """The verdict over a file.
 
     Raises:
@@ -24,15 +24,17 @@ async def perform(recording: Path) -> Verdict:
     """
     loaded = await file.load(recording)
     with tempfile.TemporaryDirectory(prefix="enchanted-rerun-") as folder:
-        return await rerun(loaded, Path(folder))
+        return await rerun(loaded, Path(folder), start=start)
 
 
 def main() -> int:
     """Print the verdict as JSON."""
     parser = argparse.ArgumentParser(prog="python -m enchanted.actors.rerun", description=__doc__)
     parser.add_argument("file", type=Path)
+    parser.add_argument("--from", dest="start", type=int, default=0, metavar="SEQ", help="begin at or before this")
+    given = parser.parse_args()
     try:
-        verdict = asyncio.run(perform(parser.parse_args().file))
+        verdict = asyncio.run(perform(given.file, given.start))
     except (ActorError, OSError) as error:
         cause, _, remedy = str(error).partition("; ")
         print(f"error: {cause}\nremedy: {remedy or 'give the path of a recording'}", file=sys.stderr)

@@ -19,6 +19,7 @@ def to_json(verdict: Verdict) -> dict[str, Any]:
     return {
         "run_id": verdict.run_id,
         "equal": verdict.equal,
+        "after": verdict.after,
         "compared": sum(part.equal for part in verdict.parts),
         "recorded": sum(part.recorded for part in verdict.parts),
         "agents": [asdict(part) for part in verdict.parts],

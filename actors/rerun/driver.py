@@ -34,6 +34,7 @@ class Performed:
     name: str
     agent_id: str
     recorded: int
+    """Events from where it began."""
     equal: int
 
 
@@ -42,6 +43,8 @@ class Verdict:
     """What a rerun found."""
 
     run_id: str
+    after: int
+    """The sequence it began after; 0 is the run's beginning."""
     parts: tuple[Performed, ...]
     divergence: Divergence | None
     """The first; nothing was compared after it."""
@@ -66,25 +69,31 @@ async def rerun(
     recording: Recording,
     folder: Path,
     *,
+    start: int = 0,
     patience: float = PATIENCE,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Verdict:
     """Perform a recording; ``folder`` (empty, the caller's to remove) takes the scratch repository.
 
+    It begins at the last point at or before sequence ``start`` where no agent was in the middle of something.
+
     Raises:
-        CannotRerun, MissingContent: the base cannot be made.
+        CannotRerun, MissingContent, BadPatch: the files it begins with cannot be made.
     """
     begun = clock()
-    bus = await _bus_of(recording)
-    stage = _Stage(recording, bus, await RecordedRepository.of(recording, folder, bus), patience)
+    after = recording.quiet_before(start)
+    bus = await _bus_of(recording, after)
+    repository = await RecordedRepository.of(recording, folder, bus, after)
+    stage = _Stage(recording, bus, repository, after=after, patience=patience)
     with _unobserved(recording.events[0]):
         for act in recording.acts:
-            if stage.script.divergence is None:
+            if stage.script.divergence is None and act.until > after + 1:
                 await stage.perform(act)
     stage.require_all_said()
-    said = [s.event for cursor in stage.cursors for s in cursor.part.events[: cursor.said]]
+    said = [stored.event for cursor in stage.cursors for stored in cursor.said]
     return Verdict(
         run_id=recording.run_id,
+        after=after,
         parts=tuple(_performed(cursor) for cursor in stage.cursors),
         divergence=stage.script.divergence,
         signals=recording.signals,
@@ -99,12 +108,21 @@ async def rerun(
 class _Stage:
     """Where the acts of one recording are performed, one after the other, over one bus in memory."""
 
-    def __init__(self, recording: Recording, bus: InMemoryBus, repository: RecordedRepository, patience: float) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        bus: InMemoryBus,
+        repository: RecordedRepository,
+        *,
+        after: int,
+        patience: float,
+    ) -> None:
         self._recording = recording
         self._bus = bus
         self._repository = repository
+        self._after = after
         self._patience = patience
-        self._operator = list(recording.said)
+        self._operator = [stored for stored in recording.said if stored.seq > after]
         self.script = Script(self._bus)
         self.cursors: list[Cursor] = []
 
@@ -117,7 +135,7 @@ class _Stage:
                 for s in await self._bus.read_run(self._recording.run_id)
             ]
         )
-        leader = Cursor(act.orchestrator, cut=not act.last)
+        leader = Cursor(act.orchestrator, cut=not act.last, after=self._after)
         self._repository.orchestrator = leader
         team = ScriptedTeam(
             self._recording,
@@ -126,6 +144,7 @@ class _Stage:
             script=self.script,
             repository=self._repository,
             orchestrator=leader,
+            after=self._after,
         )
         self.cursors += [leader, *team.cursors]
         orchestrator = Orchestrator(
@@ -214,12 +233,12 @@ class _Stage:
             await _publish(self._bus, self._operator.pop(0))
 
 
-async def _bus_of(recording: Recording) -> InMemoryBus:
-    """A bus with what the swarm looks for there: the recorded content, and the run this one was forked from."""
+async def _bus_of(recording: Recording, after: int) -> InMemoryBus:
+    """A bus with what the swarm looks for there: content, the run this one was forked from, and its own beginning."""
     bus = InMemoryBus()
     for content in recording.blobs.values():
         await bus.blobs.put(content)
-    for stored in recording.parent:
+    for stored in (*recording.parent, *(stored for stored in recording.events if stored.seq <= after)):
         await _publish(bus, stored)
     return bus
 
@@ -231,7 +250,7 @@ async def _publish(bus: InMemoryBus, stored: StoredEvent) -> None:
 
 def _performed(cursor: Cursor) -> Performed:
     part = cursor.part
-    return Performed(name=part.name, agent_id=part.agent_id, recorded=len(part.events), equal=cursor.said)
+    return Performed(name=part.name, agent_id=part.agent_id, recorded=cursor.total, equal=len(cursor.said))
 
 
 @contextmanager

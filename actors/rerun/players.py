@@ -16,7 +16,7 @@ from enchanted.actors.errors import ActorError, BadPatch, CannotApply, MissingCo
 from enchanted.actors.fork import fork_repository
 from enchanted.actors.models.errors import ModelError
 from enchanted.actors.models.model import ModelReply, ModelRequest
-from enchanted.actors.repository.gitstore import AUTHOR, Base, ShadowRepository
+from enchanted.actors.repository.gitstore import Base, ShadowRepository
 from enchanted.actors.repository.user_repository import RepositoryFacts
 from enchanted.actors.rerun.errors import CannotRerun
 from enchanted.actors.rerun.recording import Recording, details_of
@@ -184,13 +184,16 @@ class RecordedRepository(ShadowRepository):
         """Whose next event says how the user's repository took what it was given."""
 
     @classmethod
-    async def of(cls, recording: Recording, folder: Path, bus: InMemoryBus) -> RecordedRepository:
-        """Build it in an empty folder; ``bus`` has the recorded content, and the events that a fork began with.
+    async def of(cls, recording: Recording, folder: Path, bus: InMemoryBus, after: int) -> RecordedRepository:
+        """Build it in an empty folder, with every tree up to a sequence.
+
+        ``bus`` has the recorded content, and the events that a fork began with.
 
         Raises:
             CannotRerun: the recorded bundle is not of the recorded tree.
             MissingContent: the bundle is damaged.
             CannotFork, CannotRebuild: the events do not lead to what a fork began with.
+            BadPatch: a patch does not apply.
         """
         change, request = recording.base.state_change, recording.request
         bundle, place = recording.blobs[change.content_sha256], folder / "repo.git"
@@ -200,6 +203,8 @@ class RecordedRepository(ShadowRepository):
             scratch = await ShadowRepository.from_bundle(place, bundle)
         if scratch.base_tree != change.new_state_hash:
             raise CannotRerun(recording.run_id, "its base is not the tree that the log names")
+        for change in recording.changes(after):
+            await scratch.apply(change.previous_state_hash, change.diff_patch)
         return cls(scratch, _base_of(recording, scratch.base_tree), bundle)
 
     async def bundle(self, tree: str) -> bytes:
@@ -207,7 +212,7 @@ class RecordedRepository(ShadowRepository):
         return self._bundle_bytes if tree == self.base_tree else await super().bundle(tree)
 
     async def export_branch(
-        self, user_repository: Path | str, branch: str, tree: str, message: str, *, author: str = AUTHOR
+        self, user_repository: Path | str, branch: str, tree: str, message: str, *, base_commit: str = ""
     ) -> str:
         """Write nothing.
 

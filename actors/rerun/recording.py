@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,8 @@ from enchanted.actors.work import RunRequest
 from enchanted.bus.fields import inflate
 from enchanted.bus.memory import InMemoryBlobs
 from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of
+from enchanted.schemas.fold import FILE_SYSTEM
+from enchanted.schemas.gen.events_pb2 import StateChange
 
 ORCHESTRATOR, OPERATOR = "orchestrator", "operator"
 ReadRun = Callable[[str], Awaitable[Sequence[StoredEvent]]]
@@ -25,6 +27,8 @@ FetchBlob = Callable[[str], Awaitable[bytes]]
 """SHA-256 -> the content, checked."""
 _ROLES = re.compile(r"architect|reviewer|coder-[1-9]\d*")
 _WITH_DATA = frozenset({"lint", "find_repairs"})
+_QUIET = frozenset({RunState.PREPARED, RunState.PLANNING, RunState.WORKING, RunState.CHECKING})
+"""Whoever brings a run there has heard of every agent that is at work."""
 _CUT_OFF = frozenset({RunState.FAILED, RunState.CANCELLED})
 
 
@@ -85,6 +89,20 @@ class Recording:
             for stored in part.events
             if stored.event.state_change.reason == "base" and stored.event.state_change.content_sha256
         )
+
+    def changes(self, until: int) -> Iterator[StateChange]:
+        """The patches up to a sequence, in stream order."""
+        stored = sorted((one for part in self.parts for one in part.events), key=lambda one: one.seq)
+        for change in (one.event.state_change for one in stored if one.seq <= until):
+            if change.target_type == FILE_SYSTEM and not change.content_sha256:
+                yield change
+
+    def quiet_before(self, seq: int) -> int:
+        """The last sequence up to ``seq`` after which no agent was in the middle of something; 0 for the beginning."""
+        begun = [act.orchestrator.first_seq - 1 for act in self.acts[1:]]
+        steps = [stored for act in self.acts for stored in act.orchestrator.events]
+        quiet = [stored.seq for stored in steps if stored.event.run_transition.to_state in _QUIET]
+        return max((one for one in (*begun, *quiet) if one <= seq), default=0)
 
     @property
     def closing(self) -> StoredEvent:

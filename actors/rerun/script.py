@@ -36,7 +36,7 @@ class Divergence:
 class Cursor:
     """How far one part has been performed."""
 
-    def __init__(self, part: Part, *, cut: bool, dies: bool = False) -> None:
+    def __init__(self, part: Part, *, cut: bool, dies: bool = False, after: int = 0) -> None:
         self.part = part
         self.cut = cut
         """What comes after its last event is not heard: its process was ended in the middle of its work."""
@@ -46,8 +46,9 @@ class Cursor:
         """It tried to go on after its last event."""
         self.held: tuple[StoredEvent, ...] = ()
         """Its last events, which somebody outside of the swarm has to bring about first."""
-        self._position = 0
-        self._numbered = 0
+        self._begun = sum(stored.seq <= after for stored in part.events)
+        """Events that were said before this performance begins."""
+        self._position = self._numbered = self._begun
 
     @property
     def remaining(self) -> Sequence[StoredEvent]:
@@ -55,9 +56,14 @@ class Cursor:
         return self.part.events[self._position :]
 
     @property
-    def said(self) -> int:
-        """How many events were said."""
-        return self._position
+    def said(self) -> Sequence[StoredEvent]:
+        """What was said in this performance."""
+        return self.part.events[self._begun : self._position]
+
+    @property
+    def total(self) -> int:
+        """How many events this performance should have."""
+        return len(self.part.events) - self._begun
 
     @property
     def at_end(self) -> bool:

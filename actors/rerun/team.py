@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from enchanted.actors.config import RoleModel
+from enchanted.actors.ledger import report_from_json
 from enchanted.actors.rerun.players import RecordedModel, RecordedRepository, RecordedSite
-from enchanted.actors.rerun.recording import Act, Part, Recording
+from enchanted.actors.rerun.recording import Act, Part, Recording, details_of
 from enchanted.actors.rerun.script import Cursor, Script, ScriptedLog
 from enchanted.actors.roles import Manner, make_role
 from enchanted.actors.team import AgentLost
@@ -47,6 +49,7 @@ class ScriptedTeam:
         script: Script,
         repository: RecordedRepository,
         orchestrator: Cursor,
+        after: int,
     ) -> None:
         self._recording = recording
         self._act = act
@@ -54,10 +57,11 @@ class ScriptedTeam:
         self._script = script
         self._repository = repository
         self._orchestrator = orchestrator
+        self._after = after
         self._players: dict[str, _Player] = {}
         self._working: set[asyncio.Task[Any]] = set()
         self.cursors = [self._cursor(part) for part in act.roles]
-        self._waiting = list(self.cursors)
+        self._waiting = [cursor for cursor in self.cursors if not self._is_succeeded(cursor.part)]
 
     @property
     def coders(self) -> int:
@@ -138,12 +142,25 @@ class ScriptedTeam:
             model=RecordedModel(cursor),
             manner=manner_of(self._recording, role),
             site=RecordedSite(self._repository, self._script, cursor),
+            reports=self._reports(cursor.part) if role == "reviewer" else (),
         )
         return _Player(role=made, cursor=cursor)
 
     def _cursor(self, part: Part) -> Cursor:
         cut = not (part.stopped and self._act.last) or self._recording.cut_off
-        return Cursor(part, cut=cut, dies=not part.stopped and self._was_missed(part))
+        return Cursor(part, cut=cut, dies=not part.stopped and self._was_missed(part), after=self._after)
+
+    def _is_succeeded(self, part: Part) -> bool:
+        """Whether another process had its place where this performance begins."""
+        successor = self._successor(part)
+        return successor is not None and successor.first_seq <= self._after
+
+    def _reports(self, part: Part) -> Iterator[CheckReport]:
+        """What a Reviewer had seen where this performance begins."""
+        for stored in self._act.orchestrator.events:
+            details = details_of(stored.event)
+            if part.first_seq < stored.seq <= self._after and "report" in details and "forked_from" not in details:
+                yield report_from_json(details["report"])
 
     def _was_missed(self, part: Part) -> bool:
         """Whether the orchestrator lived to see the end of a part whose process died."""

@@ -17,6 +17,9 @@ from enchanted.cluster.errors import CHECK_FAILED, NOT_FOUND, USAGE, CommandFail
 if TYPE_CHECKING:
     from enchanted.actors.rerun.recording import Recording
 
+StartOption = Annotated[
+    int, typer.Option("--from", min=0, help="Begin at or before this sequence, where no agent is at work.")
+]
 RecordOption = Annotated[
     Path | None,
     typer.Option(help="Write the run's events and their content to this file instead.", show_default=False),
@@ -30,6 +33,7 @@ def register(app: typer.Typer) -> None:
 
 def rerun(
     run: RunArgument,
+    start: StartOption = 0,
     record: RecordOption = None,
     as_json: JsonOption = False,
     url: UrlOption = None,
@@ -42,7 +46,7 @@ def rerun(
         _record(run, record)
         return
     with api(url, token_file) as client:
-        document = client.rerun(run)
+        document = client.rerun(run, start=start)
     if as_json:
         console.emit_json(document)
     else:
@@ -55,7 +59,8 @@ def rerun(
 def _verdict(document: Document) -> str:
     times = f"live {document['live_seconds']:.1f} s, rerun {document['rerun_seconds']:.2f} s"
     counts = f"{document['compared']} of {document['recorded']} events, {document['times_faster']:.0f} times faster"
-    return f"{document['run_id']}: {'equal' if document['equal'] else 'DIFFERENT'}, {counts} ({times})"
+    begun = f" after sequence {document['after']}" if document["after"] else ""
+    return f"{document['run_id']}: {'equal' if document['equal'] else 'DIFFERENT'}{begun}, {counts} ({times})"
 
 
 def _explain(document: Document) -> None:
