@@ -15,6 +15,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from enchanted.actors.ledger import read_ledger
 from enchanted.actors.lifecycle import RunState
 from enchanted.actors.orchestrator import Orchestrator, OutOfTime
+from enchanted.actors.rerun.errors import as_the_swarm_writes
 from enchanted.actors.rerun.players import RecordedRepository
 from enchanted.actors.rerun.recording import Act, Recording
 from enchanted.actors.rerun.script import Cursor, Divergence, Script, ScriptedLog
@@ -82,13 +83,14 @@ async def rerun(
     """
     begun = clock()
     after = recording.quiet_before(start)
-    bus = await _bus_of(recording, after)
-    repository = await RecordedRepository.of(recording, folder, bus, after)
-    stage = _Stage(recording, bus, repository, after=after, patience=patience)
-    with _unobserved(recording.events[0]):
-        for act in recording.acts:
-            if stage.script.divergence is None and act.until > after + 1:
-                await stage.perform(act)
+    with as_the_swarm_writes(recording.run_id):
+        bus = await _bus_of(recording, after)
+        repository = await RecordedRepository.of(recording, folder, bus, after)
+        stage = _Stage(recording, bus, repository, after=after, patience=patience)
+        with _unobserved(recording.events[0]):
+            for act in recording.acts:
+                if stage.script.divergence is None and act.until > after + 1:
+                    await stage.perform(act)
     stage.require_all_said()
     said = [stored.event for cursor in stage.cursors for stored in cursor.said]
     return Verdict(

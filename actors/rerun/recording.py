@@ -12,7 +12,7 @@ import orjson
 
 from enchanted.actors.ledger import request_from_json
 from enchanted.actors.lifecycle import CLOSED_RUN, RunState
-from enchanted.actors.rerun.errors import CannotRerun
+from enchanted.actors.rerun.errors import CannotRerun, as_the_swarm_writes
 from enchanted.actors.work import RunRequest
 from enchanted.bus.fields import inflate
 from enchanted.bus.memory import InMemoryBlobs
@@ -25,6 +25,7 @@ ReadRun = Callable[[str], Awaitable[Sequence[StoredEvent]]]
 """Run id -> its events in stream order."""
 FetchBlob = Callable[[str], Awaitable[bytes]]
 """SHA-256 -> the content, checked."""
+MOST_CODERS = 1_000
 _ROLES = re.compile(r"architect|reviewer|coder-[1-9]\d*")
 _WITH_DATA = frozenset({"lint", "find_repairs"})
 _QUIET = frozenset({RunState.PREPARED, RunState.PLANNING, RunState.WORKING, RunState.CHECKING})
@@ -107,7 +108,7 @@ class Recording:
     @property
     def closing(self) -> StoredEvent:
         """The transition that closed the run."""
-        return next(stored for stored in self.events if stored.event.run_transition.heads)
+        return next(stored for stored in self.events if _closes(stored.event))
 
     @property
     def live_seconds(self) -> float:
@@ -140,8 +141,15 @@ async def recording_of(run_id: str, read: ReadRun, fetch: FetchBlob) -> Recordin
         Whatever ``read`` and ``fetch`` raise.
     """
     events = await read(run_id)
+    with as_the_swarm_writes(run_id):
+        return await _recording(run_id, events, read, fetch)
+
+
+async def _recording(run_id: str, events: Sequence[StoredEvent], read: ReadRun, fetch: FetchBlob) -> Recording:
     _require_closed(run_id, events)
-    request = _request(run_id, events[0].event)
+    request = request_from_json(orjson.loads(events[0].event.run_transition.details))
+    if request.run_id != run_id or not 0 < request.coders <= MOST_CODERS or float(request.budget.seconds) < 0:
+        raise CannotRerun(run_id, "its request is not such as the swarm takes")
     parent = [s for s in await read(request.forked_from) if s.seq <= request.forked_at] if request.forked_from else []
     store = InMemoryBlobs()
     blobs: dict[str, bytes] = {}
@@ -167,25 +175,24 @@ async def recording_of(run_id: str, read: ReadRun, fetch: FetchBlob) -> Recordin
     return recording
 
 
+def _closes(event: SwarmEvent) -> bool:
+    return bool(event.run_transition.heads) and event.run_transition.to_state in CLOSED_RUN
+
+
 def _require_closed(run_id: str, events: Sequence[StoredEvent]) -> None:
     first = events[0].event if events else SwarmEvent()
     if first.agent_name != OPERATOR or first.run_transition.to_state != RunState.CREATED:
         raise CannotRerun(run_id, "it does not begin with a request to the swarm")
-    if not any(s.event.run_transition.heads and s.event.run_transition.to_state in CLOSED_RUN for s in events):
+    if not any(_closes(stored.event) for stored in events):
         raise CannotRerun(run_id, "it has no verdict yet", "wait for its end, or cancel it: `enchanted run-info RUN`")
-
-
-def _request(run_id: str, first: SwarmEvent) -> RunRequest:
-    try:
-        return request_from_json(orjson.loads(first.run_transition.details))
-    except (ValueError, TypeError, KeyError) as error:
-        raise CannotRerun(run_id, f"its request cannot be read ({type(error).__name__})") from error
 
 
 def _require_usable(recording: Recording) -> None:
     run_id, closing = recording.run_id, recording.closing.event
     if closing.run_transition.reason.startswith("internal error"):
         raise CannotRerun(run_id, "an error of Enchanted's own ended it, which is no part of the log")
+    if not recording.acts:
+        raise CannotRerun(run_id, "no orchestrator worked on it")
     stored = [stored.event for part in recording.parts for stored in part.events]
     if not any(event.state_change.reason == "base" and event.state_change.content_sha256 for event in stored):
         raise CannotRerun(run_id, f"it ended before its files were stored ({closing.run_transition.reason[:200]})")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +17,18 @@ from enchanted.actors.config import RoleModel, SwarmConfig
 from enchanted.actors.hosts import OrchestratorHost
 from enchanted.actors.ledger import request_to_json
 from enchanted.actors.lifecycle import RunState
+from enchanted.actors.models.errors import ModelRefused
 from enchanted.actors.models.minimal import MinimalModel
+from enchanted.actors.models.model import ModelReply, ModelRequest
 from enchanted.actors.rerun import file
 from enchanted.actors.rerun.driver import Verdict, rerun
 from enchanted.actors.rerun.errors import CannotRerun
+from enchanted.actors.rerun.players import RecordedModel, RecordedTools
 from enchanted.actors.rerun.recording import Recording, recording_of
 from enchanted.actors.team import AgentLost
 from enchanted.actors.team_testing import LocalTeam
 from enchanted.actors.testing import make_repository
+from enchanted.actors.tools.results import ToolResult
 from enchanted.actors.work import Budget, RoleName, RunRequest
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.connection import Bus
@@ -38,6 +43,7 @@ FILES = {
     "test_shop.py": 'from shop import status\n\nassert status(1) == "open"\nassert status(0) == "closed"\n',
     "test_stock.py": 'from stock import left\n\nassert left([1]) == "1"\n',
 }
+ONE_CALL, THREE = Budget(model_calls_per_task=1), Budget(model_calls_per_task=3, reworks_per_task=1)
 CHECKS = ("ruff check .", "python test_shop.py", "python test_stock.py")
 
 
@@ -133,6 +139,73 @@ async def test_a_rejected_run_reruns_equal(bus: Bus, config: SwarmConfig, shop: 
     await ask(bus, shop, checks=(*CHECKS, "false"))
     assert await live(config) == RunState.REJECTED
     require_equal(await again(bus, tmp_path))
+
+
+class OddModel(MinimalModel):
+    """Fails, or stops inside its JSON, on every third question."""
+
+    def __init__(self, oddity: str) -> None:
+        super().__init__(("Remove", "yes"))
+        self._oddity = oddity
+        self._asked = 0
+
+    async def complete(self, request: ModelRequest) -> ModelReply:
+        self._asked += 1
+        if self._oddity == "fails" and self._asked % 3 == 0:
+            raise ModelRefused(self.name, "it is tired")
+        reply = await super().complete(request)
+        return replace(reply, text=reply.text[:-5]) if self._oddity == "stops" and self._asked % 3 == 1 else reply
+
+
+ODD: dict[str, tuple[Callable[[], MinimalModel], bool, dict[str, Any]]] = {
+    "models that fail": (lambda: OddModel("fails"), True, {}),
+    "models that stop inside their JSON": (lambda: OddModel("stops"), True, {}),
+    "a budget of one call for each task": (lambda: MinimalModel(("Remove",)), True, {"budget": ONE_CALL}),
+    "free models that hand in at once and reject": (lambda: MinimalModel(("submit", "no")), False, {}),
+    "free models that write edits which do not fit": (lambda: MinimalModel(("edit", "yes")), False, {"budget": THREE}),
+    "free models that act, then anything": (MinimalModel, False, {"coders": 3, "seed": 7, "budget": THREE}),
+    "nothing to do": (MinimalModel, True, {"checks": ("true",), "task": "nothing"}),
+}
+
+
+@pytest.mark.parametrize("oddity", ODD)
+async def test_runs_of_odd_models_rerun_equal(
+    bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path, oddity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, guided, changes = ODD[oddity]
+    monkeypatch.setattr("enchanted.actors.hosts.open_model", lambda *_: model())
+    roles = {
+        role: RoleModel(url="minimal", guided=guided, temperature=0.7) for role in ("architect", "coder", "reviewer")
+    }
+    await ask(bus, shop, **changes)
+    await live(replace(config, models=roles))
+    require_equal(await again(bus, tmp_path))
+
+
+async def test_how_fast_models_and_tools_answer_changes_nothing(
+    bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        (shop / f"more_{number}.py").write_text("import os\nimport re\n")
+    git = make_repository(shop, {})
+    assert git.run("ls-files").count(b"more_") == 4
+    await ask(bus, shop, coders=3)
+    assert await live(config) == RunState.MERGED
+    recording, chance = await recorded(bus), random.Random(11)
+    answer, use = RecordedModel.complete, RecordedTools.call
+
+    async def answer_late(self: RecordedModel, request: ModelRequest) -> ModelReply:
+        await asyncio.sleep(chance.choice([0, 0, 0.002, 0.02]))
+        return await answer(self, request)
+
+    async def use_late(self: RecordedTools, tool: str, arguments: Mapping[str, Any]) -> ToolResult:
+        await asyncio.sleep(chance.choice([0, 0, 0.002, 0.02]))
+        return await use(self, tool, arguments)
+
+    monkeypatch.setattr(RecordedModel, "complete", answer_late)
+    monkeypatch.setattr(RecordedTools, "call", use_late)
+    for attempt in range(15):
+        require_equal(await rerun(recording, tmp_path / f"scratch-{attempt}", patience=5))
 
 
 async def test_a_cancelled_run_reruns_equal_up_to_the_wish_to_cancel(
