@@ -11,7 +11,8 @@ import orjson
 
 from enchanted.actors.config import RoleModel
 from enchanted.actors.ledger import report_from_json
-from enchanted.actors.rerun.players import RecordedModel, RecordedRepository, RecordedSite
+from enchanted.actors.lifecycle import RunState, TaskState
+from enchanted.actors.rerun.players import RecordedFailure, RecordedModel, RecordedRepository, RecordedSite
 from enchanted.actors.rerun.recording import Act, Part, Recording, details_of
 from enchanted.actors.rerun.script import Cursor, Script, ScriptedLog
 from enchanted.actors.roles import Manner, make_role
@@ -105,7 +106,9 @@ class ScriptedTeam:
         return all(cursor.at_end for cursor in self.cursors) or all(task.done() for task in self._working)
 
     async def _call(self, name: str, role: RoleName, method: str, request: Any, number: int = 0) -> Any:
+        task_id = request.task.task_id if method == "code" else ""
         if name not in self._players:
+            self._require_came(name, task_id)
             self._players[name] = self._player(name, role, number)
         player = self._players[name]
         work = asyncio.create_task(getattr(player.role, method)(request))
@@ -116,7 +119,6 @@ class ScriptedTeam:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             gone.cancel()
-        task_id = request.task.task_id if method == "code" else ""
         if work.done() and not self._answer_was_lost(player.cursor, task_id):
             self._working.discard(work)
             return work.result()
@@ -124,8 +126,27 @@ class ScriptedTeam:
         del self._players[name]
         raise AgentLost(name)
 
+    def _require_came(self, name: str, task_id: str) -> None:
+        """Fail as the recorded call did where no process of that name ever spoke."""
+        cursor, step = self._next_of(name), self._next_step(task_id)
+        if step is None or (cursor is not None and cursor.part.first_seq < step.seq):
+            return
+        moved = step.event.run_transition
+        if moved.reason == str(AgentLost(name)):
+            raise AgentLost(name)
+        if cursor is None and moved.to_state in (RunState.FAILED, TaskState.REJECTED):
+            raise RecordedFailure(moved.reason)
+
+    def _next_of(self, name: str) -> Cursor | None:
+        return next((cursor for cursor in self._waiting if cursor.part.name == name), None)
+
+    def _next_step(self, task_id: str) -> StoredEvent | None:
+        """What the orchestrator said next, of a task where one is given."""
+        steps = self._orchestrator.remaining
+        return next((stored for stored in steps if not task_id or stored.event.task_id == task_id), None)
+
     def _player(self, name: str, role: RoleName, number: int) -> _Player:
-        cursor = next((cursor for cursor in self._waiting if cursor.part.name == name), None)
+        cursor = self._next_of(name)
         if cursor is None:
             nobody = Part(name=name, agent_id=f"new-{name}", events=(), first_seq=0, last_seq=0, stopped=True)
             cursor = Cursor(nobody, cut=not self._act.last)
@@ -176,12 +197,11 @@ class ScriptedTeam:
         """Whether a process that died had said all but given no answer: the orchestrator went on without it."""
         if not (cursor.dies and cursor.at_end):
             return False
-        steps = self._orchestrator.remaining
+        step = self._next_step(task_id)
         if task_id:
-            mine = next((stored for stored in steps if stored.event.task_id == task_id), None)
-            return mine is not None and mine.event.run_transition.reason == str(AgentLost(cursor.part.name))
+            return step is not None and step.event.run_transition.reason == str(AgentLost(cursor.part.name))
         successor = self._successor(cursor.part)
-        return successor is not None and (not steps or successor.first_seq < steps[0].seq)
+        return successor is not None and (step is None or successor.first_seq < step.seq)
 
 
 def manner_of(recording: Recording, role: RoleName) -> Manner:

@@ -82,12 +82,17 @@ def _said(said: Document) -> str:
 
 
 def _record(run: str, target: Path) -> None:
-    from enchanted.actors.rerun import file  # these pull in the bus
+    from enchanted.actors.errors import ActorError  # these pull in the bus
+    from enchanted.actors.rerun import file
     from enchanted.cluster import services
 
     home = services.home_of(console.settings())
     endpoints = services.endpoints_in_cluster() or services.read_endpoints(home.path)
-    recording = asyncio.run(_read(run, endpoints.nats_url))
+    try:
+        recording = asyncio.run(_read(run, endpoints.nats_url))
+    except ActorError as error:
+        cause, _, remedy = str(error).partition("; ")
+        raise CommandFailed(cause, remedy, USAGE) from error
     try:
         file.save(recording, target)
     except OSError as error:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import pytest
 
 from enchanted.actors.config import RoleModel, SwarmConfig
+from enchanted.actors.errors import ActorError
 from enchanted.actors.hosts import OrchestratorHost
 from enchanted.actors.ledger import request_to_json
 from enchanted.actors.lifecycle import RunState
@@ -289,6 +290,31 @@ async def test_a_run_whose_coder_died_reruns_equal_with_its_successor(
 
 
 @pytest.mark.parametrize("at", ["planning", "working", "coding", "reviewing", "checking"])
+class NobodyTeam(LocalTeam):
+    """Whose Coder is never there: lost before it says a word, again and again, then refused."""
+
+    calls: ClassVar[int] = 0
+
+    async def _call(self, name: str, role: RoleName, method: str, request: Any, number: int = 0) -> Any:
+        if role != "coder":
+            return await super()._call(name, role, method, request, number)
+        type(self).calls += 1
+        if self.calls % 3:
+            raise AgentLost(name)
+        raise ActorError("there is no room for it")
+
+
+async def test_a_run_whose_coders_never_came_reruns_equal(
+    bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NobodyTeam, "calls", 0)
+    await ask(bus, shop, coders=2)
+    assert await live(config, team=NobodyTeam) == RunState.REJECTED
+    recording = await recorded(bus)
+    assert {part.name for part in recording.parts} == {"orchestrator", "architect", "reviewer"}
+    require_equal(await rerun(recording, tmp_path / "scratch", patience=5))
+
+
 async def test_a_fork_reruns_equal_with_the_run_it_came_from(
     bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path, at: str
 ) -> None:
