@@ -24,6 +24,7 @@ from enchanted.serve import (
     pages,
     pipeline,
     query,
+    reruns,
     runs,
     traces,
 )
@@ -42,6 +43,11 @@ API_VERSION = "1.0.0"
 READY_DEADLINE = 4.0
 MAX_BODY = 1 << 20
 """Bytes of a request."""
+
+_PARTS = (
+    *(runs, events, traces, history, agents, ledger, query, export),
+    *(live, live_socket, acts, reruns, pipeline, otlp, pages),
+)
 
 health = APIRouter(tags=["health"])
 
@@ -101,12 +107,11 @@ def create_app(dependencies: Dependencies) -> FastAPI:
     app.state.starts = runs.Starts(dependencies)
     app.state.contents = Contents(dependencies)
     app.state.seeker = Seeker(dependencies)
+    app.state.reruns = reruns.Reruns(dependencies)
     app.state.streams = live.Streams(dependencies)
     install(app)
     app.include_router(health)
-    for part in (
-        runs, events, traces, history, acts, live, live_socket, pipeline, agents, query, ledger, export, otlp, pages
-    ):  # fmt: skip
+    for part in _PARTS:
         app.include_router(part.router)
     mcp = make_mcp(app, dependencies.access)
     app.add_middleware(BodyLimit, most=MAX_BODY, paths={otlp.PATH: otlp.MAX_EXPORT})
