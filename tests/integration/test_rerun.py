@@ -289,7 +289,6 @@ async def test_a_run_whose_coder_died_reruns_equal_with_its_successor(
     require_equal(await rerun(recording, tmp_path / "scratch", patience=5))
 
 
-@pytest.mark.parametrize("at", ["planning", "working", "coding", "reviewing", "checking"])
 class NobodyTeam(LocalTeam):
     """Whose Coder is never there: lost before it says a word, again and again, then refused."""
 
@@ -315,6 +314,7 @@ async def test_a_run_whose_coders_never_came_reruns_equal(
     require_equal(await rerun(recording, tmp_path / "scratch", patience=5))
 
 
+@pytest.mark.parametrize("at", ["planning", "working", "coding", "reviewing", "checking"])
 async def test_a_fork_reruns_equal_with_the_run_it_came_from(
     bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path, at: str
 ) -> None:
