@@ -129,7 +129,7 @@ async def restore(run: RunId, body: RestoreBody, request: Request, deps: Deps) -
     tree = workspace_of(state, body.workspace, body.at).tree
     contents: Contents = request.app.state.contents
     document: dict[str, Any] = {"run_id": run, "at": state.seq, "workspace": body.workspace, "tree": tree}
-    async with contents.trees(run, sought.events, [tree]) as repository:
+    async with contents.trees(run, await seeker.changes(sought), [tree]) as repository:
         try:
             if body.branch is not None:
                 document |= await _onto_branch(body, repository, tree, await events_between(deps, run, 0, body.at), run)

@@ -91,7 +91,7 @@ async def read_state(
         raise PathNotFound(path, state.seq)
     contents: Contents = request.app.state.contents
     file = space.files[path]
-    content = await contents.blob(run, sought.events, space.tree, file.blob)
+    content = await contents.blob(run, await seeker.changes(sought), space.tree, file.blob)
     document = {"run_id": run, "workspace": workspace, "at": state.seq, **_file(file), **_text_or_base64(content)}
     return tagged(request, found, JsonResponse(document))
 
@@ -123,7 +123,7 @@ async def read_diff(
     new = workspace_of(after.state, workspace, end).tree
     old = before.state.workspaces[workspace].tree if workspace in before.state.workspaces else ""
     contents: Contents = request.app.state.contents
-    patch = await contents.diff(run, [*before.events, *after.events], old, new)
+    patch = await contents.diff(run, await seeker.changes(before, after), old, new)
     headers = {"X-Enchanted-From-Tree": old, "X-Enchanted-To-Tree": new}
     return tagged(request, found, Response(patch, media_type="text/x-diff; charset=utf-8", headers=headers))
 
