@@ -166,9 +166,12 @@ async def test_a_client_that_takes_nothing_is_cut_off(world: World, monkeypatch:
 
     monkeypatch.setattr(export, "pieces", endless)
     deps = Dependencies(
-        store=Store(world.store_url), bus=BusLink(world.nats.url), access=Access(token="t"), cache=world.folder / "cache",
+        store=Store(world.store_url),
+        bus=BusLink(world.nats.url),
+        access=Access(token="t"),
+        cache=world.folder / "cache",
         slow_client=0.3,
-    )  # fmt: skip
+    )
     async with (
         served(deps) as url,
         httpx.AsyncClient(base_url=url, headers={"Authorization": "Bearer t"}) as http,
