@@ -14,6 +14,7 @@ from enchanted.actors import spans
 from enchanted.actors.errors import ActorError
 from enchanted.actors.models.errors import ModelError
 from enchanted.actors.models.model import Message, Model, ModelReply, ModelRequest
+from enchanted.actors.tools import values
 from enchanted.actors.tools.results import ToolResult
 from enchanted.actors.work import Carrier
 from enchanted.bus.agent_log import AgentLog
@@ -156,6 +157,7 @@ class Agent:
                     reason=result.reason,
                     sandboxed=result.sandboxed,
                     state_hash=tree,
+                    data=values.to_json(result.data),
                     **asdict(place),
                 )
             )
@@ -208,6 +210,7 @@ class Agent:
             output_tokens=reply.output_tokens,
             duration_ms=reply.duration_ms,
             time_to_first_token_ms=reply.time_to_first_token_ms,
+            probability=reply.probability,
             **asdict(place),
         )
 

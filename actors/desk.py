@@ -1,10 +1,14 @@
-"""A desk: one workspace with its tools, where whatever is done is recorded, change by change."""
+"""A desk: one workspace with its tools, where whatever is done is recorded, change by change.
+
+`Tools` and `Files` are all that a role has of the world outside: live they are a sandbox and a folder, in a rerun the
+recording.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from enchanted.actors.agent import Agent, Place, of_task
 from enchanted.actors.errors import FileTooLarge, UnsupportedFile
@@ -18,10 +22,55 @@ from enchanted.actors.tools.toolbox import ToolBox, ToolLimits
 from enchanted.schemas import events
 
 WRITING_TOOLS = frozenset({"edit", "write_file", "replace_lines", "apply_fix"})
+FIND_REPAIRS = "find_repairs"
 
 
-class Site:
-    """Where the desks of one run stand: its shadow repository, its folder, its sandbox."""
+class Tools(Protocol):
+    """What carries out a tool call."""
+
+    async def call(self, tool: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """Use a tool; whatever comes of it is a result."""
+
+
+class Files(Protocol):
+    """The files that the tools work on."""
+
+    async def snapshot(self) -> str:
+        """The tree of the files as they are now.
+
+        Raises:
+            FileTooLarge, UnsupportedFile: they cannot be recorded.
+        """
+
+    async def reset(self, tree: str) -> None:
+        """Put the files of a tree back."""
+
+    async def close(self) -> None:
+        """Remove them."""
+
+
+class Site(Protocol):
+    """Where the desks of one run stand."""
+
+    async def desk(self, agent: Agent, place: Place, tree: str, *, records: bool = True) -> Desk:
+        """A desk with the files of ``tree``; with ``records`` what tools change there is the agent's work."""
+
+
+class SandboxedTools:
+    """The tool box of a workspace, and the search for repairs that is made of its tools."""
+
+    def __init__(self, box: ToolBox) -> None:
+        self._box = box
+
+    async def call(self, tool: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """Use a tool of the box, or search."""
+        if tool == FIND_REPAIRS:
+            return await find_repairs(self._box, arguments["command"], arguments["files"])
+        return await self._box.call(tool, arguments)
+
+
+class SandboxedSite:
+    """The desks of a live run: its shadow repository, its folder, its sandbox."""
 
     def __init__(self, *, repository: ShadowRepository, folder: Path, sandbox: Sandbox, limits: ToolLimits) -> None:
         self.repository = repository
@@ -33,9 +82,15 @@ class Site:
         """Check ``tree`` out into a workspace of its own."""
         folder = self._folder / f"{agent.log.agent_id}-{place.workspace_id}"
         workspace = await Workspace.checkout(self.repository, folder, tree)
-        tools = ToolBox(workspace, self._sandbox, self._limits)
+        tools = SandboxedTools(ToolBox(workspace, self._sandbox, self._limits))
         return Desk(
-            agent=agent, repository=self.repository, workspace=workspace, tools=tools, place=place, records=records
+            agent=agent,
+            repository=self.repository,
+            files=workspace,
+            tools=tools,
+            place=place,
+            tree=tree,
+            records=records,
         )
 
 
@@ -47,25 +102,26 @@ class Desk:
         *,
         agent: Agent,
         repository: ShadowRepository,
-        workspace: Workspace,
-        tools: ToolBox,
+        files: Files,
+        tools: Tools,
         place: Place,
+        tree: str,
         records: bool,
     ) -> None:
         self._agent = agent
         self._repository = repository
-        self._workspace = workspace
+        self._files = files
         self._tools = tools
         self._records = records
         self._last_change = 0
         self.place = place
-        self.tree = workspace.tree
+        self.tree = tree
 
     async def __aenter__(self) -> Desk:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._workspace.close()
+        await self._files.close()
 
     async def use(self, tool: str, arguments: Mapping[str, Any], *, parent: str = "") -> ToolResult:
         """Call a tool, record the call and then what it changed."""
@@ -79,16 +135,16 @@ class Desk:
         """Small changes that make a failing check pass; the search is one recorded tool call."""
         place = of_task(self.place, parent or self.place.parent)
         arguments = {"command": command, "files": list(files)}
-        search = find_repairs(self._tools, command, files)
-        result, _ = await self._agent.use("find_repairs", arguments, search, place, self.tree)
+        search = self._tools.call(FIND_REPAIRS, arguments)
+        result, _ = await self._agent.use(FIND_REPAIRS, arguments, search, place, self.tree)
         repairs: tuple[Candidate, ...] = result.data.get("repairs", ())
         return repairs
 
     async def _settle(self, tool: str, place: Place, event_id: str) -> None:
         try:
-            tree = await self._workspace.snapshot()
+            tree = await self._files.snapshot()
         except (FileTooLarge, UnsupportedFile) as error:
-            await self._workspace.reset(self.tree)
+            await self._files.reset(self.tree)
             refusal = {"reason": str(error), "tool": tool}
             await self._agent.record(
                 trigger=tool, rationale=f"undone: {error}", action=refusal, place=of_task(place, event_id)
@@ -98,7 +154,7 @@ class Desk:
             return
         # What a check leaves behind is no work of the agent's.
         if not self._records or tool not in WRITING_TOOLS:
-            await self._workspace.reset(self.tree)
+            await self._files.reset(self.tree)
             return
         patch = await self._repository.diff(self.tree, tree)
         change = events.state_change(

@@ -17,11 +17,8 @@ from opentelemetry import context, trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from enchanted.actors import spans
-from enchanted.actors.agent import Agent
-from enchanted.actors.architect import Architect
-from enchanted.actors.coder import Coder
 from enchanted.actors.config import RoleModel, SwarmConfig
-from enchanted.actors.desk import Site
+from enchanted.actors.desk import SandboxedSite
 from enchanted.actors.errors import ActorError
 from enchanted.actors.fork import fork_repository, inflated
 from enchanted.actors.ledger import Ledger, read_ledger
@@ -33,7 +30,7 @@ from enchanted.actors.models.model import Model
 from enchanted.actors.models.openai import OpenAIModel
 from enchanted.actors.orchestrator import Orchestrator
 from enchanted.actors.repository.gitstore import ShadowRepository
-from enchanted.actors.reviewer import Reviewer
+from enchanted.actors.roles import Manner, make_role
 from enchanted.actors.team import Team
 from enchanted.actors.tools.confinement import Limits
 from enchanted.actors.tools.sandbox import Sandbox
@@ -77,32 +74,28 @@ class RoleHost:
         bus = await self._stack.enter_async_context(Bus.connect(spec.config.nats_url, name=spec.name))
         log = AgentLog(bus, run_id=request.run_id, role=spec.role, agent_name=spec.name, predecessor=spec.predecessor)
         chosen = spec.config.model_for(spec.role, request)
-        agent = Agent(
+        self._role = make_role(
+            spec.role,
+            request,
             name=spec.name,
-            run_id=request.run_id,
+            number=spec.number,
             log=log,
             model=open_model(spec.role, chosen, spec.config),
-            seed=request.seed * 100 + spec.number,
-            temperature=chosen.temperature,
+            manner=Manner(guided=chosen.is_guided, temperature=chosen.temperature),
+            site=await self._site(),
         )
-        self._role = await self._build(agent, chosen)
         await self._stack.enter_async_context(vital(log, spec.config.signal_seconds))
         return log.agent_id
 
-    async def _build(self, agent: Agent, chosen: RoleModel) -> Architect | Coder | Reviewer:
-        spec, request = self._spec, self._spec.request
-        if spec.role == "architect":
-            return Architect(agent, guided=chosen.is_guided)
-        folder = spec.config.run_folder(request.run_id)
-        site = Site(
+    async def _site(self) -> SandboxedSite:
+        config = self._spec.config
+        folder = config.run_folder(self._spec.request.run_id)
+        return SandboxedSite(
             repository=await asyncio.to_thread(ShadowRepository.open, folder / REPOSITORY),
             folder=folder,
-            sandbox=sandbox_of(spec.config),
-            limits=tool_limits(spec.config),
+            sandbox=sandbox_of(config),
+            limits=tool_limits(config),
         )
-        if spec.role == "coder":
-            return Coder(agent, site, guided=chosen.is_guided, budget=request.budget)
-        return Reviewer(agent, site, checks=request.checks, guided=chosen.is_guided)
 
     async def call(self, method: str, request: Any) -> Any:
         """Have the role do one thing: ``plan``, ``code``, ``check`` or ``review``."""

@@ -104,7 +104,7 @@ class Orchestrator:
                 async with asyncio.timeout(self._time_left()):
                     await steps[self._ledger.state]()
             except TimeoutError:
-                await self._close(RunSignal.ERROR, str(OutOfTime(self._request.budget.seconds)))
+                await self.run_out_of_time()
             except (ActorError, ModelError) as error:
                 await self._close(RunSignal.ERROR, str(error))
         return self._ledger.state
@@ -113,6 +113,10 @@ class Orchestrator:
         """Close the run as cancelled; whoever runs `drive` must have been stopped first."""
         if self._ledger.state not in CLOSED_RUN:
             await self._close(RunSignal.CANCEL, reason)
+
+    async def run_out_of_time(self) -> None:
+        """Close the run as failed because its time is spent; whoever runs `drive` must have been stopped first."""
+        await self._close(RunSignal.ERROR, str(OutOfTime(self._request.budget.seconds)))
 
     def _time_left(self) -> float | None:
         seconds = self._request.budget.seconds

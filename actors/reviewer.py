@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from enchanted.actors import prompts
 from enchanted.actors.agent import Agent, Place, Question
 from enchanted.actors.desk import Desk, Site
@@ -14,14 +16,25 @@ OUTPUT_CHARS = 2_000
 
 
 class Reviewer:
-    """Judges trees. Facts it saw itself bind it: what makes a check worse can only be rejected."""
+    """Judges trees. Facts it saw itself bind it: what makes a check worse can only be rejected.
 
-    def __init__(self, agent: Agent, site: Site, *, checks: tuple[str, ...], guided: bool) -> None:
+    ``reports`` are of trees it has checked before; it checks none twice.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        site: Site,
+        *,
+        checks: tuple[str, ...],
+        guided: bool,
+        reports: Iterable[CheckReport] = (),
+    ) -> None:
         self._agent = agent
         self._site = site
         self._checks = checks
         self._guided = guided
-        self._reports: dict[str, CheckReport] = {}
+        self._reports = {report.tree: report for report in reports}
 
     async def check(self, request: CheckRequest) -> CheckReport:
         """Run every check and the linter on a tree; nothing they write is kept."""

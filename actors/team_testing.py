@@ -38,7 +38,7 @@ class LocalTeam:
         return plan
 
     async def code(self, coder: int, job: Assignment) -> Submission:
-        done: Submission = await self._call(f"coder-{coder + 1}", "coder", "code", job)
+        done: Submission = await self._call(f"coder-{coder + 1}", "coder", "code", job, number=coder)
         return done
 
     async def check(self, request: CheckRequest) -> CheckReport:
@@ -54,9 +54,10 @@ class LocalTeam:
         for host in hosts.values():
             await host.stop()
 
-    async def _call(self, name: str, role: RoleName, method: str, request: Any) -> Any:
+    async def _call(self, name: str, role: RoleName, method: str, request: Any, number: int = 0) -> Any:
         if name not in self._hosts:
-            host = RoleHost(RoleSpec(role=role, name=name, request=self._request, config=self._config))
+            spec = RoleSpec(role=role, name=name, request=self._request, config=self._config, number=number)
+            host = RoleHost(spec)
             await host.start()
             self._hosts[name] = host
         return await self._hosts[name].call(method, request)

@@ -168,6 +168,7 @@ def model_call(
     output_tokens: int = 0,
     duration_ms: float = 0.0,
     time_to_first_token_ms: float = 0.0,
+    probability: float = 0.0,
     error: str = "",
     task_id: str = "",
     workspace_id: str = "",
@@ -189,6 +190,7 @@ def model_call(
             output_tokens=output_tokens,
             duration_ms=duration_ms,
             time_to_first_token_ms=time_to_first_token_ms,
+            probability=probability,
             error=error,
             context_hash=sha256_hex(text),
         ),
@@ -206,11 +208,12 @@ def tool_call(
     reason: str = "",
     sandboxed: bool = True,
     state_hash: str = "",
+    data: Json = None,
     task_id: str = "",
     workspace_id: str = "",
     parent: str = "",
 ) -> pb.SwarmEvent:
-    """One use of a tool: arguments, outcome, output (UTF-8, already cut to its limit)."""
+    """One use of a tool: arguments, outcome, output (UTF-8, already cut to its limit), and what code reads of it."""
     return pb.SwarmEvent(
         task_id=task_id,
         workspace_id=workspace_id,
@@ -225,6 +228,7 @@ def tool_call(
             reason=reason,
             sandboxed=sandboxed,
             state_hash=state_hash,
+            data="" if data is None else canonical_json(data),
         ),
     )
 

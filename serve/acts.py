@@ -25,10 +25,11 @@ from enchanted.serve.dependencies import Dependencies, Deps
 from enchanted.serve.documents import StartedRun, described
 from enchanted.serve.errors import ForkRefused, RestoreRefused
 from enchanted.serve.events import JsonResponse
-from enchanted.serve.history import state_at, workspace_of
+from enchanted.serve.history import workspace_of
 from enchanted.serve.parameters import MAX_SEQ, RunId
 from enchanted.serve.run_facts import facts_of
 from enchanted.serve.runs import ROLES, BudgetBody, ModelUrl, Starts, Text, find_run, repository_path, started
+from enchanted.serve.seek import Seeker, events_between
 from enchanted.serve.undo import undone
 
 router = APIRouter(prefix="/api/v1", tags=["acts"])
@@ -122,14 +123,16 @@ class ForkBody(BaseModel):
 @router.post("/runs/{run}/restores", response_model=None, responses=described(RestoreDocument))
 async def restore(run: RunId, body: RestoreBody, request: Request, deps: Deps) -> JsonResponse:
     """Put a state's files into a folder or onto a new branch; with ``dry_run`` only say what that would do."""
-    _, (state, events) = await asyncio.gather(find_run(deps, run), state_at(deps, run, body.at))
+    seeker: Seeker = request.app.state.seeker
+    _, sought = await asyncio.gather(seeker.head(run), seeker.seek(run, body.at))
+    state = sought.state
     tree = workspace_of(state, body.workspace, body.at).tree
     contents: Contents = request.app.state.contents
     document: dict[str, Any] = {"run_id": run, "at": state.seq, "workspace": body.workspace, "tree": tree}
-    async with contents.trees(run, events, [tree]) as repository:
+    async with contents.trees(run, sought.events, [tree]) as repository:
         try:
             if body.branch is not None:
-                document |= await _onto_branch(body, repository, tree, events, run)
+                document |= await _onto_branch(body, repository, tree, await events_between(deps, run, 0, body.at), run)
             else:
                 label = f"{run} at {state.seq} ({body.workspace})"
                 document |= await asyncio.to_thread(_into_folder, body, repository, tree, label)

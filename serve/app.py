@@ -19,10 +19,12 @@ from enchanted.serve import (
     history,
     ledger,
     live,
+    live_socket,
     otlp,
     pages,
     pipeline,
     query,
+    reruns,
     runs,
     traces,
 )
@@ -33,12 +35,19 @@ from enchanted.serve.dependencies import Dependencies, Deps
 from enchanted.serve.documents import Health, Problem, Readiness, described
 from enchanted.serve.errors import ServeError
 from enchanted.serve.events import JsonResponse
+from enchanted.serve.mcp import make_mcp
 from enchanted.serve.problem import install, problem
+from enchanted.serve.seek import Seeker
 
 API_VERSION = "1.0.0"
 READY_DEADLINE = 4.0
 MAX_BODY = 1 << 20
 """Bytes of a request."""
+
+_PARTS = (
+    *(runs, events, traces, history, agents, ledger, query, export),
+    *(live, live_socket, acts, reruns, pipeline, otlp, pages),
+)
 
 health = APIRouter(tags=["health"])
 
@@ -80,7 +89,8 @@ def create_app(dependencies: Dependencies) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with dependencies.store, dependencies.reader or nullcontext(), dependencies.bus:
+        reader = dependencies.reader or nullcontext()
+        async with dependencies.store, reader, dependencies.bus, mcp.session_manager.run():
             yield
 
     app = FastAPI(
@@ -96,11 +106,14 @@ def create_app(dependencies: Dependencies) -> FastAPI:
     app.state.dependencies = dependencies
     app.state.starts = runs.Starts(dependencies)
     app.state.contents = Contents(dependencies)
+    app.state.seeker = Seeker(dependencies)
+    app.state.reruns = reruns.Reruns(dependencies)
     app.state.streams = live.Streams(dependencies)
     install(app)
     app.include_router(health)
-    for part in (runs, events, traces, history, acts, live, pipeline, agents, query, ledger, export, otlp, pages):
+    for part in _PARTS:
         app.include_router(part.router)
+    mcp = make_mcp(app, dependencies.access)
     app.add_middleware(BodyLimit, most=MAX_BODY, paths={otlp.PATH: otlp.MAX_EXPORT})
     app.add_middleware(Guard, access=dependencies.access)
     return app

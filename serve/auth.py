@@ -14,6 +14,8 @@ from enchanted.serve.problem import problem_of
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 OPEN_PATHS = frozenset({"/", "/healthz"})
+SOCKET_PATH = "/api/v1/live"
+"""Browsers cannot send a header with a WebSocket: the token comes in its first message."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +32,10 @@ class Access:
         if not self.token:
             raise ValueError("an empty token would let everybody in; put one into the token file")
 
+    def opens(self, token: bytes) -> bool:
+        """Whether this is the token; takes as long whatever it is."""
+        return hmac.compare_digest(token, self.token.encode())
+
 
 def access_from(token_file: Path, *, host: str, origins: Iterable[str] = ()) -> Access:
     """The guard's settings for an API that listens on ``host``."""
@@ -43,12 +49,11 @@ class Guard:
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
         self._access = access
-        self._expected = b"bearer " + access.token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (refusal := self.refusal(scope["path"], scope["headers"])):
             await problem_of(refusal)(scope, receive, send)
-        elif scope["type"] == "websocket":
+        elif scope["type"] == "websocket" and (scope["path"] != SOCKET_PATH or self.refusal("/", scope["headers"])):
             await send({"type": "websocket.close", "code": 1008})
         else:
             await self._app(scope, receive, send)
@@ -71,7 +76,7 @@ class Guard:
         if len(values) != 1:
             return False
         scheme, _, token = values[0].partition(b" ")
-        return hmac.compare_digest(scheme.lower() + b" " + token.strip(), self._expected)
+        return scheme.lower() == b"bearer" and self._access.opens(token.strip())
 
 
 def _only(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> str | None:

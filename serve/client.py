@@ -16,6 +16,8 @@ Json = dict[str, Any]
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 SILENCE = 40.0
 """Seconds without a heartbeat after which a live connection is given up and resumed."""
+RERUN = 600.0
+"""Seconds a rerun and those before it may take."""
 RESUME_PAUSE = 1.0
 POLL = 0.1
 LAST_SEQ = 2**63 - 1
@@ -176,6 +178,13 @@ class ApiClient:
             if response.is_error:
                 response.read()
             yield from _checked(response).iter_raw()
+
+    def rerun(self, run: str, *, start: int = 0) -> Json:
+        """Run it again from its log and compare; takes as long as that takes."""
+        with self._errors():
+            timeout = httpx.Timeout(RERUN, connect=5.0)
+            url = f"/api/v1/runs/{_part(run)}/reruns"
+            return _document(self._http.post(url, params={"from": start}, timeout=timeout))
 
     def ready(self) -> Json:
         """Each dependency's state; an unready API answers with the same members."""

@@ -9,13 +9,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from enchanted.actors.errors import ActorError
+from enchanted.actors.errors import ActorError, CannotRebuild
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.repository.rebuild import Rebuilder, is_object_id
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import StoredEvent
 from enchanted.serve.dependencies import Dependencies
 from enchanted.serve.errors import ContentUnavailable
+from enchanted.serve.parameters import MAX_SEQ
+from enchanted.serve.seek import events_between
 
 OPEN_REPOSITORIES = 64
 REBUILD_DEADLINE = 120.0
@@ -29,7 +31,10 @@ class _Scratch:
 
 
 class Contents:
-    """One scratch repository per run under the cache folder; git's objects are the cache."""
+    """One scratch repository per run under the cache folder; git's objects are the cache.
+
+    Wherever ``events`` are asked for, those since a checkpoint will do: the others are read when they are needed.
+    """
 
     def __init__(self, deps: Dependencies) -> None:
         self._deps = deps
@@ -68,8 +73,7 @@ class Contents:
         try:
             async with scratch.lock:
                 async with asyncio.timeout(REBUILD_DEADLINE):
-                    for tree in trees:
-                        await scratch.rebuilder.make(events, tree)
+                    await self._make(scratch.rebuilder, run, events, trees)
                 yield scratch.rebuilder.repository
         except TimeoutError as error:
             raise ContentUnavailable(f"rebuilding takes longer than {REBUILD_DEADLINE:g} s") from error
@@ -77,6 +81,16 @@ class Contents:
             # The cache may have been deleted under us: begin anew next time.
             self._scratches.pop(run, None)
             raise ContentUnavailable(str(error)) from error
+
+    async def _make(self, rebuilder: Rebuilder, run: str, events: Sequence[StoredEvent], trees: Sequence[str]) -> None:
+        try:
+            for tree in trees:
+                await rebuilder.make(events, tree)
+        except CannotRebuild:
+            # These began at a checkpoint whose tree was never made here.
+            whole = await events_between(self._deps, run, 0, MAX_SEQ)
+            for tree in trees:
+                await rebuilder.make(whole, tree)
 
     def _scratch(self, run: str) -> _Scratch:
         if run not in self._scratches:

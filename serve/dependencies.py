@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -18,6 +19,7 @@ from enchanted.serve.store import Store
 HEARTBEAT = 15.0
 SLOW_CLIENT = 30.0
 MAX_STREAMS = 256
+SETTLED = timedelta(minutes=2)
 
 
 class RunStarter(Protocol):
@@ -50,6 +52,8 @@ class Dependencies:
     """Seconds between signs of life on a live stream."""
     slow_client: float = SLOW_CLIENT
     """Seconds a live client may take for one piece before it is cut off; it resumes by Last-Event-ID."""
+    settled: timedelta = SETTLED
+    """Age of an event after which none before it is still on its way into the table, where producers number theirs."""
     max_streams: int = MAX_STREAMS
 
 

@@ -199,6 +199,10 @@ class WorkspaceDocument(BaseModel):
 
     tree: str
     files: list[FileDocument]
+    variables: dict[str, Any]
+    """Environment variable -> its value."""
+    schema_objects: dict[str, str]
+    """Database object -> its definition."""
 
 
 class TaskDocument(BaseModel):
@@ -223,6 +227,8 @@ class AgentDocument(BaseModel):
     changes: int
     output_tokens: int
     last_seq: int
+    agent_seq: int
+    """Its highest number in its own chain; 0 for a producer without."""
     last_decision: str
 
 

@@ -11,46 +11,21 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from enchanted.schemas.canonical import sha256_hex
-from enchanted.schemas.errors import NotAnEvent
-from enchanted.schemas.events import StoredEvent
-from enchanted.schemas.fold import MAIN_WORKSPACE, FileState, RunState, WorkspaceState, fold
+from enchanted.schemas.fold import MAIN_WORKSPACE, FileState, RunState, WorkspaceState
 from enchanted.serve.contents import Contents
-from enchanted.serve.dependencies import Dependencies, Deps
+from enchanted.serve.dependencies import Deps
 from enchanted.serve.documents import ContentDocument, StateDocument, VerifyDocument, described
-from enchanted.serve.errors import BadRequest, EventCorrupted, PathNotFound, WorkspaceNotFound
+from enchanted.serve.errors import BadRequest, PathNotFound, WorkspaceNotFound
 from enchanted.serve.events import JsonResponse, rfc3339
 from enchanted.serve.parameters import MAX_SEQ, Identifier, RunId, Sequence
 from enchanted.serve.proof import prove
 from enchanted.serve.runs import find_run, parsed, tagged
+from enchanted.serve.seek import Seeker
 
 router = APIRouter(prefix="/api/v1", tags=["history"])
 
 
-async def events_until(deps: Dependencies, run: str, until: int) -> list[StoredEvent]:
-    """The run's events up to a sequence, every one checked.
-
-    Raises:
-        EventCorrupted: one does not read back as it was stored, so nothing after it can be told.
-    """
-    found = []
-    async for row in deps.store.run_events(run, until=until):
-        if not row.sound:
-            raise EventCorrupted(row.event_id, row.seq, row.sha256, sha256_hex(row.raw))
-        try:
-            found.append(row.stored())
-        except NotAnEvent as error:
-            raise EventCorrupted(row.event_id, row.seq, row.sha256, row.sha256) from error
-    return found
-
-
-async def state_at(deps: Dependencies, run: str, until: int) -> tuple[RunState, list[StoredEvent]]:
-    """The fold of the run's events up to a sequence, and those events."""
-    events = await events_until(deps, run, until)
-    return await asyncio.to_thread(fold, events), events
-
-
-def state_document(run: str, state: RunState) -> dict[str, Any]:
+def state_document(run: str, state: RunState, checkpoint: int = 0) -> dict[str, Any]:
     """A folded state as the API shows it."""
     return {
         "run_id": run,
@@ -59,7 +34,7 @@ def state_document(run: str, state: RunState) -> dict[str, Any]:
         "state": state.state,
         "reason": state.reason,
         "details": parsed(state.details),
-        "checkpoint": 0,
+        "checkpoint": checkpoint,
         "workspaces": {name: _workspace(space) for name, space in sorted(state.workspaces.items())},
         "tasks": [asdict(task) | {"details": parsed(task.details)} for task in _by_seq(state)],
         "agents": [asdict(agent) for agent in state.agents.values()],
@@ -71,7 +46,12 @@ def _by_seq(state: RunState) -> Iterable[Any]:
 
 
 def _workspace(space: WorkspaceState) -> dict[str, Any]:
-    return {"tree": space.tree, "files": [_file(space.files[path]) for path in sorted(space.files)]}
+    return {
+        "tree": space.tree,
+        "files": [_file(space.files[path]) for path in sorted(space.files)],
+        "variables": {name: parsed(value) for name, value in sorted(space.variables.items())},
+        "schema_objects": dict(sorted(space.schema_objects.items())),
+    }
 
 
 def _file(file: FileState) -> dict[str, Any]:
@@ -94,23 +74,24 @@ def workspace_of(state: RunState, name: str, asked: int) -> WorkspaceState:
 async def read_state(
     run: RunId,
     request: Request,
-    deps: Deps,
     at: Sequence = MAX_SEQ,
     path: Annotated[str | None, Query(min_length=1, max_length=4_096)] = None,
     workspace: Identifier = MAIN_WORKSPACE,
 ) -> Response:
     """Files, tasks and agents after every event up to ``at`` (by default the latest); with ``path`` its content."""
-    found, (state, events) = await asyncio.gather(find_run(deps, run), state_at(deps, run, at))
+    seeker: Seeker = request.app.state.seeker
+    found, sought = await asyncio.gather(seeker.head(run), seeker.seek(run, at))
+    state = sought.state
     if path is None:
         if workspace != MAIN_WORKSPACE:  # main is the default, and a run without files has none
             workspace_of(state, workspace, at)
-        return tagged(request, found, JsonResponse(state_document(run, state)))
+        return tagged(request, found, JsonResponse(state_document(run, state, sought.checkpoint)))
     space = workspace_of(state, workspace, at)
     if path not in space.files:
         raise PathNotFound(path, state.seq)
     contents: Contents = request.app.state.contents
     file = space.files[path]
-    content = await contents.blob(run, events, space.tree, file.blob)
+    content = await contents.blob(run, sought.events, space.tree, file.blob)
     document = {"run_id": run, "workspace": workspace, "at": state.seq, **_file(file), **_text_or_base64(content)}
     return tagged(request, found, JsonResponse(document))
 
@@ -130,7 +111,6 @@ def _text_or_base64(content: bytes) -> dict[str, str]:
 async def read_diff(
     run: RunId,
     request: Request,
-    deps: Deps,
     start: Annotated[int, Query(alias="from", ge=0, le=MAX_SEQ)],
     end: Annotated[int, Query(alias="to", ge=0, le=MAX_SEQ)] = MAX_SEQ,
     workspace: Identifier = MAIN_WORKSPACE,
@@ -138,12 +118,12 @@ async def read_diff(
     """What changed in a workspace from one sequence to a later one; an empty one where nothing did."""
     if end < start:
         raise BadRequest(f"from={start} is after to={end}; give the earlier sequence as `from`")
-    found, (after, events) = await asyncio.gather(find_run(deps, run), state_at(deps, run, end))
-    before = await asyncio.to_thread(fold, events, at=start)
-    new = workspace_of(after, workspace, end).tree
-    old = before.workspaces[workspace].tree if workspace in before.workspaces else ""
+    seeker: Seeker = request.app.state.seeker
+    found, after, before = await asyncio.gather(seeker.head(run), seeker.seek(run, end), seeker.seek(run, start))
+    new = workspace_of(after.state, workspace, end).tree
+    old = before.state.workspaces[workspace].tree if workspace in before.state.workspaces else ""
     contents: Contents = request.app.state.contents
-    patch = await contents.diff(run, events, old, new)
+    patch = await contents.diff(run, [*before.events, *after.events], old, new)
     headers = {"X-Enchanted-From-Tree": old, "X-Enchanted-To-Tree": new}
     return tagged(request, found, Response(patch, media_type="text/x-diff; charset=utf-8", headers=headers))
 

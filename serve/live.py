@@ -1,11 +1,12 @@
-"""The live stream (SSE): resume after a sequence, catch up, go on live, without gap or repeat."""
+"""Live events: resume after a sequence, catch up, go on live, without gap or repeat; as SSE here, or a WebSocket."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import anyio
@@ -35,6 +36,16 @@ PIECE = 64 * 1024
 LAG = 5_000
 """Sequences by which one part of the table may be behind another."""
 RECONNECT_MILLISECONDS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Something to tell a client."""
+
+    events: tuple[tuple[int, dict[str, Any]], ...] = ()
+    """Sequence and document of each event."""
+    seen: int = 0
+    """Or a sequence that it need not look at again; 0 for a sign of life."""
 
 
 class LiveQuery(BaseModel):
@@ -74,8 +85,8 @@ class Streams:
         self._deps = deps
         self.open = 0
 
-    async def begin(self, query: LiveQuery, after: int | None) -> LiveResponse:
-        """A stream that starts after ``after``, or now.
+    async def begin(self, query: LiveQuery, after: int | None) -> AsyncGenerator[Piece, None]:
+        """What a client is to be told, starting after ``after``, or now; it never ends.
 
         Raises:
             SequenceAhead: the stream never had that sequence.
@@ -89,7 +100,7 @@ class Streams:
             raise SequenceAhead(start, info.last_seq)
         if query.run and start < info.last_seq:
             start = max(start, await self._before(query.run))
-        return LiveResponse(self._pieces(query, start, info), slow=self._deps.slow_client, count=self._count)
+        return self._pieces(query, start, info)
 
     async def _before(self, run: str) -> int:
         """A sequence that every event of the run comes after, so that older ones need not be looked at."""
@@ -103,11 +114,21 @@ class Streams:
         # Several workers fill the table: what one has written may be a little ahead of another.
         return max(0, (first or known["newest"]) - LAG)
 
-    def _count(self, change: int) -> None:
-        self.open += change
+    @property
+    def slow(self) -> float:
+        """Seconds a client may take for one piece."""
+        return self._deps.slow_client
 
-    async def _pieces(self, query: LiveQuery, start: int, info: StreamInfo) -> AsyncGenerator[bytes, None]:
-        yield f"retry: {RECONNECT_MILLISECONDS}\n\n".encode()
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """While one is open."""
+        self.open += 1
+        try:
+            yield
+        finally:
+            self.open -= 1
+
+    async def _pieces(self, query: LiveQuery, start: int, info: StreamInfo) -> AsyncGenerator[Piece, None]:
         if start + 1 < info.first_seq:
             async with aclosing(self._from_table(query, start, info.first_seq)) as old:
                 async for piece in old:
@@ -117,18 +138,18 @@ class Streams:
             async for piece in pieces:
                 yield piece
 
-    async def _from_table(self, query: LiveQuery, after: int, before: int) -> AsyncGenerator[bytes, None]:
+    async def _from_table(self, query: LiveQuery, after: int, before: int) -> AsyncGenerator[Piece, None]:
         """What the stream no longer holds."""
         while True:
             bounds = {"after": after, "before": before, "limit": PAGE}
             rows = await self._deps.store.events("events_page", **query.bound(), **bounds)
             if rows:
-                yield b"".join(_frame(row.seq, row_document(row)) for row in rows)
+                yield Piece(tuple((row.seq, row_document(row)) for row in rows))
                 after = rows[-1].seq
             if len(rows) < PAGE:
                 return
 
-    async def _from_stream(self, query: LiveQuery, after: int) -> AsyncGenerator[bytes, None]:
+    async def _from_stream(self, query: LiveQuery, after: int) -> AsyncGenerator[Piece, None]:
         queue: asyncio.Queue[StoredEvent] = asyncio.Queue(BUFFER)
         bus = await self._deps.bus.connected()
 
@@ -140,14 +161,8 @@ class Streams:
         try:
             while True:
                 taken = await _next_events(queue, reader, self._deps.heartbeat)
-                frames = [_live_frame(stored) for stored in taken if query.wants(stored)]
-                if frames:
-                    yield b"".join(frames)
-                elif taken:
-                    # Nothing for this client, but it need not look at these again.
-                    yield f"id: {taken[-1].seq}\n\n".encode()
-                else:
-                    yield b": alive\n\n"
+                wanted = tuple(_told(stored) for stored in taken if query.wants(stored))
+                yield Piece(wanted, 0 if wanted or not taken else taken[-1].seq)
         finally:
             reader.cancel()
             with suppress(asyncio.CancelledError, BusError):
@@ -174,31 +189,31 @@ async def _next_events(
     return taken
 
 
-def _live_frame(stored: StoredEvent) -> bytes:
-    return _frame(stored.seq, event_document(stored, sha256_hex(stored.raw)))
+def _told(stored: StoredEvent) -> tuple[int, dict[str, Any]]:
+    return stored.seq, event_document(stored, sha256_hex(stored.raw))
 
 
-def _frame(seq: int, document: dict[str, Any]) -> bytes:
-    return b"id: %d\ndata: %b\n\n" % (seq, orjson.dumps(document))
+def _frames(piece: Piece) -> bytes:
+    if piece.events:
+        return b"".join(b"id: %d\ndata: %b\n\n" % (seq, orjson.dumps(document)) for seq, document in piece.events)
+    return b"id: %d\n\n" % piece.seen if piece.seen else b": alive\n\n"
 
 
 class LiveResponse(Response):
-    """Sends pieces until the client goes or is too slow."""
+    """Sends pieces as server-sent events until the client goes or is too slow."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, pieces: AsyncGenerator[bytes, None], *, slow: float, count: Callable[[int], None]) -> None:
+    def __init__(self, pieces: AsyncGenerator[Piece, None], streams: Streams) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._pieces = pieces
-        self._slow = slow
-        self._count = count
+        self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection, from its head to its end."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        self._count(1)
-        try:
+        with self._streams.counted():
             async with anyio.create_task_group() as group:
 
                 async def watch() -> None:
@@ -209,21 +224,23 @@ class LiveResponse(Response):
                 group.start_soon(watch)
                 await self._send_all(send)
                 group.cancel_scope.cancel()
-        finally:
-            self._count(-1)
 
     async def _send_all(self, send: Send) -> None:
         try:
             async with aclosing(self._pieces) as pieces:
+                await self._send(send, f"retry: {RECONNECT_MILLISECONDS}\n\n".encode())
                 async for piece in pieces:
-                    async with asyncio.timeout(self._slow):
-                        await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    await self._send(send, _frames(piece))
         except TimeoutError:
-            log.warning("a live client took nothing for %g s and was cut off; it can resume", self._slow)
+            log.warning("a live client took nothing for %g s and was cut off; it can resume", self._streams.slow)
         except (BusError, ServeError) as error:
             # The head is out, so all that can be said is the end; the client resumes.
             log.warning("a live stream ended: %s", error)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send(self, send: Send, body: bytes) -> None:
+        async with asyncio.timeout(self._streams.slow):
+            await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 @router.get(
@@ -239,7 +256,8 @@ async def stream(
 ) -> Response:
     """Events as they are stored, from a sequence on when one is named."""
     streams: Streams = request.app.state.streams
-    return await streams.begin(query, query.after if last_event_id is None else _sequence(last_event_id))
+    after = query.after if last_event_id is None else _sequence(last_event_id)
+    return LiveResponse(await streams.begin(query, after), streams)
 
 
 def _sequence(text: str) -> int:

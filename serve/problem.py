@@ -41,6 +41,12 @@ def problem(
     return ProblemResponse(content, status_code=status, headers=dict(headers or {}))
 
 
+def document_of(error: ServeError) -> dict[str, Any]:
+    """The problem document of one of ours."""
+    head = {"type": f"urn:enchanted:problem:{error.code}", "title": error.title, "status": error.status}
+    return {**head, "detail": str(error), "code": error.code, **error.members}
+
+
 def problem_of(error: ServeError) -> ProblemResponse:
     """The answer for one of ours."""
     headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else {}

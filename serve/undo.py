@@ -18,9 +18,9 @@ from enchanted.serve.buslink import RUN_DEADLINE
 from enchanted.serve.contents import Contents
 from enchanted.serve.dependencies import Dependencies
 from enchanted.serve.errors import EventNotFound, ServeError, UndoRefused
-from enchanted.serve.history import events_until
 from enchanted.serve.parameters import MAX_SEQ
 from enchanted.serve.run_facts import facts_of
+from enchanted.serve.seek import events_between
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +72,7 @@ async def _newest(deps: Dependencies, run: str) -> Sequence[StoredEvent]:
         events = []
     if events and events[0].event.run_transition.from_state == "":
         return events
-    return await events_until(deps, run, MAX_SEQ)
+    return await events_between(deps, run, 0, MAX_SEQ)
 
 
 def _target(events: Sequence[StoredEvent], run: str, event_id: str) -> _Target:

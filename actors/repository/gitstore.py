@@ -22,7 +22,9 @@ _FACTS = "base.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Base:
+class Base:
+    """What a run starts from."""
+
     tree: str
     commit: str
     source: RepositoryFacts | None
@@ -34,7 +36,7 @@ class ShadowRepository:
     Several processes may have one open. Every object is written by git and never removed.
     """
 
-    def __init__(self, store: TreeStore, base: _Base) -> None:
+    def __init__(self, store: TreeStore, base: Base) -> None:
         self.store = store
         self._base = base
 
@@ -68,7 +70,7 @@ class ShadowRepository:
         if source is not None:
             lists = {name: tuple(source[name]) for name in ("changed", "submodules")}
             source = RepositoryFacts(**{**source, **lists})
-        return cls(TreeStore(folder), _Base(tree=saved["tree"], commit=saved["commit"], source=source))
+        return cls(TreeStore(folder), Base(tree=saved["tree"], commit=saved["commit"], source=source))
 
     @property
     def folder(self) -> Path:
@@ -161,7 +163,7 @@ class ShadowRepository:
             marks = stream.blobs(user.git, list(dict.fromkeys(entry.blob for entry in entries)))
             stream.write(_commit_lines(entries, marks))
         tree = store.git.run("rev-parse", f"{_BASE_REF}^{{tree}}").decode().strip()
-        return cls._save(store, _Base(tree=tree, commit=facts.commit, source=facts))
+        return cls._save(store, Base(tree=tree, commit=facts.commit, source=facts))
 
     @classmethod
     def _from_bundle(cls, folder: Path, bundle: bytes, base_commit: str) -> ShadowRepository:
@@ -170,10 +172,10 @@ class ShadowRepository:
             file.write(bundle)
             file.flush()
             tree = store.unbundle(Path(file.name))
-        return cls._save(store, _Base(tree=tree, commit=base_commit, source=None))
+        return cls._save(store, Base(tree=tree, commit=base_commit, source=None))
 
     @classmethod
-    def _save(cls, store: TreeStore, base: _Base) -> ShadowRepository:
+    def _save(cls, store: TreeStore, base: Base) -> ShadowRepository:
         partial = store.folder / f"{_FACTS}.partial"
         partial.write_bytes(orjson.dumps(asdict(base)))
         partial.replace(store.folder / _FACTS)

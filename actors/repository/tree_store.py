@@ -136,8 +136,14 @@ class TreeStore:
         files = tuple(_file_change(change, sizes.get(change.new_blob, 0)) for change in changes)
         return Patch(text=self._as_text(text), files=files)
 
+    def has(self, trees: Sequence[str]) -> set[str]:
+        """Which of these trees are there; git writes a tree after everything that is in it."""
+        names = "\n".join(tree for tree in trees if tree) + "\n"
+        output = self.git.run("cat-file", "--batch-check=%(objecttype) %(objectname)", "--buffer", stdin=names.encode())
+        return {line.split()[1] for line in output.decode().splitlines() if line.startswith("tree ")}
+
     def apply(self, tree: str, patch: str, *, reverse: bool = False) -> str:
-        """The tree that ``patch`` makes of ``tree``, or backwards.
+        """The tree that ``patch`` makes of ``tree``, or backwards; several patches one after the other will do.
 
         Raises:
             BadPatch: it does not apply exactly.
@@ -227,7 +233,7 @@ class TreeStore:
     def _as_text(self, patch: bytes) -> str:
         """The patch with a binary hunk for every file whose text hunks are not UTF-8."""
         sections = []
-        for section in _SECTION.split(patch):
+        for section in map(_quoted, _SECTION.split(patch)):
             try:
                 sections.append(section.decode())
             except UnicodeDecodeError:
@@ -244,6 +250,17 @@ class TreeStore:
             chunk = data[place : place + 52]
             lines.append(_LENGTHS[len(chunk) - 1] + base64.b85encode(chunk, pad=True).decode())
         return "\n".join(lines) + "\n\n"
+
+
+def _quoted(section: bytes) -> bytes:
+    """A section whose names are in quotes where they have spaces: `git apply` cannot tell them apart otherwise."""
+    head, newline, rest = section.partition(b"\n")
+    names = head.removeprefix(b"diff --git ")
+    half = len(names) // 2
+    old, new = names[:half], names[half + 1 :]
+    if not old.startswith(b"a/") or old[2:] != new[2:] or b" " not in old:
+        return section
+    return b'diff --git "%s" "%s"%s%s' % (old, new, newline, rest)
 
 
 def _parse_raw(output: bytes) -> tuple[list[Change], bytes]:

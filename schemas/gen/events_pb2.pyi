@@ -175,7 +175,7 @@ class SystemSignal(_message.Message):
     def __init__(self, status: _Optional[str] = ..., cpu_load_percent: _Optional[int] = ..., memory_usage_mb: _Optional[int] = ..., gpu_load_percent: _Optional[int] = ..., gpu_memory_usage_mb: _Optional[int] = ..., detail: _Optional[str] = ..., pid: _Optional[int] = ..., node: _Optional[str] = ...) -> None: ...
 
 class ModelCall(_message.Message):
-    __slots__ = ("model", "messages", "parameters", "completion", "finish_reason", "input_tokens", "output_tokens", "duration_ms", "time_to_first_token_ms", "error", "context_hash")
+    __slots__ = ("model", "messages", "parameters", "completion", "finish_reason", "input_tokens", "output_tokens", "duration_ms", "time_to_first_token_ms", "error", "context_hash", "probability")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
@@ -187,6 +187,7 @@ class ModelCall(_message.Message):
     TIME_TO_FIRST_TOKEN_MS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_HASH_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     model: str
     messages: str
     parameters: str
@@ -198,10 +199,11 @@ class ModelCall(_message.Message):
     time_to_first_token_ms: float
     error: str
     context_hash: str
-    def __init__(self, model: _Optional[str] = ..., messages: _Optional[str] = ..., parameters: _Optional[str] = ..., completion: _Optional[str] = ..., finish_reason: _Optional[str] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., duration_ms: _Optional[float] = ..., time_to_first_token_ms: _Optional[float] = ..., error: _Optional[str] = ..., context_hash: _Optional[str] = ...) -> None: ...
+    probability: float
+    def __init__(self, model: _Optional[str] = ..., messages: _Optional[str] = ..., parameters: _Optional[str] = ..., completion: _Optional[str] = ..., finish_reason: _Optional[str] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., duration_ms: _Optional[float] = ..., time_to_first_token_ms: _Optional[float] = ..., error: _Optional[str] = ..., context_hash: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
 
 class ToolCall(_message.Message):
-    __slots__ = ("tool", "arguments", "outcome", "exit_code", "output", "duration_ms", "reason", "sandboxed", "state_hash")
+    __slots__ = ("tool", "arguments", "outcome", "exit_code", "output", "duration_ms", "reason", "sandboxed", "state_hash", "data")
     TOOL_FIELD_NUMBER: _ClassVar[int]
     ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
@@ -211,6 +213,7 @@ class ToolCall(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     SANDBOXED_FIELD_NUMBER: _ClassVar[int]
     STATE_HASH_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
     tool: str
     arguments: str
     outcome: str
@@ -220,7 +223,8 @@ class ToolCall(_message.Message):
     reason: str
     sandboxed: bool
     state_hash: str
-    def __init__(self, tool: _Optional[str] = ..., arguments: _Optional[str] = ..., outcome: _Optional[str] = ..., exit_code: _Optional[int] = ..., output: _Optional[str] = ..., duration_ms: _Optional[float] = ..., reason: _Optional[str] = ..., sandboxed: _Optional[bool] = ..., state_hash: _Optional[str] = ...) -> None: ...
+    data: str
+    def __init__(self, tool: _Optional[str] = ..., arguments: _Optional[str] = ..., outcome: _Optional[str] = ..., exit_code: _Optional[int] = ..., output: _Optional[str] = ..., duration_ms: _Optional[float] = ..., reason: _Optional[str] = ..., sandboxed: _Optional[bool] = ..., state_hash: _Optional[str] = ..., data: _Optional[str] = ...) -> None: ...
 
 class RunTransition(_message.Message):
     __slots__ = ("subject", "from_state", "to_state", "reason", "details", "heads")

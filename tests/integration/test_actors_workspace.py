@@ -525,3 +525,16 @@ def put(folder: Path, entries: dict[str, tuple[str, bytes]]) -> None:
 def test_the_empty_tree_has_the_id_everyone_knows(store: TreeStore) -> None:
     assert build(store, {}) == EMPTY_TREE
     assert store.diff("", EMPTY_TREE).text == ""
+
+
+@pytest.mark.parametrize("name", [" x /a", "a ", " d", "x b/x", "a b/a b", " ", "back\\ slash", "new\nline x"])
+@pytest.mark.parametrize("content", [b"", b"text\n", b"\0binary"])
+def test_a_patch_of_a_name_with_spaces_applies_in_both_directions(tmp_path: Path, name: str, content: bytes) -> None:
+    store = TreeStore.create(tmp_path / "repo.git")
+    sides = [
+        store.writer.with_files("", {os.fsencode(name): (mode, body)}) or ""
+        for mode, body in (("100644", content), ("100755", content), ("100755", content + b"more\n"))
+    ]
+    for old, new in zip([EMPTY_TREE, *sides], [*sides, EMPTY_TREE], strict=True):
+        patch = store.diff(old, new).text
+        assert (store.apply(old, patch), store.apply(new, patch, reverse=True)) == (new, old)

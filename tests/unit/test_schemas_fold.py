@@ -88,3 +88,55 @@ def test_folding_on_from_a_state_equals_folding_everything() -> None:
     log = [stored(n, change(f"t{n - 1}", f"t{n}", written("a", str(n)))) for n in range(1, 6)]
     half = fold(log, at=3)
     assert fold(log[3:], start=half) == fold(log)
+
+
+def test_a_task_workspace_may_begin_with_a_tree_that_the_main_one_has_left() -> None:
+    log = [
+        stored(1, change("", "t1", written("a", "1"), written("b", "2"))),
+        stored(2, change("t1", "t2", written("a", "3"), FileChange(path="b", old_blob="2"), written("c", "4"))),
+        stored(3, change("t2", "t3", written("c", "5"))),
+        stored(4, change("t1", "w1", written("d", "6"), workspace="task.1")),
+    ]
+    files = fold(log).workspaces["task.1"].files
+    assert {file.path: file.blob for file in files.values()} == {"a": "1", "b": "2", "d": "6"}
+
+
+@given(EDITS, st.integers(min_value=0, max_value=20))
+def test_folding_on_from_a_state_is_folding_all_at_once(edits: list[tuple[str, str | None]], cut: int) -> None:
+    log = [
+        stored(number, change(f"t{number - 1}", f"t{number}", written(path, blob or "gone")))
+        for number, (path, blob) in enumerate(edits, start=1)
+    ]
+    log.append(stored(len(log) + 1, change("t0", "w", written("w", "1"), workspace="task")))
+    first = fold(log, at=cut)
+    before = repr(first)
+    assert fold(log[cut:], start=first) == fold(log)
+    assert repr(first) == before, "the state that was begun with stays as it is"
+
+
+def test_two_names_that_are_not_utf8_and_look_the_same_are_two_files() -> None:
+    odd = [
+        FileChange(path="\\xff", path_hex=digits, new_mode="100644", new_blob=digits) for digits in ("ff", "5c786666")
+    ]
+    files = fold([stored(1, change("", "t", *odd, written("\\xff", "plain")))]).workspaces["main"].files
+    assert sorted(file.blob for file in files.values()) == ["5c786666", "ff", "plain"]
+
+
+def test_variables_and_schema_objects_fold_too() -> None:
+    def value(kind: str, name: str, text: str) -> SwarmEvent:
+        event = change("", "", workspace="main")
+        event.state_change.target_type, event.state_change.target_resource = kind, name
+        event.state_change.diff_patch = text
+        return event
+
+    log = [
+        stored(1, value("ENV_VAR", "A", '"1"')),
+        stored(2, value("ENV_VAR", "B", "2")),
+        stored(3, value("DB_SCHEMA", "users", "CREATE TABLE users (id INT)")),
+        stored(4, value("ENV_VAR", "A", "")),
+        stored(5, value("KEYBOARD", "A", "x")),
+    ]
+    space = fold(log).workspaces["main"]
+    assert (space.variables, space.schema_objects) == ({"B": "2"}, {"users": "CREATE TABLE users (id INT)"})
+    assert fold(log, at=3).workspaces["main"].variables == {"A": '"1"', "B": "2"}
+    assert space.tree == ""

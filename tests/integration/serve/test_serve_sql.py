@@ -95,8 +95,8 @@ async def test_one_select_is_answered_with_columns_rows_and_how_it_went(world: W
 
 
 async def test_more_rows_than_asked_for_are_cut_and_said_to_be(world: World, history: History) -> None:
-    of_run = f"SELECT seq FROM (SELECT stream_seq AS seq FROM events WHERE run = '{history.run}') ORDER BY seq"
-    for query in (of_run, "SELECT 1 UNION ALL SELECT 2"):
+    ours = f"SELECT stream_seq AS seq FROM events WHERE run = '{history.run}'"
+    for query in (f"SELECT seq FROM ({ours}) ORDER BY seq", "SELECT 1 UNION ALL SELECT 2"):
         whole = (await _ask(world, query)).json()
         cut = (await _ask(world, query, limit=1)).json()
 

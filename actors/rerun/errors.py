@@ -1,0 +1,37 @@
+"""Why a run cannot be run again; every message names the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from enchanted.actors.errors import ActorError
+
+
+class CannotRerun(ActorError):
+    """The log does not hold what a rerun needs."""
+
+    def __init__(self, run: str, why: str, remedy: str = "rerun another run: `enchanted runs` lists them") -> None:
+        super().__init__(f"run {run} cannot be run again: {why}; {remedy}")
+
+
+class NotARecording(ActorError):
+    """The file is no recording."""
+
+    def __init__(self, file: object, why: str) -> None:
+        super().__init__(f"{file} is no recording: {why}; `enchanted rerun RUN --record FILE` writes one")
+
+
+@contextmanager
+def as_the_swarm_writes(run: str) -> Iterator[None]:
+    """Reading what anybody may have published in the swarm's name.
+
+    Raises:
+        CannotRerun: it is not what the swarm writes.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise CannotRerun(
+            run, f"its events are not such as the swarm writes ({type(error).__name__}: {error})"
+        ) from error

@@ -1,0 +1,149 @@
+"""Live events over a WebSocket: the first message says who asks and for what, everything else comes from here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from typing import Any
+
+import anyio
+import orjson
+from fastapi import APIRouter, WebSocket
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.websockets import WebSocketDisconnect
+
+from enchanted.bus.errors import BusError
+from enchanted.serve.auth import SOCKET_PATH
+from enchanted.serve.dependencies import Dependencies
+from enchanted.serve.errors import BusUnavailable, ServeError, Unauthorized
+from enchanted.serve.live import LiveQuery, Piece, Streams
+from enchanted.serve.parameters import MAX_SEQ
+from enchanted.serve.problem import document_of
+
+log = logging.getLogger(__name__)
+router = APIRouter(tags=["live"])
+
+FIRST_MESSAGE_SECONDS = 10.0
+MOST = 64 * 1024
+"""Characters of the first message."""
+POLICY, TRY_AGAIN, UNEXPECTED = 1008, 1013, 1011
+"""Close codes of RFC 6455: refused, come again later, a backend failed."""
+
+
+class Hello(BaseModel):
+    """The first message."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    token: str = Field(default="", max_length=4_096)
+    """Not needed where the request had an Authorization header."""
+    resume_from: int | None = Field(default=None, ge=0, le=MAX_SEQ)
+    """Begin after this sequence; from now on by default."""
+    filter: LiveQuery = LiveQuery()
+
+
+class _Refused(Exception):
+    def __init__(self, code: int, document: dict[str, Any]) -> None:
+        super().__init__(document["title"])
+        self.code, self.document = code, document
+
+
+@router.websocket(SOCKET_PATH)
+async def live(socket: WebSocket) -> None:
+    """Messages: `{"type": "events", "seq", "events"}`, `{"type": "alive", "seq"}`, `{"type": "error", "problem"}`.
+
+    ``seq`` is where to resume from. Anything that the client sends after its first message ends the connection.
+    """
+    deps: Dependencies = socket.app.state.dependencies
+    streams: Streams = socket.app.state.streams
+    await socket.accept()
+    try:
+        pieces = await _begun(socket, deps, streams)
+        with streams.counted():
+            await _serve(socket, pieces, streams.slow)
+    except _Refused as refusal:
+        await _close(socket, refusal.code, refusal.document)
+    except WebSocketDisconnect:
+        return
+
+
+async def _begun(socket: WebSocket, deps: Dependencies, streams: Streams) -> AsyncGenerator[Piece, None]:
+    hello = await _hello(socket)
+    given = socket.headers.get("authorization", "").removeprefix("Bearer ") or hello.token
+    if not deps.access.opens(given.encode("utf-8", "surrogatepass")):
+        raise _Refused(POLICY, document_of(Unauthorized()))
+    after = hello.filter.after if hello.resume_from is None else hello.resume_from
+    try:
+        return await streams.begin(hello.filter, after)
+    except ServeError as error:
+        raise _Refused(TRY_AGAIN if error.retry_after else POLICY, document_of(error)) from error
+
+
+async def _hello(socket: WebSocket) -> Hello:
+    try:
+        async with asyncio.timeout(FIRST_MESSAGE_SECONDS):
+            message = await socket.receive()
+    except TimeoutError:
+        raise _Refused(POLICY, {"title": f"no first message within {FIRST_MESSAGE_SECONDS:g} s"}) from None
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect
+    text = message.get("text") or ""
+    try:
+        if len(text) > MOST:
+            raise ValueError(f"more than {MOST} characters")
+        return Hello.model_validate_json(text)
+    except (ValidationError, ValueError) as error:
+        wanted = 'the first message is {"token": ..., "resume_from": SEQ, "filter": {...}}'
+        raise _Refused(POLICY, {"title": "The first message is not valid", "detail": f"{error}; {wanted}"}) from error
+
+
+async def _serve(socket: WebSocket, pieces: AsyncGenerator[Piece, None], slow: float) -> None:
+    """Send until the client goes or says anything more."""
+    ended: list[_Refused] = []
+    async with anyio.create_task_group() as group:
+
+        async def watch() -> None:
+            await socket.receive()
+            group.cancel_scope.cancel()
+
+        group.start_soon(watch)
+        ended += await _send_all(socket, pieces, slow)
+        group.cancel_scope.cancel()
+    if ended:
+        raise ended[0]
+
+
+async def _send_all(socket: WebSocket, pieces: AsyncGenerator[Piece, None], slow: float) -> list[_Refused]:
+    """Send until it cannot go on; gives why, for whoever can still be told."""
+    try:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                async with asyncio.timeout(slow):
+                    await socket.send_text(_message(piece))
+    except TimeoutError:
+        log.warning("a live socket took nothing for %g s and was cut off; it can resume", slow)
+        return [_Refused(POLICY, {"title": "too slow"})]
+    except ServeError as error:
+        return [_Refused(UNEXPECTED, document_of(error))]
+    except BusError as error:
+        return [_Refused(UNEXPECTED, document_of(BusUnavailable(str(error))))]
+    except WebSocketDisconnect:
+        return []
+    return []
+
+
+def _message(piece: Piece) -> str:
+    if piece.events:
+        events = [{"seq": seq, **document} for seq, document in piece.events]
+        return orjson.dumps({"type": "events", "seq": events[-1]["seq"], "events": events}).decode()
+    return orjson.dumps({"type": "alive", "seq": piece.seen or None}).decode()
+
+
+async def _close(socket: WebSocket, code: int, document: dict[str, Any]) -> None:
+    # Whoever reads nothing is not waited for, and whoever is gone needs no answer.
+    with suppress(RuntimeError, WebSocketDisconnect, TimeoutError):
+        async with asyncio.timeout(1.0):
+            await socket.send_text(orjson.dumps({"type": "error", "problem": document}).decode())
+            await socket.close(code)
