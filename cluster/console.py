@@ -70,12 +70,12 @@ def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None
             emit("\t".join(row))
         return
     from rich.console import Console  # only where someone looks at it
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    # Text, not markup: what agents wrote, or somebody named a column, must not colour or link anything.
+    table = Table(*(Column(Text(name)) for name in columns), box=None, pad_edge=False, header_style="bold")
     for row in texts:
-        # Text, not markup: what agents wrote must not colour or link anything.
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
 

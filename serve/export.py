@@ -12,6 +12,7 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import datetime
+from math import ceil
 from typing import Annotated, Any
 
 import anyio
@@ -68,15 +69,15 @@ async def pieces(store: Store, query: ExportQuery) -> AsyncGenerator[bytes, None
     if query.run and not bounds["total"] and not (query.since or query.until):
         raise RunNotFound(query.run)
     writer: Encoder = encoder(query.format)
-    after, last, size = bounds["first_seq"] - 1, bounds["last_seq"], FIRST_PAGE
+    first, last, size = bounds["first_seq"], bounds["last_seq"], FIRST_PAGE
+    spread = (last - first + 1) / max(1, bounds["total"])
+    after = max(0, first - 1)
     while True:
-        # A run's events are few among the sequences and first in the table's order, everybody's lie side by side:
-        # a window keeps ClickHouse from sorting all that is left for each page.
-        before = last + 1 if query.run else min(after + size, last) + 1
-        limit = size if query.run else 10 * MAX_PAGE
-        page = await writer.page(store, {**filters, "after": max(0, after), "before": before, "limit": limit})
+        # Without an upper bound ClickHouse would read and sort all that is left for each page.
+        before = min(after + ceil(size * spread), last) + 1
+        page = await writer.page(store, {**filters, "after": after, "before": before, "limit": size})
         yield page.data
-        after = page.last if query.run and page.rows == limit else before - 1
+        after = page.last if page.rows == size else before - 1
         if after >= last:
             break
         size = next_size(size, page.rows, page.size)

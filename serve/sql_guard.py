@@ -83,8 +83,8 @@ def _check_sign(token: Token, after: Token | None, data: bytes) -> None:
     if token.kind == "other" and not token.text[:1].isdigit() and token.text.decode("latin-1") not in _SIGNS:
         sign = data[token.start :].decode("utf-8", "replace")[:1]
         raise SqlRefused(f"the sign {sign!r} is not allowed outside of quotes")
-    if token.text == b"/" and data[token.end : token.end + 1] == b"/":
-        raise SqlRefused("comments begin with --")
+    if token.text == b"/" and data[token.end : token.end + 1] in (b"/", b"*"):
+        raise SqlRefused("a comment begins with --, or ends with */")
 
 
 def _names(found: list[Token]) -> tuple[tuple[str, ...], bool]:

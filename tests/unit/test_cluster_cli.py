@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from enchanted.cluster import cli, doctor
+from enchanted.cluster import cli, console, doctor
 from enchanted.cluster.settings import Settings
 
 
@@ -146,3 +147,12 @@ main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_a_table_on_a_terminal_takes_its_headings_and_cells_as_they_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    console.emit_table(["[/]", "[red]a"], [["[/b]", "[link=x]y"]])
+    shown = re.sub(r"\x1b\[[0-9]*m", "", capsys.readouterr().out)
+    assert shown.split() == ["[/]", "[red]a", "[/b]", "[link=x]y"]

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 from base64 import b64decode
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import httpx
@@ -15,10 +16,13 @@ import pytest
 
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.serve import export
+from enchanted.serve.auth import Access
+from enchanted.serve.buslink import BusLink
+from enchanted.serve.dependencies import Dependencies
 from enchanted.serve.errors import StoreUnavailable
 from enchanted.serve.export import next_size
 from enchanted.serve.store import Store
-from enchanted.serve.testing import History, World
+from enchanted.serve.testing import History, World, served
 
 
 async def _exported(world: World, **what: Any) -> bytes:
@@ -148,6 +152,33 @@ async def test_an_export_that_breaks_off_does_not_end_as_a_whole_one(
     monkeypatch.setattr(Store, "events", failing)
     with pytest.raises(httpx.RemoteProtocolError):
         await world.get("export", run=history.run)
+
+
+async def test_a_client_that_takes_nothing_is_cut_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = asyncio.Event()
+
+    async def endless(*_: object) -> AsyncGenerator[bytes, None]:
+        try:
+            while True:
+                yield b"x" * 1_000_000
+        finally:
+            stopped.set()
+
+    monkeypatch.setattr(export, "pieces", endless)
+    deps = Dependencies(
+        store=Store(world.store_url),
+        bus=BusLink(world.nats.url),
+        access=Access(token="t"),
+        cache=world.folder / "cache",
+        slow_client=0.3,
+    )
+    async with (
+        served(deps) as url,
+        httpx.AsyncClient(base_url=url, headers={"Authorization": "Bearer t"}) as http,
+        http.stream("GET", "/api/v1/export") as response,
+    ):
+        assert response.status_code == 200
+        await asyncio.wait_for(stopped.wait(), 10)
 
 
 def test_pages_grow_to_their_bytes_and_shrink_with_large_events() -> None:

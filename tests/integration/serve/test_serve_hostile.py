@@ -16,22 +16,23 @@ WORDS = [
     "-1", "0", "18446744073709551616", "9" * 5_000, "1e9", "NaN", "inf", "true", "null", "[]", "0001-01-01T00:00:00Z",
     "9999-12-31T23:59:59.999999+23:59", "2026-02-30", "run-scripted", "main", "a" * 10_000, "MS5hLjEuMTY", "a.b.c",
     "decision", "seq,raw", "blobs.field", "blobs.blobs", "timestamp.seconds.x", "W/\"1\"", "*", ";DROP TABLE events",
+    "hour", "role", "arrow", "parquet",
 ]  # fmt: skip
 VALUES = [b"", b"*", b'"', b"W/", b"\xff\xfe", b",,,", b"a" * 5_000, b"\\", b"'"]
 PATHS = [
     "events", "events/{}", "events/{}/raw", "traces/{}", "runs", "runs/{}", "runs/{}/state", "runs/{}/diff",
-    "runs/{}/verify", "runs/{}/cancel", "{}", "stream/{}",
+    "runs/{}/verify", "runs/{}/cancel", "{}", "stream/{}", "agents/stats", "decisions/reverted", "export", "sql",
 ]  # fmt: skip
 NAMES = [
     "run", "trace", "agent", "role", "kind", "since", "until", "after", "before", "limit", "fields", "q", "cursor",
-    "at", "path", "from", "to", "workspace", "token",
+    "at", "path", "from", "to", "workspace", "token", "bucket", "by", "below", "format",
 ]  # fmt: skip
 
 
 async def test_no_garbage_gives_a_server_error(world: World, history: History) -> None:
     dice = random.Random(7)
     statuses: set[int] = set()
-    for _ in range(300):
+    for _ in range(400):
         path = dice.choice(PATHS).format(_quoted(dice.choice([*WORDS, history.run])))
         query = "&".join(f"{dice.choice(NAMES)}={_quoted(dice.choice(WORDS))}" for _ in range(dice.randrange(4)))
         headers = (
