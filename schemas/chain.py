@@ -44,7 +44,7 @@ class Verdict:
     closed: bool
     """The run has a closing transition, so its tail is anchored."""
     unanchored: int
-    """Chained events that no closing transition vouches for: all of an open run, what came after the close of another."""
+    """Chained events that no closing transition vouches for: all of an open run, those after the close of another."""
     first_bad: Fault | None = None
     missing: tuple[Fault, ...] = ()
 
@@ -105,7 +105,7 @@ class ChainVerifier:
 
     def verdict(self) -> Verdict:
         """Both verdicts over everything added so far."""
-        bad, missing = [*self._strangers, *self._moved, *self._without_number()], []
+        bad, missing = [*self._strangers, *self._without_number()], []
         for agent_id in self._chains.keys() | {agent for close in self._closes for agent in close.anchors}:
             anchors = [close.anchors[agent_id] for close in self._closes if agent_id in close.anchors]
             wrong, gaps = self._chains.get(agent_id, Chain()).faults(agent_id, anchors)
@@ -113,7 +113,8 @@ class ChainVerifier:
             missing += gaps
         for close in self._closes:
             bad += self._not_anchored(close)
-        first_bad = earliest(bad)
+        # An effect before its cause tells only that one of them was moved; a chain tells which.
+        first_bad = earliest(bad or self._moved)
         return Verdict(
             intact=first_bad is None,
             complete=not missing,
@@ -193,6 +194,8 @@ def heads_of(events: Iterable[StoredEvent]) -> list[AgentHead]:
         if number and (agent_id not in last or number > last[agent_id].event.agent_seq):
             last[agent_id] = stored
     return [
-        AgentHead(agent_id=agent_id, agent_seq=last[agent_id].event.agent_seq, event_hash=sha256_hex(last[agent_id].raw))
+        AgentHead(
+            agent_id=agent_id, agent_seq=last[agent_id].event.agent_seq, event_hash=sha256_hex(last[agent_id].raw)
+        )
         for agent_id in sorted(last)
     ]

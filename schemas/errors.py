@@ -34,3 +34,12 @@ class ChainBroken(SchemaError):
 
     def __init__(self, agent_id: str, why: str) -> None:
         super().__init__(f"chain of agent {agent_id}: {why}; `enchanted verify RUN` names the first bad event")
+
+
+class BadReceipt(SchemaError):
+    """The file is no receipt of this run, or not whole."""
+
+    exit_code = 2
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the receipt cannot be used: {why}; `enchanted verify RUN --export FILE` makes one")

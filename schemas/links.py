@@ -7,6 +7,7 @@ that is witnessed is the real one.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -91,7 +92,8 @@ class Chain:
         """Stream sequence of the event that is anchored; 0 where it is not there."""
         if not self._rest:
             return self._seqs[anchor.number - 1] if self._holds(anchor) else 0
-        return max((link.seq for link in self.links() if link.event_hash == anchor.event_hash), default=0)
+        named = (link for link in self.links() if link.event_hash == anchor.event_hash and link.seq < anchor.seq)
+        return max((link.seq for link in named), default=0)
 
 
 class _Judgement:
@@ -170,11 +172,13 @@ class _Judgement:
                     yield self._fault(link, f"{what}: agent_seq {number} is sequence {real.seq}")
 
     def _reordered(self) -> Iterator[Fault]:
+        """The fewest links whose move explains the order: those outside of a longest run of rising numbers."""
         in_stream = [link for link in self._links if link is self._real[link.number]]
-        for link, (number, expected) in zip(in_stream, sorted(self._real.items()), strict=True):
-            if link is not expected:
-                yield self._fault(link, f"reordered: it comes before agent_seq {number}")
-                return
+        in_order = _longest_rising([link.number for link in in_stream])
+        for place, link in enumerate(in_stream):
+            if place not in in_order:
+                where = f"after agent_seq {link.number - 1}" if link.number > 1 else "first"
+                yield self._fault(link, f"reordered: its place is {where}")
 
     def _denied(self) -> Iterator[Fault]:
         """Where the anchors and the events do not agree."""
@@ -204,6 +208,26 @@ class _Judgement:
 
     def _fault(self, link: Link, why: str) -> Fault:
         return Fault(seq=link.seq, agent_id=self._agent_id, agent_seq=link.number, why=why)
+
+
+def _longest_rising(numbers: Sequence[int]) -> set[int]:
+    """Places of a longest subsequence that rises."""
+    ends: list[int] = []
+    places: list[int] = []
+    before: list[int] = []
+    for place, number in enumerate(numbers):
+        length = bisect_left(ends, number)
+        before.append(places[length - 1] if length else -1)
+        if length == len(ends):
+            ends.append(number)
+            places.append(place)
+        else:
+            ends[length], places[length] = number, place
+    found, place = set(), places[-1] if places else -1
+    while place >= 0:
+        found.add(place)
+        place = before[place]
+    return found
 
 
 def earliest(faults: Iterable[Fault]) -> Fault | None:

@@ -147,6 +147,10 @@ class ApiClient:
         """Both verdicts."""
         return self._json(f"runs/{_part(run)}/verify")
 
+    def receipt(self, run: str, *, until: int | None = None) -> Json:
+        """What a run is now, or was at a sequence: to be kept elsewhere."""
+        return self._json(f"runs/{_part(run)}/receipt", until=until)
+
     def ready(self) -> Json:
         """Each dependency's state; an unready API answers with the same members."""
         with self._errors():

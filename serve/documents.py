@@ -283,9 +283,40 @@ class VerifyDocument(BaseModel):
     complete: bool
     checked: int
     closed: bool
+    unanchored: int
+    """Chained events that no closing transition vouches for."""
     first_bad: FaultDocument | None
     missing: list[FaultDocument]
     stream: StreamCheck
+
+
+class ReceiptAgent(BaseModel):
+    """Where an agent's events ended."""
+
+    agent_id: str
+    events: int
+    head: str
+    """SHA-256 of the published bytes of its last event."""
+
+
+class ReceiptDocument(BaseModel):
+    """What a run was at one moment; `enchanted verify --against` holds it against the run."""
+
+    format: int
+    run_id: str
+    made_at: str
+    stream_created: str
+    """Which stream the sequences are of; empty where the bus did not answer."""
+    last_seq: int
+    digest: str
+    """SHA-256 over the lines `<seq>:<sha256>` of every event, in stream order."""
+    closing_hash: str
+    """SHA-256 of the event that closed the run; empty while it is open."""
+    agents: list[ReceiptAgent]
+    events: list[tuple[int, int, int, str]]
+    """Sequence, place in `agents`, agent_seq, first 16 digits of the SHA-256."""
+    checksum: str
+    """SHA-256 of all this, without it, as JSON with sorted keys and no spaces."""
 
 
 class PipelineStream(BaseModel):
