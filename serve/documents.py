@@ -192,13 +192,30 @@ class FileDocument(BaseModel):
     """Git blob id (SHA-256 object format)."""
     seq: int
     """The change that last touched it."""
+    path_hex: str
+    """Hex of its name where that is not UTF-8; `path` is then a readable form."""
+
+
+class ValueDocument(BaseModel):
+    """A variable, or an object of a database schema."""
+
+    name: str
+    value: Any
+    """JSON of a variable, definition of a schema object; absent where it is stored apart."""
+    hash: str
+    seq: int
+    """The change that last set it."""
+    stored_apart: bool
+    """It was too large for its event, which names the object that holds it."""
 
 
 class WorkspaceDocument(BaseModel):
-    """The files of one workspace."""
+    """The files of one workspace, and what was set in it."""
 
     tree: str
     files: list[FileDocument]
+    variables: list[ValueDocument]
+    schema_objects: list[ValueDocument]
 
 
 class TaskDocument(BaseModel):

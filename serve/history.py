@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from base64 import b64encode
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -14,13 +14,13 @@ from starlette.responses import Response
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import StoredEvent
-from enchanted.schemas.fold import MAIN_WORKSPACE, FileState, RunState, WorkspaceState, fold
+from enchanted.schemas.fold import MAIN_WORKSPACE, FileState, RunState, ValueState, WorkspaceState, fold, path_key
 from enchanted.serve.contents import Contents
 from enchanted.serve.dependencies import Dependencies, Deps
 from enchanted.serve.documents import ContentDocument, StateDocument, VerifyDocument, described
 from enchanted.serve.errors import BadRequest, EventCorrupted, PathNotFound, WorkspaceNotFound
 from enchanted.serve.events import JsonResponse, rfc3339
-from enchanted.serve.parameters import MAX_SEQ, Identifier, RunId, Sequence
+from enchanted.serve.parameters import MAX_SEQ, Identifier, PathHex, RunId, Sequence
 from enchanted.serve.proof import prove
 from enchanted.serve.runs import find_run, parsed, tagged
 
@@ -71,18 +71,43 @@ def _by_seq(state: RunState) -> Iterable[Any]:
 
 
 def _workspace(space: WorkspaceState) -> dict[str, Any]:
-    return {"tree": space.tree, "files": [_file(space.files[path]) for path in sorted(space.files)]}
+    return {
+        "tree": space.tree,
+        "files": [file_document(space.files[path]) for path in sorted(space.files)],
+        "variables": [_value(one, parsed(one.value)) for _, one in sorted(space.variables.items())],
+        "schema_objects": [_value(one, one.value) for _, one in sorted(space.schema_objects.items())],
+    }
 
 
-def _file(file: FileState) -> dict[str, Any]:
-    return {"path": file.path, "mode": file.mode, "size": file.size, "blob": file.blob, "seq": file.seq}
+def file_document(file: FileState) -> dict[str, Any]:
+    """A file as the API shows it."""
+    return {name: getattr(file, name) for name in _FILE_FIELDS}
 
 
-def _workspace_of(state: RunState, name: str, asked: int) -> WorkspaceState:
+_FILE_FIELDS = tuple(one.name for one in fields(FileState))
+
+
+def _value(one: ValueState, value: Any) -> dict[str, Any]:
+    return asdict(one) | {"value": None if one.stored_apart else value}
+
+
+def workspace_at(state: RunState, name: str, asked: int) -> WorkspaceState:
     try:
         return state.workspaces[name]
     except KeyError:
         raise WorkspaceNotFound(name, None if asked == MAX_SEQ else asked) from None
+
+
+def file_at(space: WorkspaceState, path: str, path_hex: str, seq: int) -> FileState:
+    """The file with this name.
+
+    Raises:
+        PathNotFound: the workspace has none.
+    """
+    try:
+        return space.files[path_key(path, path_hex)]
+    except KeyError:
+        raise PathNotFound(path or f"path_hex={path_hex}", seq) from None
 
 
 @router.get("/runs/{run}/state", response_model=None, responses={200: {"model": StateDocument | ContentDocument}})
@@ -92,21 +117,29 @@ async def read_state(
     deps: Deps,
     at: Sequence = MAX_SEQ,
     path: Annotated[str | None, Query(min_length=1, max_length=4_096)] = None,
+    path_hex: PathHex = "",
     workspace: Identifier = MAIN_WORKSPACE,
 ) -> Response:
-    """Files, tasks and agents after every event up to ``at`` (by default the latest); with ``path`` its content."""
+    """Files, variables, tasks and agents after every event up to ``at`` (by default the latest).
+
+    With ``path``, or ``path_hex`` for a name that is not UTF-8, the content of that file.
+    """
     found, (state, events) = await asyncio.gather(find_run(deps, run), state_at(deps, run, at))
-    if path is None:
+    if path is None and not path_hex:
         if workspace != MAIN_WORKSPACE:  # main is the default, and a run without files has none
-            _workspace_of(state, workspace, at)
+            workspace_at(state, workspace, at)
         return tagged(request, found, JsonResponse(state_document(run, state)))
-    space = _workspace_of(state, workspace, at)
-    if path not in space.files:
-        raise PathNotFound(path, state.seq)
+    space = workspace_at(state, workspace, at)
+    file = file_at(space, path or "", path_hex, state.seq)
     contents: Contents = request.app.state.contents
-    file = space.files[path]
     content = await contents.blob(run, events, space.tree, file.blob)
-    document = {"run_id": run, "workspace": workspace, "at": state.seq, **_file(file), **_text_or_base64(content)}
+    document = {
+        "run_id": run,
+        "workspace": workspace,
+        "at": state.seq,
+        **file_document(file),
+        **_text_or_base64(content),
+    }
     return tagged(request, found, JsonResponse(document))
 
 
@@ -135,7 +168,7 @@ async def read_diff(
         raise BadRequest(f"from={start} is after to={end}; give the earlier sequence as `from`")
     found, (after, events) = await asyncio.gather(find_run(deps, run), state_at(deps, run, end))
     before = await asyncio.to_thread(fold, events, at=start)
-    new = _workspace_of(after, workspace, end).tree
+    new = workspace_at(after, workspace, end).tree
     old = before.workspaces[workspace].tree if workspace in before.workspaces else ""
     contents: Contents = request.app.state.contents
     patch = await contents.diff(run, events, old, new)

@@ -301,7 +301,17 @@ def show_state(
         console.say(f"{run} at {document['at']}: {document['state'] or 'no state'} {one_line(document['reason'])}")
         for task in document["tasks"]:
             console.say(f"task {plain(task['task_id'])}: {task['state']} {one_line(task['reason'])}")
+        for line in _values(document, workspace or "main"):
+            console.say(line)
         console.emit_table(("path", "mode", "size", "seq"), _files(document, workspace or "main"))
+
+
+def _values(document: Document, workspace: str) -> Iterator[str]:
+    space = document["workspaces"].get(workspace, {"variables": [], "schema_objects": []})
+    for kind in ("variables", "schema_objects"):
+        for one in space[kind]:
+            value = "(stored apart)" if one["stored_apart"] else _text(one["value"])
+            yield f"{kind.removesuffix('s').replace('_', ' ')} {one_line(one['name'])}: {one_line(value)}"
 
 
 def _files(document: Document, workspace: str) -> Iterator[tuple[str, ...]]:
