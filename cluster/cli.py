@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from enchanted.cluster import console
-from enchanted.cluster.commands import bench, data, reading, reading_proof, run, services
+from enchanted.cluster.commands import bench, data, reading, reading_files, reading_proof, run, services
 from enchanted.cluster.errors import DONE, INTERRUPTED, READER_GONE, USAGE, CommandFailed
 
 app = typer.Typer(
@@ -44,7 +44,7 @@ def options(
     console.INVOCATION.debug = debug
 
 
-for module in (services, run, reading, reading_proof, data, bench):
+for module in (services, run, reading, reading_files, reading_proof, data, bench):
     module.register(app)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from starlette.responses import Response
 
-from enchanted.serve import events, history, live, otlp, pages, pipeline, receipts, runs, traces
+from enchanted.serve import events, file_history, history, live, otlp, pages, pipeline, receipts, runs, traces
 from enchanted.serve.auth import Guard
 from enchanted.serve.body import BodyLimit
 from enchanted.serve.contents import Contents
@@ -85,7 +85,7 @@ def create_app(dependencies: Dependencies) -> FastAPI:
     app.state.streams = live.Streams(dependencies)
     install(app)
     app.include_router(health)
-    for part in (runs, events, traces, history, receipts, live, pipeline, otlp, pages):
+    for part in (runs, events, traces, history, file_history, receipts, live, pipeline, otlp, pages):
         app.include_router(part.router)
     app.add_middleware(BodyLimit, most=MAX_BODY, paths={otlp.PATH: otlp.MAX_EXPORT})
     app.add_middleware(Guard, access=dependencies.access)

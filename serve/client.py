@@ -147,6 +147,14 @@ class ApiClient:
         """Both verdicts."""
         return self._json(f"runs/{_part(run)}/verify")
 
+    def history(self, run: str, path: str, *, at: int | None = None, workspace: str | None = None) -> Json:
+        """Every change of a file, the newest last."""
+        return self._json(f"runs/{_part(run)}/history", path=path, at=at, workspace=workspace)
+
+    def blame(self, run: str, path: str, *, at: int | None = None, workspace: str | None = None) -> Json:
+        """Each line of a file with the change that wrote it."""
+        return self._json(f"runs/{_part(run)}/blame", path=path, at=at, workspace=workspace)
+
     def receipt(self, run: str, *, until: int | None = None) -> Json:
         """What a run is now, or was at a sequence: to be kept elsewhere."""
         return self._json(f"runs/{_part(run)}/receipt", until=until)

@@ -20,7 +20,7 @@ from enchanted.serve.errors import ContentUnavailable
 OPEN_REPOSITORIES = 64
 REBUILD_DEADLINE = 120.0
 """Seconds one rebuild may take; what it did is kept, so that the next attempt goes on from there."""
-_OBJECT_ID = re.compile(r"[0-9a-f]{64}")
+OBJECT_ID = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(slots=True)
@@ -44,9 +44,9 @@ class Contents:
         Raises:
             ContentUnavailable: the tree cannot be rebuilt.
         """
-        if not _OBJECT_ID.fullmatch(blob):
+        if not OBJECT_ID.fullmatch(blob):
             raise ContentUnavailable(f"{blob[:80]!r} is no git blob id")
-        async with self._with_trees(run, events, [tree]) as repository:
+        async with self.with_trees(run, events, [tree]) as repository:
             return await asyncio.to_thread(repository.store.git.run, "cat-file", "blob", blob)
 
     async def diff(self, run: str, events: Sequence[StoredEvent], old: str, new: str) -> str:
@@ -55,13 +55,18 @@ class Contents:
         Raises:
             ContentUnavailable: a tree cannot be rebuilt.
         """
-        async with self._with_trees(run, events, [tree for tree in (old, new) if tree]) as repository:
+        async with self.with_trees(run, events, [tree for tree in (old, new) if tree]) as repository:
             return (await repository.diff(old, new)).text
 
     @asynccontextmanager
-    async def _with_trees(
+    async def with_trees(
         self, run: str, events: Sequence[StoredEvent], trees: Sequence[str]
     ) -> AsyncIterator[ShadowRepository]:
+        """A repository that holds these trees of the run, and nobody else's for as long as the block lasts.
+
+        Raises:
+            ContentUnavailable: a tree cannot be rebuilt.
+        """
         scratch = self._scratch(run)
         try:
             async with asyncio.timeout(REBUILD_DEADLINE), scratch.lock:
@@ -86,6 +91,8 @@ class Contents:
 
     async def _build(self, scratch: _Scratch, run: str, events: Sequence[StoredEvent], tree: str) -> None:
         """Apply the patches that lead from what is there to ``tree``."""
+        if tree in scratch.trees:
+            return
         steps = changes_to(events, tree, scratch.trees)
         for event in steps:
             change = event.state_change

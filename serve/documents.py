@@ -270,6 +270,72 @@ class ContentDocument(FileDocument):
     content: str
 
 
+class FileVersion(BaseModel):
+    """What one change did to a file."""
+
+    seq: int
+    event_id: str
+    workspace: str
+    path: str
+    """Its name then."""
+    path_hex: str
+    reason: str
+    """base, edit, merge or rollback."""
+    parent_event_id: str
+    decision_id: str
+    """The nearest decision among the causes; empty where there is none."""
+    agent_id: str
+    agent_name: str
+    task_id: str
+    trace_id: str
+    span_id: str
+    old_mode: str
+    new_mode: str
+    old_blob: str
+    """Empty where the change made the file."""
+    new_blob: str
+    """Empty where the change removed it."""
+    size: int
+
+
+class FileHistoryDocument(BaseModel):
+    """Every change of a file, the newest last."""
+
+    run_id: str
+    at: int
+    path: str
+    path_hex: str
+    workspace: str
+    data: list[FileVersion]
+
+
+class BlamedLine(BaseModel):
+    """One line, and the change that wrote it."""
+
+    line: int
+    seq: int
+    event_id: str
+    decision_id: str
+    agent_id: str
+    agent_name: str
+    trace_id: str
+    span_id: str
+    text: str
+    """Bytes that are not UTF-8 as `\\xNN`."""
+
+
+class BlameDocument(BaseModel):
+    """The lines of a file."""
+
+    run_id: str
+    at: int
+    path: str
+    path_hex: str
+    workspace: str
+    blob: str
+    lines: list[BlamedLine]
+
+
 class FaultDocument(BaseModel):
     """What is wrong, and where."""
 
