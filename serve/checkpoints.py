@@ -8,7 +8,7 @@ import struct
 from bisect import bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,16 @@ from google.protobuf.message import Message
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import StoredEvent, SwarmEvent, parse_event
-from enchanted.schemas.fold import FILE_SYSTEM, AgentState, FileState, MainStep, RunState, TaskState, WorkspaceState
+from enchanted.schemas.fold import (
+    FILE_SYSTEM,
+    AgentState,
+    FileState,
+    MainStep,
+    RunState,
+    TaskState,
+    ValueState,
+    WorkspaceState,
+)
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +120,7 @@ class Checkpoints:
 
 
 def slim(stored: StoredEvent) -> bytes:
-    """An event with what `Fold` looks at, and no more."""
+    """An event with what `Folding` looks at, and no more."""
     event = SwarmEvent()
     event.CopyFrom(stored.event)
     change = event.state_change if event.HasField("state_change") else None
@@ -178,9 +187,19 @@ def _plain_space(space: WorkspaceState) -> dict[str, Any]:
     return {"tree": space.tree, "files": files, "variables": space.variables, "schema_objects": space.schema_objects}
 
 
+_FILE = tuple(one.name for one in fields(FileState))
+
+
+def _file(listed: list[Any]) -> FileState:
+    return FileState(**dict(zip(_FILE, listed, strict=True)))
+
+
+def _values(saved: dict[str, Any]) -> dict[str, ValueState]:
+    return {name: ValueState(**value) for name, value in saved.items()}
+
+
 def _listed(file: FileState | None) -> list[Any] | None:
-    # orjson takes no named tuples.
-    return None if file is None else list(file)
+    return None if file is None else [getattr(file, name) for name in _FILE]
 
 
 def _state(content: bytes) -> RunState:
@@ -189,13 +208,18 @@ def _state(content: bytes) -> RunState:
         **{name: saved[name] for name in ("seq", "state", "reason", "details")},
         time=datetime.fromisoformat(saved["time"]),
         workspaces={
-            name: WorkspaceState(**{**space, "files": {key: FileState(*file) for key, file in space["files"].items()}})
+            name: WorkspaceState(
+                tree=space["tree"],
+                files={key: _file(file) for key, file in space["files"].items()},
+                variables=_values(space["variables"]),
+                schema_objects=_values(space["schema_objects"]),
+            )
             for name, space in saved["workspaces"].items()
         },
         tasks={task["task_id"]: TaskState(**task) for task in saved["tasks"]},
         agents={agent["agent_id"]: AgentState(**agent) for agent in saved["agents"]},
         main_steps=tuple(
-            MainStep(tree, {key: file and FileState(*file) for key, file in before.items()})
+            MainStep(tree, {key: None if file is None else _file(file) for key, file in before.items()})
             for tree, before in saved["main_steps"]
         ),
     )

@@ -12,7 +12,7 @@ from typing import Any
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import StoredEvent
-from enchanted.schemas.fold import Fold, RunState, fold
+from enchanted.schemas.fold import Folding, RunState, fold
 from enchanted.serve.checkpoints import EVERY, Checkpoints, is_settled
 from enchanted.serve.dependencies import Dependencies
 from enchanted.serve.errors import EventCorrupted
@@ -102,7 +102,7 @@ class Seeker:
         return self._heads[run]
 
     def _folded(self, run: str, start: RunState, events: Sequence[StoredEvent]) -> RunState:
-        folding, now, begun = Fold(start), datetime.now(UTC), 0
+        folding, now, begun = Folding(start), datetime.now(UTC), 0
         since = start.seq
         for number, stored in enumerate(events, start=1):
             folding.add(stored)
