@@ -14,6 +14,7 @@ from enchanted.cluster import console
 from enchanted.cluster.commands import (
     acting,
     bench,
+    comparing,
     data,
     play,
     querying,
@@ -56,7 +57,20 @@ def options(
     console.INVOCATION.debug = debug
 
 
-for module in (services, run, reading, reading_files, reading_proof, querying, play, rerun, acting, data, bench):
+for module in (
+    services,
+    run,
+    reading,
+    reading_files,
+    reading_proof,
+    querying,
+    play,
+    comparing,
+    rerun,
+    acting,
+    data,
+    bench,
+):
     module.register(app)
 
 

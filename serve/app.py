@@ -14,6 +14,7 @@ from starlette.responses import Response
 from enchanted.serve import (
     acts,
     agents,
+    compare,
     events,
     export,
     file_history,
@@ -47,7 +48,7 @@ MAX_BODY = 1 << 20
 """Bytes of a request."""
 
 _PARTS = (
-    *(runs, events, traces, history, file_history, receipts, agents, ledger, query, export),
+    *(runs, events, traces, history, file_history, compare, receipts, agents, ledger, query, export),
     *(live, live_socket, acts, reruns, pipeline, otlp, pages),
 )
 

@@ -179,6 +179,10 @@ class ApiClient:
                 response.read()
             yield from _checked(response).iter_raw()
 
+    def compare(self, run: str, other: str) -> Json:
+        """Two runs side by side."""
+        return self._json(f"runs/{_part(run)}/compare/{_part(other)}")
+
     def rerun(self, run: str, *, start: int = 0) -> Json:
         """Run it again from its log and compare; takes as long as that takes."""
         with self._errors():

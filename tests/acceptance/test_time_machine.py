@@ -108,3 +108,23 @@ def test_a_fork_from_the_middle_is_a_run_of_its_own(swarm: HomeUnderTest, merged
     )
     early = swarm.run("fork", merged["run_id"], "--at", str(merged["log"][0]["seq"]), "--yes")
     assert (early.returncode, "not stored yet" in early.stderr) == (2, True)
+
+
+def test_a_fork_is_compared_with_its_parent_from_where_it_began(swarm: HomeUnderTest, merged: dict[str, Any]) -> None:
+    at = merged["log"][-1]["seq"]
+    forked = json.loads(
+        swarm.run("fork", merged["run_id"], "--at", str(at), "--check", "ruff check .", "--yes", "--json").stdout
+    )
+    document = json.loads(swarm.run("compare", merged["run_id"], forked["run_id"], "--json").stdout)
+    assert document["forked_at"] == at
+    assert document["a"]["state"] == document["b"]["state"] == "merged"
+    parted = [document["divergence"][side] for side in ("a", "b") if document["divergence"][side]]
+    assert min(event["seq"] for event in parted) > at
+    assert document["files_differing"] == 0
+    same = json.loads(swarm.run("compare", merged["run_id"], merged["run_id"], "--json").stdout)
+    assert (same["divergence"], same["files"]) == (None, [])
+    signals = sum(event["kind"] == "system_signal" for event in merged["log"])
+    assert same["equal_events"] >= len(merged["log"]) - signals
+    table = swarm.run("compare", merged["run_id"], forked["run_id"])
+    assert forked["run_id"] in table.stdout + table.stderr
+    assert swarm.run("compare", merged["run_id"], "run-nobody").returncode == 3
