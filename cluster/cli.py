@@ -11,7 +11,19 @@ from typing import Annotated
 import typer
 
 from enchanted.cluster import console
-from enchanted.cluster.commands import acting, bench, data, play, querying, reading, rerun, run, services
+from enchanted.cluster.commands import (
+    acting,
+    bench,
+    data,
+    play,
+    querying,
+    reading,
+    reading_files,
+    reading_proof,
+    rerun,
+    run,
+    services,
+)
 from enchanted.cluster.errors import DONE, INTERRUPTED, READER_GONE, USAGE, CommandFailed
 
 app = typer.Typer(
@@ -44,7 +56,7 @@ def options(
     console.INVOCATION.debug = debug
 
 
-for module in (services, run, reading, querying, play, rerun, acting, data, bench):
+for module in (services, run, reading, reading_files, reading_proof, querying, play, rerun, acting, data, bench):
     module.register(app)
 
 

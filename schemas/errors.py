@@ -41,3 +41,12 @@ class TreeNotUnderstood(SchemaError):
 
     def __init__(self) -> None:
         super().__init__("the statement's syntax tree is not understood; write it more simply")
+
+
+class BadReceipt(SchemaError):
+    """The file is no receipt of this run, or not whole."""
+
+    exit_code = 2
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the receipt cannot be used: {why}; `enchanted verify RUN --export FILE` makes one")

@@ -25,7 +25,7 @@ from enchanted.serve.dependencies import Dependencies, Deps
 from enchanted.serve.documents import StartedRun, described
 from enchanted.serve.errors import ForkRefused, RestoreRefused
 from enchanted.serve.events import JsonResponse
-from enchanted.serve.history import workspace_of
+from enchanted.serve.history import workspace_at
 from enchanted.serve.parameters import MAX_SEQ, RunId
 from enchanted.serve.run_facts import facts_of
 from enchanted.serve.runs import ROLES, BudgetBody, ModelUrl, Starts, Text, find_run, repository_path, started
@@ -126,10 +126,10 @@ async def restore(run: RunId, body: RestoreBody, request: Request, deps: Deps) -
     seeker: Seeker = request.app.state.seeker
     _, sought = await asyncio.gather(seeker.head(run), seeker.seek(run, body.at))
     state = sought.state
-    tree = workspace_of(state, body.workspace, body.at).tree
+    tree = workspace_at(state, body.workspace, body.at).tree
     contents: Contents = request.app.state.contents
     document: dict[str, Any] = {"run_id": run, "at": state.seq, "workspace": body.workspace, "tree": tree}
-    async with contents.trees(run, sought.events, [tree]) as repository:
+    async with contents.trees(run, await seeker.changes(sought), [tree]) as repository:
         try:
             if body.branch is not None:
                 document |= await _onto_branch(body, repository, tree, await events_between(deps, run, 0, body.at), run)

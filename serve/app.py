@@ -16,6 +16,7 @@ from enchanted.serve import (
     agents,
     events,
     export,
+    file_history,
     history,
     ledger,
     live,
@@ -24,6 +25,7 @@ from enchanted.serve import (
     pages,
     pipeline,
     query,
+    receipts,
     reruns,
     runs,
     traces,
@@ -45,7 +47,7 @@ MAX_BODY = 1 << 20
 """Bytes of a request."""
 
 _PARTS = (
-    *(runs, events, traces, history, agents, ledger, query, export),
+    *(runs, events, traces, history, file_history, receipts, agents, ledger, query, export),
     *(live, live_socket, acts, reruns, pipeline, otlp, pages),
 )
 

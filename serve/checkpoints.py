@@ -3,91 +3,160 @@
 from __future__ import annotations
 
 import logging
+import secrets
+import struct
 from bisect import bisect_right, insort
 from collections import OrderedDict
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from backports import zstd
+from google.protobuf.message import Message
 
 from enchanted.schemas.canonical import sha256_hex
-from enchanted.schemas.fold import AgentState, FileState, MainStep, RunState, TaskState, WorkspaceState
+from enchanted.schemas.errors import NotAnEvent
+from enchanted.schemas.events import StoredEvent, SwarmEvent, parse_event
+from enchanted.schemas.fold import (
+    FILE_SYSTEM,
+    AgentState,
+    FileState,
+    MainStep,
+    RunState,
+    TaskState,
+    ValueState,
+    WorkspaceState,
+)
 
 log = logging.getLogger(__name__)
 
 EVERY = 500
 """Events from one checkpoint to the next."""
-VERSION = "v1"
+VERSION = "v2"
 """Of the files; a folder of another one is not looked at."""
 UNNUMBERED = timedelta(hours=1)
 """Age of an event after which none before it is still on its way, where a producer does not number its events."""
 REMEMBERED = 32
-"""States in memory."""
+"""States, and stretches of events, in memory."""
+_HEAD = struct.Struct("<QqI")
+"""Sequence, microseconds since 1970, bytes that follow."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+T = TypeVar("T")
 
 
 class Checkpoints:
-    """States by run and sequence, in a folder of the cache."""
+    """By run: states at some sequences, and what a fold needs of the events from each to the next."""
 
     def __init__(self, cache: Path) -> None:
         self._folder = cache / "states" / VERSION
         self._seqs: dict[str, list[int]] = {}
-        self._recent: OrderedDict[tuple[str, int], RunState] = OrderedDict()
+        self._states: OrderedDict[tuple[str, int], RunState] = OrderedDict()
+        self._events: OrderedDict[tuple[str, int], list[StoredEvent]] = OrderedDict()
 
-    def nearest(self, run: str, at: int) -> RunState | None:
-        """The newest state of a run at a sequence up to ``at``; None where there is none, or it does not read back."""
+    def nearest(self, run: str, at: int) -> RunState:
+        """The newest state of a run at a sequence up to ``at``; an empty one where there is none."""
         seqs = self._known(run)
         while (place := bisect_right(seqs, at)) > 0:
             seq = seqs[place - 1]
-            if (state := self._read(run, seq)) is not None:
+            if (state := self._kept(self._states, (run, seq), self._path(run, seq, "state"), _state)) is not None:
                 return state
             seqs.remove(seq)
-        return None
+        return RunState()
 
-    def add(self, run: str, state: RunState) -> None:
-        """Keep a state, unless it is kept already."""
+    def following(self, run: str, state: RunState, at: int) -> list[StoredEvent] | None:
+        """The events from a kept state up to ``at``, with what a fold needs of each; None if not all are kept."""
         seqs = self._known(run)
-        if state.seq in seqs[max(0, bisect_right(seqs, state.seq) - 1) :]:
-            return
-        path = self._path(run, state.seq)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(zstd.compress(orjson.dumps(_plain(state))))
-        partial.replace(path)
-        insort(seqs, state.seq)
-        self._remember(run, state)
+        place = bisect_right(seqs, state.seq)
+        if place == len(seqs) or at >= seqs[place]:
+            return [] if at == state.seq else None
+        events = self._kept(self._events, (run, state.seq), self._path(run, state.seq, "events"), read_slim)
+        return None if events is None else events[: bisect_right(events, at, key=lambda stored: stored.seq)]
+
+    def add(self, run: str, start: int, events: Sequence[StoredEvent], state: RunState) -> None:
+        """Keep a state, and the events that lead to it from the state at ``start``."""
+        seqs = self._known(run)
+        self._write(self._path(run, start, "events"), b"".join(map(slim, events)))
+        self._write(self._path(run, state.seq, "state"), orjson.dumps(_plain(state)))
+        if state.seq not in seqs:
+            insort(seqs, state.seq)
 
     def _known(self, run: str) -> list[int]:
         if run not in self._seqs:
-            names = self._path(run, 0).parent.glob("*.zst")
-            self._seqs[run] = sorted(int(path.stem) for path in names if path.stem.isdecimal())
+            names = (path.name.partition(".")[0] for path in self._path(run, 0, "state").parent.glob("*.state"))
+            self._seqs[run] = sorted(int(name) for name in names if name.isdecimal())
         return self._seqs[run]
 
-    def _read(self, run: str, seq: int) -> RunState | None:
-        if (run, seq) in self._recent:
-            self._recent.move_to_end((run, seq))
-            return self._recent[run, seq]
-        path = self._path(run, seq)
+    def _kept(
+        self, kept: OrderedDict[tuple[str, int], T], key: tuple[str, int], path: Path, read: Callable[[bytes], T]
+    ) -> T | None:
+        """What a file holds, from memory where it was read lately; None where it does not read back."""
+        if key in kept:
+            kept.move_to_end(key)
+            return kept[key]
         try:
-            state = _state(orjson.loads(zstd.decompress(path.read_bytes())))
+            kept[key] = read(zstd.decompress(path.read_bytes()))
         except FileNotFoundError:
             return None
-        except (OSError, zstd.ZstdError, ValueError, KeyError, TypeError) as error:
+        except (OSError, zstd.ZstdError, NotAnEvent, ValueError, KeyError, TypeError, struct.error) as error:
             log.warning("the checkpoint %s does not read back (%s) and is not used", path, error)
             path.unlink(missing_ok=True)
             return None
-        self._remember(run, state)
-        return state
+        while len(kept) > REMEMBERED:
+            kept.popitem(last=False)
+        return kept[key]
 
-    def _remember(self, run: str, state: RunState) -> None:
-        self._recent[run, state.seq] = state
-        while len(self._recent) > REMEMBERED:
-            self._recent.popitem(last=False)
+    def _write(self, path: Path, content: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+        partial.write_bytes(zstd.compress(content))
+        partial.replace(path)
 
-    def _path(self, run: str, seq: int) -> Path:
-        return self._folder / sha256_hex(run)[:32] / f"{seq}.zst"
+    def _path(self, run: str, seq: int, what: str) -> Path:
+        return self._folder / sha256_hex(run)[:32] / f"{seq}.{what}"
+
+
+def slim(stored: StoredEvent) -> bytes:
+    """An event with what `Folding` looks at, and no more."""
+    event = SwarmEvent()
+    event.CopyFrom(stored.event)
+    change = event.state_change if event.HasField("state_change") else None
+    if change is not None and change.target_type == FILE_SYSTEM:
+        change.ClearField("diff_patch")
+        for file in change.files:
+            file.ClearField("old_blob")
+    for name in ("model_call", "tool_call"):
+        if event.HasField(name):
+            _leave(getattr(event, name), "output_tokens")
+    if event.HasField("decision"):
+        _leave(event.decision, "rationale")
+    if event.HasField("run_transition"):
+        event.run_transition.ClearField("heads")
+    raw = event.SerializeToString()
+    micros = int(stored.time.timestamp() * 1_000_000)
+    return _HEAD.pack(stored.seq, micros, len(raw)) + raw
+
+
+def _leave(message: Message, field: str) -> None:
+    for descriptor, _ in message.ListFields():
+        if descriptor.name != field:
+            message.ClearField(descriptor.name)
+
+
+def read_slim(content: bytes) -> list[StoredEvent]:
+    """The events that `slim` wrote, one after the other; their ``raw`` is not the published bytes."""
+    found, place = [], 0
+    while place < len(content):
+        seq, micros, size = _HEAD.unpack_from(content, place)
+        place += _HEAD.size
+        raw = content[place : place + size]
+        time = _EPOCH + timedelta(microseconds=micros)
+        found.append(StoredEvent(seq=seq, time=time, subject="", raw=b"", event=parse_event(raw)))
+        place += size
+    return found
 
 
 def is_settled(state: RunState, now: datetime, settled: timedelta) -> bool:
@@ -118,23 +187,39 @@ def _plain_space(space: WorkspaceState) -> dict[str, Any]:
     return {"tree": space.tree, "files": files, "variables": space.variables, "schema_objects": space.schema_objects}
 
 
+_FILE = tuple(one.name for one in fields(FileState))
+
+
+def _file(listed: list[Any]) -> FileState:
+    return FileState(**dict(zip(_FILE, listed, strict=True)))
+
+
+def _values(saved: dict[str, Any]) -> dict[str, ValueState]:
+    return {name: ValueState(**value) for name, value in saved.items()}
+
+
 def _listed(file: FileState | None) -> list[Any] | None:
-    # orjson takes no named tuples.
-    return None if file is None else list(file)
+    return None if file is None else [getattr(file, name) for name in _FILE]
 
 
-def _state(saved: dict[str, Any]) -> RunState:
+def _state(content: bytes) -> RunState:
+    saved = orjson.loads(content)
     return RunState(
         **{name: saved[name] for name in ("seq", "state", "reason", "details")},
         time=datetime.fromisoformat(saved["time"]),
         workspaces={
-            name: WorkspaceState(**{**space, "files": {key: FileState(*file) for key, file in space["files"].items()}})
+            name: WorkspaceState(
+                tree=space["tree"],
+                files={key: _file(file) for key, file in space["files"].items()},
+                variables=_values(space["variables"]),
+                schema_objects=_values(space["schema_objects"]),
+            )
             for name, space in saved["workspaces"].items()
         },
         tasks={task["task_id"]: TaskState(**task) for task in saved["tasks"]},
         agents={agent["agent_id"]: AgentState(**agent) for agent in saved["agents"]},
         main_steps=tuple(
-            MainStep(tree, {key: file and FileState(*file) for key, file in before.items()})
+            MainStep(tree, {key: None if file is None else _file(file) for key, file in before.items()})
             for tree, before in saved["main_steps"]
         ),
     )

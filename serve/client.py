@@ -186,6 +186,18 @@ class ApiClient:
             url = f"/api/v1/runs/{_part(run)}/reruns"
             return _document(self._http.post(url, params={"from": start}, timeout=timeout))
 
+    def history(self, run: str, path: str, *, at: int | None = None, workspace: str | None = None) -> Json:
+        """Every change of a file, the newest last."""
+        return self._json(f"runs/{_part(run)}/history", path=path, at=at, workspace=workspace)
+
+    def blame(self, run: str, path: str, *, at: int | None = None, workspace: str | None = None) -> Json:
+        """Each line of a file with the change that wrote it."""
+        return self._json(f"runs/{_part(run)}/blame", path=path, at=at, workspace=workspace)
+
+    def receipt(self, run: str, *, until: int | None = None) -> Json:
+        """What a run is now, or was at a sequence: to be kept elsewhere."""
+        return self._json(f"runs/{_part(run)}/receipt", until=until)
+
     def ready(self) -> Json:
         """Each dependency's state; an unready API answers with the same members."""
         with self._errors():

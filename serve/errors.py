@@ -93,6 +93,24 @@ class PathNotFound(NotFound):
         )
 
 
+class BinaryFile(ServeError):
+    """A file without lines."""
+
+    status, code, title = 422, "binary-file", "The file is binary"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path!r} has no lines that somebody wrote; its `history` names every change of it")
+
+
+class TooLargeToBlame(ServeError):
+    """More text than lines are looked up in."""
+
+    status, code, title = 422, "too-large-to-blame", "The file is too large for a look at each line"
+
+    def __init__(self, found: str, most: str) -> None:
+        super().__init__(f"{found}, at most {most}; its `history` names every change of it")
+
+
 class WorkspaceNotFound(NotFound):
     """The run has no such workspace at that sequence."""
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 from base64 import b64encode
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from enchanted.schemas.fold import MAIN_WORKSPACE, FileState, RunState, WorkspaceState
+from enchanted.schemas.fold import MAIN_WORKSPACE, FileState, RunState, ValueState, WorkspaceState, path_key
 from enchanted.serve.contents import Contents
 from enchanted.serve.dependencies import Deps
 from enchanted.serve.documents import ContentDocument, StateDocument, VerifyDocument, described
 from enchanted.serve.errors import BadRequest, PathNotFound, WorkspaceNotFound
 from enchanted.serve.events import JsonResponse, rfc3339
-from enchanted.serve.parameters import MAX_SEQ, Identifier, RunId, Sequence
+from enchanted.serve.parameters import MAX_SEQ, Identifier, PathHex, RunId, Sequence
 from enchanted.serve.proof import prove
 from enchanted.serve.runs import find_run, parsed, tagged
 from enchanted.serve.seek import Seeker
@@ -48,17 +48,25 @@ def _by_seq(state: RunState) -> Iterable[Any]:
 def _workspace(space: WorkspaceState) -> dict[str, Any]:
     return {
         "tree": space.tree,
-        "files": [_file(space.files[path]) for path in sorted(space.files)],
-        "variables": {name: parsed(value) for name, value in sorted(space.variables.items())},
-        "schema_objects": dict(sorted(space.schema_objects.items())),
+        "files": [file_document(space.files[path]) for path in sorted(space.files)],
+        "variables": [_value(one, parsed(one.value)) for _, one in sorted(space.variables.items())],
+        "schema_objects": [_value(one, one.value) for _, one in sorted(space.schema_objects.items())],
     }
 
 
-def _file(file: FileState) -> dict[str, Any]:
-    return {"path": file.path, "mode": file.mode, "size": file.size, "blob": file.blob, "seq": file.seq}
+def file_document(file: FileState) -> dict[str, Any]:
+    """A file as the API shows it."""
+    return {name: getattr(file, name) for name in _FILE_FIELDS}
 
 
-def workspace_of(state: RunState, name: str, asked: int) -> WorkspaceState:
+_FILE_FIELDS = tuple(one.name for one in fields(FileState))
+
+
+def _value(one: ValueState, value: Any) -> dict[str, Any]:
+    return asdict(one) | {"value": None if one.stored_apart else value}
+
+
+def workspace_at(state: RunState, name: str, asked: int) -> WorkspaceState:
     """One workspace of a state that was ``asked`` for.
 
     Raises:
@@ -70,29 +78,49 @@ def workspace_of(state: RunState, name: str, asked: int) -> WorkspaceState:
         raise WorkspaceNotFound(name, None if asked == MAX_SEQ else asked) from None
 
 
+def file_at(space: WorkspaceState, path: str, path_hex: str, seq: int) -> FileState:
+    """The file with this name.
+
+    Raises:
+        PathNotFound: the workspace has none.
+    """
+    try:
+        return space.files[path_key(path, path_hex)]
+    except KeyError:
+        raise PathNotFound(path or f"path_hex={path_hex}", seq) from None
+
+
 @router.get("/runs/{run}/state", response_model=None, responses={200: {"model": StateDocument | ContentDocument}})
 async def read_state(
     run: RunId,
     request: Request,
     at: Sequence = MAX_SEQ,
     path: Annotated[str | None, Query(min_length=1, max_length=4_096)] = None,
+    path_hex: PathHex = "",
     workspace: Identifier = MAIN_WORKSPACE,
 ) -> Response:
-    """Files, tasks and agents after every event up to ``at`` (by default the latest); with ``path`` its content."""
+    """Files, variables, tasks and agents after every event up to ``at`` (by default the latest).
+
+    With ``path``, or ``path_hex`` for a name that is not UTF-8, the content of that file.
+    """
     seeker: Seeker = request.app.state.seeker
     found, sought = await asyncio.gather(seeker.head(run), seeker.seek(run, at))
     state = sought.state
-    if path is None:
+    if path is None and not path_hex:
         if workspace != MAIN_WORKSPACE:  # main is the default, and a run without files has none
-            workspace_of(state, workspace, at)
+            workspace_at(state, workspace, at)
         return tagged(request, found, JsonResponse(state_document(run, state, sought.checkpoint)))
-    space = workspace_of(state, workspace, at)
-    if path not in space.files:
-        raise PathNotFound(path, state.seq)
+    space = workspace_at(state, workspace, at)
+    file = file_at(space, path or "", path_hex, state.seq)
     contents: Contents = request.app.state.contents
-    file = space.files[path]
-    content = await contents.blob(run, sought.events, space.tree, file.blob)
-    document = {"run_id": run, "workspace": workspace, "at": state.seq, **_file(file), **_text_or_base64(content)}
+    content = await contents.blob(run, await seeker.changes(sought), space.tree, file.blob)
+    document = {
+        "run_id": run,
+        "workspace": workspace,
+        "at": state.seq,
+        **file_document(file),
+        **_text_or_base64(content),
+    }
     return tagged(request, found, JsonResponse(document))
 
 
@@ -120,10 +148,10 @@ async def read_diff(
         raise BadRequest(f"from={start} is after to={end}; give the earlier sequence as `from`")
     seeker: Seeker = request.app.state.seeker
     found, after, before = await asyncio.gather(seeker.head(run), seeker.seek(run, end), seeker.seek(run, start))
-    new = workspace_of(after.state, workspace, end).tree
+    new = workspace_at(after.state, workspace, end).tree
     old = before.state.workspaces[workspace].tree if workspace in before.state.workspaces else ""
     contents: Contents = request.app.state.contents
-    patch = await contents.diff(run, [*before.events, *after.events], old, new)
+    patch = await contents.diff(run, await seeker.changes(before, after), old, new)
     headers = {"X-Enchanted-From-Tree": old, "X-Enchanted-To-Tree": new}
     return tagged(request, found, Response(patch, media_type="text/x-diff; charset=utf-8", headers=headers))
 

@@ -41,6 +41,8 @@ def _check_field(path: str) -> None:
 
 Identifier = Annotated[str, StringConstraints(max_length=256), AfterValidator(_printable)]
 Sequence = Annotated[int, Query(ge=0, le=MAX_SEQ)]
+PathHex = Annotated[str, Query(max_length=8_192, pattern="^([0-9a-f]{2})*$")]
+"""The bytes of a file's name that is not UTF-8."""
 Fields = Annotated[str, StringConstraints(max_length=2_000), AfterValidator(_field_path)]
 RunId = Annotated[str, Path(min_length=1, max_length=256), AfterValidator(_printable)]
 EventId = Annotated[str, Path(min_length=1, max_length=256), AfterValidator(_printable)]

@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from enchanted.schemas.canonical import sha256_hex
-from enchanted.schemas.chain import ChainVerifier, Fault, Verdict
+from enchanted.schemas.chain import ChainVerifier, Verdict
 from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import StoredEvent
+from enchanted.schemas.links import Fault, earliest
 from enchanted.serve.dependencies import Dependencies
 from enchanted.serve.errors import ServeError
 from enchanted.serve.store import EventRow
@@ -28,8 +29,8 @@ NAMED = 20
 class _Rows:
     """The table's side: verdict, and each row's bytes by hash."""
 
-    def __init__(self) -> None:
-        self._chains = ChainVerifier()
+    def __init__(self, run: str) -> None:
+        self._chains = ChainVerifier(run)
         self.hashes: dict[int, str] = {}
         self.event_ids: set[str] = set()
         self.damaged: Fault | None = None
@@ -47,7 +48,7 @@ class _Rows:
             return
         if found != row.sha256:
             self._damage(_fault(stored, f"the stored bytes hash to {found}, they were ingested as {row.sha256}"))
-        self._chains.add(stored)
+        self._chains.add(stored, digest=found)
 
     def verdict(self) -> Verdict:
         return self._chains.verdict()
@@ -96,13 +97,14 @@ async def prove(deps: Dependencies, run: str) -> dict[str, Any]:
         check = await asyncio.to_thread(compare, rows.hashes, rows.event_ids, stream)
     verdict = rows.verdict()
     faults = [fault for fault in (rows.damaged, verdict.first_bad, _differing(check)) if fault]
-    first_bad = min(faults, key=lambda fault: fault.seq or 2**64, default=None)
+    first_bad = earliest(faults)
     return {
         "run_id": run,
         "intact": first_bad is None and not check["only_in_table"],
         "complete": verdict.complete and not check["only_in_stream"],
         "checked": verdict.checked + rows.unreadable,
         "closed": verdict.closed,
+        "unanchored": verdict.unanchored,
         "first_bad": asdict(first_bad) if first_bad else None,
         "missing": [asdict(fault) for fault in verdict.missing],
         "stream": check,
@@ -132,7 +134,7 @@ async def _with_others(deps: Dependencies, rows: _Rows, stream: list[StoredEvent
 async def _caught_up(deps: Dependencies, run: str, stream: Sequence[StoredEvent]) -> _Rows:
     """The table's rows, read again while it lacks something the stream took in only a moment ago."""
     while True:
-        rows = _Rows()
+        rows = _Rows(run)
         async for row in deps.store.run_events(run):
             rows.add(row)
         missing = lacking(rows.hashes, rows.event_ids, stream)

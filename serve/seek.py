@@ -12,7 +12,7 @@ from typing import Any
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import StoredEvent
-from enchanted.schemas.fold import Fold, RunState, fold
+from enchanted.schemas.fold import Folding, RunState, fold
 from enchanted.serve.checkpoints import EVERY, Checkpoints, is_settled
 from enchanted.serve.dependencies import Dependencies
 from enchanted.serve.errors import EventCorrupted
@@ -26,9 +26,10 @@ HEADS = 10_000
 class Seek:
     """A run at a sequence."""
 
+    run: str
+    at: int
+    """What was asked for."""
     state: RunState
-    events: Sequence[StoredEvent]
-    """The events that were folded."""
     checkpoint: int = 0
     """The sequence that folding began after; 0 is the run's beginning."""
 
@@ -53,8 +54,10 @@ async def events_between(deps: Dependencies, run: str, after: int, until: int) -
 class Seeker:
     """Finds runs at sequences, and makes checkpoints on the way."""
 
-    def __init__(self, deps: Dependencies) -> None:
+    def __init__(self, deps: Dependencies, *, every: int = EVERY) -> None:
+        """``every``: events from one checkpoint to the next."""
         self._deps = deps
+        self._every = every
         self._checkpoints = Checkpoints(deps.cache)
         self._heads: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
@@ -64,13 +67,22 @@ class Seeker:
         Raises:
             EventCorrupted, StoreUnavailable: see there.
         """
-        start = await asyncio.to_thread(self._checkpoints.nearest, run, at)
-        after = start.seq if start else 0
-        events = await events_between(self._deps, run, after, at)
-        if len(events) <= EVERY:
-            return Seek(state=fold(events, start=start), events=events, checkpoint=after)
-        state = await asyncio.to_thread(self._folded, run, start, events)
-        return Seek(state=state, events=events, checkpoint=after)
+        start, known = await asyncio.to_thread(self._from_cache, run, at)
+        if known is None:
+            read = await events_between(self._deps, run, start.seq, at)
+            state = await asyncio.to_thread(self._folded, run, start, read)
+        else:
+            state = fold(known, start=start)
+        return Seek(run=run, at=at, state=state, checkpoint=start.seq)
+
+    async def changes(self, *seeks: Seek) -> list[StoredEvent]:
+        """The events that were folded for these, whole."""
+        found = [await events_between(self._deps, one.run, one.checkpoint, one.state.seq) for one in seeks]
+        return [stored for events in found for stored in events]
+
+    def _from_cache(self, run: str, at: int) -> tuple[RunState, list[StoredEvent] | None]:
+        start = self._checkpoints.nearest(run, at)
+        return start, self._checkpoints.following(run, start, at)
 
     async def head(self, run: str) -> dict[str, Any]:
         """What `tagged` needs of a run, without counting it through when nothing was added.
@@ -89,10 +101,12 @@ class Seeker:
             self._heads.popitem(last=False)
         return self._heads[run]
 
-    def _folded(self, run: str, start: RunState | None, events: Sequence[StoredEvent]) -> RunState:
-        folding, now = Fold(start), datetime.now(UTC)
+    def _folded(self, run: str, start: RunState, events: Sequence[StoredEvent]) -> RunState:
+        folding, now, begun = Folding(start), datetime.now(UTC), 0
+        since = start.seq
         for number, stored in enumerate(events, start=1):
             folding.add(stored)
-            if number % EVERY == 0 and is_settled(state := folding.state(), now, self._deps.settled):
-                self._checkpoints.add(run, state)
+            if number % self._every == 0 and is_settled(state := folding.state(), now, self._deps.settled):
+                self._checkpoints.add(run, since, events[begun:number], state)
+                since, begun = state.seq, number
         return folding.state()

@@ -106,9 +106,8 @@ class ScriptedTeam:
         return all(cursor.at_end for cursor in self.cursors) or all(task.done() for task in self._working)
 
     async def _call(self, name: str, role: RoleName, method: str, request: Any, number: int = 0) -> Any:
-        task_id = request.task.task_id if method == "code" else ""
         if name not in self._players:
-            self._require_came(name, task_id)
+            self._require_came(name, request.task.task_id if method == "code" else "")
             self._players[name] = self._player(name, role, number)
         player = self._players[name]
         work = asyncio.create_task(getattr(player.role, method)(request))
@@ -119,7 +118,7 @@ class ScriptedTeam:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             gone.cancel()
-        if work.done() and not self._answer_was_lost(player.cursor, task_id):
+        if work.done() and not self._answer_was_lost(player.cursor, method, request):
             self._working.discard(work)
             return work.result()
         work.cancel()
@@ -193,13 +192,14 @@ class ScriptedTeam:
         later = (other for other in self._act.roles if other.name == part.name and other.first_seq > part.first_seq)
         return next(later, None)
 
-    def _answer_was_lost(self, cursor: Cursor, task_id: str) -> bool:
+    def _answer_was_lost(self, cursor: Cursor, method: str, request: Any) -> bool:
         """Whether a process that died had said all but given no answer: the orchestrator went on without it."""
         if not (cursor.dies and cursor.at_end):
             return False
-        step = self._next_step(task_id)
-        if task_id:
+        step = self._next_step(request.task.task_id if method in ("code", "review") else "")
+        if method == "code":
             return step is not None and step.event.run_transition.reason == str(AgentLost(cursor.part.name))
+        # Whom it asks again comes before the step that the answer leads to.
         successor = self._successor(cursor.part)
         return successor is not None and (step is None or successor.first_seq < step.seq)
 

@@ -24,7 +24,7 @@ from enchanted.cluster.commands.reading_text import (
     run_row,
     span_row,
 )
-from enchanted.cluster.errors import CHECK_FAILED, USAGE, CommandFailed
+from enchanted.cluster.errors import USAGE, CommandFailed
 
 if TYPE_CHECKING:
     from enchanted.serve.client import ApiClient
@@ -115,7 +115,6 @@ def register(app: typer.Typer) -> None:
         ("tail", tail),
         ("state", show_state),
         ("diff", show_diff),
-        ("verify", verify),
     ):
         app.command(name)(command)
 
@@ -303,7 +302,17 @@ def show_state(
         console.say(f"{run} at {document['at']}: {document['state'] or 'no state'} {one_line(document['reason'])}")
         for task in document["tasks"]:
             console.say(f"task {plain(task['task_id'])}: {task['state']} {one_line(task['reason'])}")
+        for line in _values(document, workspace or "main"):
+            console.say(line)
         console.emit_table(("path", "mode", "size", "seq"), _files(document, workspace or "main"))
+
+
+def _values(document: Document, workspace: str) -> Iterator[str]:
+    space = document["workspaces"].get(workspace, {"variables": [], "schema_objects": []})
+    for kind in ("variables", "schema_objects"):
+        for one in space[kind]:
+            value = "(stored apart)" if one["stored_apart"] else _text(one["value"])
+            yield f"{kind.removesuffix('s').replace('_', ' ')} {one_line(one['name'])}: {one_line(value)}"
 
 
 def _files(document: Document, workspace: str) -> Iterator[tuple[str, ...]]:
@@ -322,39 +331,3 @@ def show_diff(
     """Print what changed between two sequences, as a unified diff."""
     with api(url, token_file) as client:
         emit_content(client.diff(run, start, end, workspace=workspace).encode())
-
-
-def verify(
-    run: RunArgument, as_json: JsonOption = False, url: UrlOption = None, token_file: TokenOption = None
-) -> None:
-    """Check that no event of a run is altered (intact) or missing (complete); exit 1 when one is."""
-    with api(url, token_file) as client:
-        document = client.verify(run)
-    if as_json:
-        console.emit_json(document)
-    else:
-        console.emit(_verdict(document))
-    _explain(document)
-    if not (document["intact"] and document["complete"]):
-        raise typer.Exit(CHECK_FAILED)
-
-
-def _verdict(document: Document) -> str:
-    intact = "intact" if document["intact"] else "NOT INTACT"
-    complete = "complete" if document["complete"] else "NOT COMPLETE"
-    return f"{document['run_id']}: {intact}, {complete}, {document['checked']} events checked"
-
-
-def _explain(document: Document) -> None:
-    if bad := document["first_bad"]:
-        console.say(f"first bad: sequence {bad['seq']}, agent {plain(bad['agent_id'])}: {plain(bad['why'])}")
-    for fault in document["missing"]:
-        console.say(f"agent {plain(fault['agent_id'])}: {plain(fault['why'])}")
-    stream = document["stream"]
-    for name in ("only_in_stream", "only_in_table", "differing"):
-        if stream[name]:
-            console.say(f"{name.replace('_', ' ')}: {', '.join(map(str, stream[name]))}")
-    if not stream["checked"]:
-        console.say(f"not compared with the stream: {stream['why']}")
-    if not document["closed"]:
-        console.say("the run is open: its tail is not anchored yet")

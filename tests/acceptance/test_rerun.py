@@ -33,10 +33,8 @@ def last_words(agent: str, kind: str) -> Callable[[StoredEvent], bool]:
 
 Victims = Sequence[tuple[str, Callable[[StoredEvent], bool]]]
 VICTIMS: dict[str, Victims] = {
-    "nobody": (),
     "a coder": (("coder-1", last_words("coder-1", "tool_call")),),
     "the reviewer": (("reviewer", last_words("reviewer", "decision")),),
-    "the orchestrator": (("orchestrator", last_words("coder-1", "state_change")),),
     "a coder, then the orchestrator": (
         ("coder-1", last_words("coder-1", "model_call")),
         ("orchestrator", last_words("reviewer", "decision")),

@@ -250,42 +250,69 @@ async def test_a_run_with_two_orchestrators_reruns_equal(
 
 
 class MortalTeam(LocalTeam):
-    """Its first Coder ends without a word as soon as it has said what ``last_word`` names; another one follows."""
+    """Its first ``victim`` ends without a word as soon as it has said what ``last_word`` names; another one follows."""
 
+    victim: ClassVar[str] = "coder-1"
     last_word: ClassVar[str] = "tool_call"
     graves: ClassVar[list[AsyncExitStack]] = []
 
     async def _call(self, name: str, role: RoleName, method: str, request: Any, number: int = 0) -> Any:
-        if name != "coder-1" or self.graves:
+        if name != self.victim or self.graves:
             return await super()._call(name, role, method, request, number)
-        async with Bus.connect(self._config.nats_url) as bus:
-            work = asyncio.create_task(super()._call(name, role, method, request, number))
-            async for stored in bus.tail(after=0):
-                if stored.event.agent_name == name and self.last_word in (kind_of(stored.event), _chosen(stored)):
-                    break
-            work.cancel()
-            await asyncio.wait([work])
+        work = asyncio.create_task(super()._call(name, role, method, request, number))
+        said = asyncio.create_task(self._last_word_said(name))
+        await asyncio.wait({work, said}, return_when=asyncio.FIRST_COMPLETED)
+        if not said.done():
+            said.cancel()
+            return work.result()
+        work.cancel()
+        await asyncio.wait([work])
         # Nobody hears it say STOPPING before the test is over.
         self.graves.append(self._hosts.pop(name)._stack.pop_all())
         raise AgentLost(name)
+
+    async def _last_word_said(self, name: str) -> None:
+        async with Bus.connect(self._config.nats_url) as bus:
+            async for stored in bus.tail(after=0):
+                if stored.event.agent_name == name and self.last_word in (kind_of(stored.event), _chosen(stored)):
+                    return
 
 
 def _chosen(stored: StoredEvent) -> str:
     return "submit" if '"submit"' in stored.event.decision.action else ""
 
 
-@pytest.mark.parametrize("last_word", ["tool_call", "decision", "state_change", "submit"])
-async def test_a_run_whose_coder_died_reruns_equal_with_its_successor(
-    bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path, last_word: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("victim", "last_word"),
+    [
+        ("coder-1", "tool_call"),
+        ("coder-1", "decision"),
+        ("coder-1", "state_change"),
+        ("coder-1", "submit"),
+        ("architect", "decision"),
+        ("reviewer", "tool_call"),
+        ("reviewer", "model_call"),
+        ("reviewer", "decision"),
+    ],
+)
+async def test_a_run_in_which_somebody_died_reruns_equal_with_the_successor(
+    bus: Bus,
+    config: SwarmConfig,
+    shop: Path,
+    tmp_path: Path,
+    victim: str,
+    last_word: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(MortalTeam, "victim", victim)
     monkeypatch.setattr(MortalTeam, "last_word", last_word)
-    await ask(bus, shop, coders=1)
+    await ask(bus, shop, coders=1 if victim == "coder-1" else 2)
     try:
         assert await live(config, team=MortalTeam) == RunState.MERGED
         recording = await recorded(bus)
     finally:
         await MortalTeam.graves.pop().aclose()
-    assert [part.name for part in recording.parts].count("coder-1") == 2
+    assert [part.name for part in recording.parts].count(victim) == 2
     require_equal(await rerun(recording, tmp_path / "scratch", patience=5))
 
 

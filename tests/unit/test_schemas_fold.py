@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from enchanted.schemas import events
 from enchanted.schemas.events import FileChange, StoredEvent, SwarmEvent
-from enchanted.schemas.fold import fold
+from enchanted.schemas.fold import Folding, fold
 
 
 def stored(seq: int, event: SwarmEvent) -> StoredEvent:
@@ -90,6 +90,106 @@ def test_folding_on_from_a_state_equals_folding_everything() -> None:
     assert fold(log[3:], start=half) == fold(log)
 
 
+def setting(kind: str, name: str, value: str, new_hash: str, workspace: str = "main") -> SwarmEvent:
+    event = SwarmEvent(workspace_id=workspace)
+    event.state_change.target_type, event.state_change.target_resource = kind, name
+    event.state_change.diff_patch, event.state_change.new_state_hash = value, new_hash
+    return event
+
+
+def test_variables_and_schema_objects_hold_what_they_were_last_set_to_and_go_when_removed() -> None:
+    log = [
+        stored(1, setting("ENV_VAR", "MODE", '"fast"', "h1")),
+        stored(2, setting("ENV_VAR", "PORTS", "[1,2]", "h2")),
+        stored(3, setting("DB_SCHEMA", "table users", "CREATE TABLE users (id int)", "h3")),
+        stored(4, setting("ENV_VAR", "MODE", '{"a":null}', "h4")),
+        stored(5, setting("ENV_VAR", "PORTS", "", "")),
+        stored(6, setting("ENV_VAR", "MODE", '"other"', "h6", workspace="task-1")),
+        stored(7, setting("WHATEVER", "x", "y", "z")),
+    ]
+    before, after = fold(log, at=3).workspaces["main"], fold(log).workspaces["main"]
+    assert {one.name: (one.value, one.seq) for one in before.variables.values()} == {
+        "MODE": ('"fast"', 1),
+        "PORTS": ("[1,2]", 2),
+    }
+    assert {one.name: (one.value, one.hash, one.seq) for one in after.variables.values()} == {
+        "MODE": ('{"a":null}', "h4", 4)
+    }
+    assert after.schema_objects["table users"].value == "CREATE TABLE users (id int)"
+    assert fold(log).workspaces["task-1"].variables["MODE"].value == '"other"'
+
+
+def test_a_value_too_large_for_its_event_is_said_to_be_stored_apart() -> None:
+    event = setting("ENV_VAR", "BIG", "", "h1")
+    event.blobs.add(field="state_change.diff_patch", sha256="0" * 64, size=1 << 20)
+    variable = fold([stored(1, event)]).workspaces["main"].variables["BIG"]
+    assert (variable.value, variable.stored_apart) == ("", True)
+
+
+def test_a_workspace_whose_variables_came_first_still_begins_as_the_tree_it_was_branched_from() -> None:
+    log = [
+        stored(1, change("", "t1", written("a", "1"))),
+        stored(2, setting("ENV_VAR", "MODE", "1", "h", workspace="task-1")),
+        stored(3, change("t1", "t2", written("b", "2"), workspace="task-1")),
+    ]
+    assert set(fold(log).workspaces["task-1"].files) == {"a", "b"}
+
+
+def test_names_that_are_not_utf_8_never_meet_their_readable_forms_or_each_other() -> None:
+    names = [("\\xff", "ff"), ("\\xff", ""), ("\\xff", "fe"), ("ÿ", ""), ("b", "zz")]
+    entries = [
+        FileChange(path=path, path_hex=path_hex, new_mode="100644", new_blob=str(n), size=n)
+        for n, (path, path_hex) in enumerate(names)
+    ]
+    files = fold([stored(1, change("", "t1", *entries))]).workspaces["main"].files
+    assert {file.blob: file.raw_path for file in files.values()} == {
+        "0": b"\xff", "1": b"\\xff", "2": b"\xfe", "3": "ÿ".encode(), "4": b"b",
+    }  # fmt: skip
+    gone = FileChange(path="\\xff", path_hex="ff", old_blob="0")
+    left = fold([stored(1, change("", "t1", *entries)), stored(2, change("t1", "t2", gone))]).workspaces["main"].files
+    assert {file.blob for file in left.values()} == {"1", "2", "3", "4"}
+
+
+def test_a_state_that_was_given_out_is_not_touched_by_what_is_folded_after_it() -> None:
+    folding = Folding()
+    folding.add(stored(1, change("", "t1", written("a", "1"))))
+    folding.add(stored(2, setting("ENV_VAR", "MODE", "1", "h")))
+    given_out = folding.state()
+    folding.add(stored(3, change("t1", "t2", written("a", "2"))))
+    folding.add(stored(4, setting("ENV_VAR", "MODE", "2", "h2")))
+    space = given_out.workspaces["main"]
+    assert (space.tree, space.files["a"].blob, space.variables["MODE"].value) == ("t1", "1", "1")
+
+
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("file"), st.sampled_from(["a", "b"]), st.sampled_from(["", "1", "2"]), st.booleans()),
+        st.tuples(st.just("var"), st.sampled_from(["A", "B"]), st.sampled_from(["", "1", "2"]), st.booleans()),
+        st.tuples(st.just("task"), st.sampled_from(["t-1", "t-2"]), st.sampled_from(["x", "y"]), st.booleans()),
+    ),
+    max_size=30,
+)
+
+
+@given(EVENTS, st.data())
+def test_folding_in_two_pieces_anywhere_equals_folding_at_once(
+    made: list[tuple[str, str, str, bool]], data: st.DataObject
+) -> None:
+    log = []
+    for number, (kind, name, value, other) in enumerate(made, start=1):
+        space = "task-1" if other else "main"
+        if kind == "file":
+            entry = written(name, value) if value else FileChange(path=name, old_blob="x")
+            event = change(f"t{number - 1}", f"t{number}", entry, workspace=space)
+        elif kind == "var":
+            event = setting("ENV_VAR", name, value, value, workspace=space)
+        else:
+            event = events.run_transition(subject="task", from_state="", to_state=value, reason="", task_id=name)
+        log.append(stored(number, event))
+    cut = data.draw(st.integers(0, len(log)))
+    assert fold(log[cut:], start=fold(log[:cut])) == fold(log)
+
+
 def test_a_task_workspace_may_begin_with_a_tree_that_the_main_one_has_left() -> None:
     log = [
         stored(1, change("", "t1", written("a", "1"), written("b", "2"))),
@@ -112,31 +212,3 @@ def test_folding_on_from_a_state_is_folding_all_at_once(edits: list[tuple[str, s
     before = repr(first)
     assert fold(log[cut:], start=first) == fold(log)
     assert repr(first) == before, "the state that was begun with stays as it is"
-
-
-def test_two_names_that_are_not_utf8_and_look_the_same_are_two_files() -> None:
-    odd = [
-        FileChange(path="\\xff", path_hex=digits, new_mode="100644", new_blob=digits) for digits in ("ff", "5c786666")
-    ]
-    files = fold([stored(1, change("", "t", *odd, written("\\xff", "plain")))]).workspaces["main"].files
-    assert sorted(file.blob for file in files.values()) == ["5c786666", "ff", "plain"]
-
-
-def test_variables_and_schema_objects_fold_too() -> None:
-    def value(kind: str, name: str, text: str) -> SwarmEvent:
-        event = change("", "", workspace="main")
-        event.state_change.target_type, event.state_change.target_resource = kind, name
-        event.state_change.diff_patch = text
-        return event
-
-    log = [
-        stored(1, value("ENV_VAR", "A", '"1"')),
-        stored(2, value("ENV_VAR", "B", "2")),
-        stored(3, value("DB_SCHEMA", "users", "CREATE TABLE users (id INT)")),
-        stored(4, value("ENV_VAR", "A", "")),
-        stored(5, value("KEYBOARD", "A", "x")),
-    ]
-    space = fold(log).workspaces["main"]
-    assert (space.variables, space.schema_objects) == ({"B": "2"}, {"users": "CREATE TABLE users (id INT)"})
-    assert fold(log, at=3).workspaces["main"].variables == {"A": '"1"', "B": "2"}
-    assert space.tree == ""

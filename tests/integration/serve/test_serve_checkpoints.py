@@ -1,0 +1,93 @@
+"""Checkpoints change how long a seek takes, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from enchanted.schemas.fold import RunState, fold
+from enchanted.serve.auth import Access
+from enchanted.serve.buslink import BusLink
+from enchanted.serve.checkpoints import is_settled, read_slim, slim
+from enchanted.serve.dependencies import Dependencies
+from enchanted.serve.seek import Seeker
+from enchanted.serve.store import Store
+from enchanted.serve.testing import History, World
+
+
+def seeker(world: World, cache: Path, *, every: int = 3, settled: float = 0.0) -> Seeker:
+    deps = Dependencies(
+        store=Store(world.store_url),
+        bus=BusLink(world.nats.url),
+        access=Access(token="t"),
+        cache=cache,
+        settled=timedelta(seconds=settled),
+    )
+    return Seeker(deps, every=every)
+
+
+def whole(state: RunState) -> RunState:
+    """Without the time, which the stream gives in parts of a second that the table rounds."""
+    return replace(state, time=None)
+
+
+async def test_the_state_at_every_sequence_is_the_same_from_any_checkpoint(
+    world: World, history: History, tmp_path: Path
+) -> None:
+    first, end = seeker(world, tmp_path), history.events[-1].seq
+    plain = {seq: whole(fold(history.events, at=seq)) for seq in range(end + 2)}
+    assert whole((await first.seek(history.run, end)).state) == plain[end]
+    for one in (first, seeker(world, tmp_path)):
+        begun = set()
+        for seq in range(end + 2):
+            sought = await one.seek(history.run, seq)
+            assert whole(sought.state) == plain[seq], seq
+            begun.add(sought.checkpoint)
+        assert len(begun) > 3
+
+
+async def test_a_seek_between_two_checkpoints_asks_nobody(world: World, history: History, tmp_path: Path) -> None:
+    await seeker(world, tmp_path).seek(history.run, history.events[-1].seq)
+    away = replace(world, store_url="http://127.0.0.1:9/default")
+    middle = history.events[len(history.events) // 2].seq
+    sought = await seeker(away, tmp_path).seek(history.run, middle)
+    assert whole(sought.state) == whole(fold(history.events, at=middle))
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage", None])
+async def test_a_checkpoint_that_does_not_read_back_is_not_used(
+    world: World, history: History, tmp_path: Path, damage: bytes | None
+) -> None:
+    end = history.events[-1].seq
+    await seeker(world, tmp_path).seek(history.run, end)
+    files = [path for path in (tmp_path / "states").rglob("*") if path.is_file()]
+    assert len(files) > 4
+    for path in files:
+        path.write_bytes(path.read_bytes()[:-3] if damage is None else damage)
+    again = seeker(world, tmp_path)
+    for stored in history.events:
+        assert whole((await again.seek(history.run, stored.seq)).state) == whole(fold(history.events, at=stored.seq))
+
+
+async def test_what_may_still_change_is_not_kept(world: World, history: History, tmp_path: Path) -> None:
+    await seeker(world, tmp_path, settled=3_600).seek(history.run, history.events[-1].seq)
+    assert not (tmp_path / "states").exists()
+
+
+def test_a_state_with_a_gap_is_not_settled_however_old(history: History) -> None:
+    later = datetime.now(UTC) + timedelta(days=1)
+    state = fold(history.events)
+    assert is_settled(state, later, timedelta(0))
+    gap = fold([stored for stored in history.events if stored.seq != history.events[3].seq])
+    assert not is_settled(gap, later, timedelta(0))
+    unnumbered = replace(state, agents={"a": replace(next(iter(state.agents.values())), agent_seq=0)})
+    assert not is_settled(unnumbered, history.events[-1].time + timedelta(minutes=5), timedelta(0))
+
+
+def test_what_is_kept_of_an_event_folds_the_same(history: History) -> None:
+    kept = read_slim(b"".join(map(slim, history.events)))
+    assert whole(fold(kept)) == whole(fold(history.events))
+    assert sum(map(len, map(slim, history.events))) < sum(len(stored.raw) for stored in history.events)
