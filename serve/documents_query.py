@@ -130,7 +130,10 @@ class RevertedDecision(BaseModel):
     """Its first 200 characters."""
     hops: int
     """Steps from the nearest of the changes to the decision: 1 for its direct cause."""
+    reverted: int
+    """Changes that were taken back."""
     changes: list[RevertedChange]
+    """The first hundred of them."""
 
 
 class LedgerMeta(BaseModel):

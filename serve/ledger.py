@@ -18,7 +18,7 @@ from enchanted.serve.store import Store
 router = APIRouter(prefix="/api/v1", tags=["query"])
 
 UNSURE = 0.5
-_AS_IT_IS = ("run", "seq", "event_id", "role", "agent_id", "agent_name", "task_id", "rationale", "hops")
+_AS_IT_IS = ("run", "seq", "event_id", "role", "agent_id", "agent_name", "task_id", "rationale", "hops", "reverted")
 _CHANGE = ("seq", "event_id", "reverted_at", "reverted_by")
 
 

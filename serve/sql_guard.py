@@ -8,6 +8,7 @@ one node a line, children one space further in). What is not known to be harmles
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from enchanted.schemas.errors import TreeNotUnderstood
@@ -35,6 +36,7 @@ _IN = re.compile(r"(global)?(not)?(null)?in(ignoreset)?\Z", re.IGNORECASE)
 _IDLE = re.compile(r"(sleep\w*|__\w+)\Z", re.IGNORECASE)
 """Functions that only keep the store busy, or are its own."""
 _SETS = (("Function", "tuple"), ("Function", "array"))
+_MISPLACED = "WITH name AS (SELECT …) stands at the beginning of a query only"
 _ODD_NAME = re.compile(rb"[\\()\x00-\x1f]")
 """What the tree would print in a way that can be mistaken."""
 
@@ -125,15 +127,19 @@ def check_tree(tree: str, statement: Statement) -> None:
         raise SqlRefused(f"{found} is not allowed")
     for node in root.walk():
         _check_node(node)
-    elements = _with_elements(root)
-    if len(elements) != len(statement.names) or sum(node.kind == "WithElement" for node in root.walk()) != len(
-        elements
-    ):
-        raise SqlRefused("WITH name AS (SELECT …) stands at the beginning of a query only")
-    for place, element in enumerate(elements):
-        # Before it is defined, a name is that of a table.
-        _check_tables(element, statement.names[: place + statement.recursive])
-    _check_tables(root, statement.names, besides=elements)
+    named: list[Node] = []
+    for branch in _branches(root.children[0]):
+        # ClickHouse gives what stands in the leading WITH to each SELECT of a UNION.
+        elements = _with_elements(branch)
+        if len(elements) != len(statement.names):
+            raise SqlRefused(_MISPLACED)
+        for place, element in enumerate(elements):
+            # Before it is defined, a name is that of a table.
+            _check_tables(element, statement.names[: place + statement.recursive])
+        named += elements
+    if sum(node.kind == "WithElement" for node in root.walk()) != len(named):
+        raise SqlRefused(_MISPLACED)
+    _check_tables(root, statement.names, besides=named)
 
 
 def _check_node(node: Node) -> None:
@@ -143,12 +149,18 @@ def _check_node(node: Node) -> None:
         raise SqlRefused(f"the function {node.name} is not allowed")
 
 
-def _with_elements(root: Node) -> list[Node]:
-    """The subqueries that the statement's own WITH names."""
-    selects = root.children[0].children
-    if not selects or selects[0].kind != "SelectQuery" or not selects[0].children:
-        return []
-    return [node for node in selects[0].children[0].children if node.kind == "WithElement"]
+def _branches(node: Node) -> Iterator[Node]:
+    """Each SELECT of a UNION, INTERSECT or EXCEPT."""
+    for child in node.children:
+        if child.kind == "SelectQuery":
+            yield child
+        else:
+            yield from _branches(child)
+
+
+def _with_elements(select: Node) -> list[Node]:
+    """The subqueries that a SELECT's own WITH names."""
+    return [node for part in select.children for node in part.children if node.kind == "WithElement"]
 
 
 def _check_tables(top: Node, names: tuple[str, ...], besides: list[Node] | None = None) -> None:

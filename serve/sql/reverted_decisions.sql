@@ -49,12 +49,16 @@ WITH RECURSIVE
             cause.stream_seq,
             known.hops + 1
         FROM causes AS known
-        INNER JOIN events_list AS cause ON cause.event_id = known.parent_id AND cause.run = known.run
+        INNER JOIN (
+            SELECT run, event_id, parent_event_id, stream_seq
+            FROM events FINAL
+            PREWHERE parent_event_id != ''
+              AND run = {run:String} -- if run
+              AND run IN (SELECT run FROM events PREWHERE change_reason IN ('rollback', 'undo'))
+            WHERE duplicate_of = 0
+        ) AS cause ON cause.event_id = known.parent_id AND cause.run = known.run
         WHERE known.hops < 200
           AND cause.stream_seq < known.after
-          AND cause.parent_event_id != ''
-          AND cause.run = {run:String} -- if run
-          AND cause.run IN (SELECT run FROM reverted)
     )
 SELECT
     decision.run AS run,
@@ -69,14 +73,16 @@ SELECT
     decision.summary AS rationale,
     count() AS reverted,
     min(causes.hops) AS hops,
-    arraySort(groupArray((causes.change_seq, causes.change_id, causes.reverted_at, causes.reverted_by))) AS changes
+    arraySlice(
+        arraySort(groupArray((causes.change_seq, causes.change_id, causes.reverted_at, causes.reverted_by))), 1, 100
+    ) AS changes
 FROM causes
 INNER JOIN events_list AS decision ON decision.event_id = causes.parent_id AND decision.run = causes.run
 WHERE decision.kind = 'decision'
   AND decision.stream_seq < causes.after
   AND decision.confidence < {below:Float64}
   AND decision.run = {run:String} -- if run
-  AND decision.run IN (SELECT run FROM reverted)
+  AND decision.run IN (SELECT run FROM events PREWHERE change_reason IN ('rollback', 'undo'))
 GROUP BY run, seq, event_id, stream_time, role, agent_id, agent_name, task_id, confidence, rationale
 ORDER BY seq
 LIMIT {limit:UInt32}

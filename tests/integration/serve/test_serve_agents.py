@@ -177,7 +177,8 @@ async def test_the_ledger_names_unsure_decisions_whose_changes_were_taken_back(
     doubt, late = found.values()
     assert [change["seq"] for change in doubt["changes"]] == [doubts["rolled back"], doubts["again"]]
     assert {change["reverted_at"] for change in doubt["changes"]} == {doubts["rollback"]}
-    assert (doubt["confidence"], doubt["hops"], doubt["rationale"]) == (0.3, 2, "unsure, by way of a tool")
+    assert (doubt["confidence"], doubt["hops"], doubt["reverted"]) == (0.3, 2, 2)
+    assert doubt["rationale"] == "unsure, by way of a tool"
     assert [(change["seq"], change["reverted_at"]) for change in late["changes"]] == [
         (doubts["undone"], doubts["undo"])
     ]

@@ -124,6 +124,7 @@ async def test_values_come_as_json_takes_them(world: World, history: History) ->
         "SELECT count() FROM events, events_list AS l, spans AS s, agent_hourly AS h WHERE 0",
         "WITH a AS (SELECT run FROM events), b AS (SELECT run FROM a) SELECT count() FROM b WHERE run IN a",
         "WITH RECURSIVE t AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM t WHERE n < 3) SELECT max(n) FROM t",
+        "WITH a AS (SELECT 1 AS n) SELECT n FROM a UNION ALL SELECT n + 1 FROM a EXCEPT SELECT n + 2 FROM a",
         "WITH 3 AS x, (SELECT 1) AS y SELECT x + y",
         "(SELECT 1) UNION ALL (SELECT 2)",
         "SELECT 1 INTERSECT SELECT 1",
