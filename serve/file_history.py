@@ -17,7 +17,7 @@ from enchanted.schemas.events import StoredEvent
 from enchanted.schemas.fold import MAIN_WORKSPACE, path_key
 from enchanted.serve.blame import blame
 from enchanted.serve.contents import OBJECT_ID, Contents
-from enchanted.serve.dependencies import Dependencies, Deps
+from enchanted.serve.dependencies import Deps
 from enchanted.serve.documents import BlameDocument, FileHistoryDocument, described
 from enchanted.serve.errors import BadRequest, BinaryFile, ContentUnavailable, PathNotFound, TooLargeToBlame
 from enchanted.serve.events import JsonResponse
@@ -71,7 +71,8 @@ async def read_file_history(run: RunId, request: Request, deps: Deps, wanted: Wa
 
     It goes on under the name the file had before it was renamed, and before its workspace began.
     """
-    found, (tracks, version, events) = await asyncio.gather(find_run(deps, run), _tracked(deps, run, wanted))
+    found, events = await asyncio.gather(find_run(deps, run), events_until(deps, run, wanted.at))
+    tracks, version = await _tracked(events, wanted)
     changes = [version_document(tracks, one) for one in version.history()]
     document = {"run_id": run, "at": _last_seq(events), **wanted.named, "data": changes}
     return tagged(request, found, JsonResponse(document))
@@ -83,9 +84,10 @@ async def read_blame(run: RunId, request: Request, deps: Deps, wanted: Wanted) -
 
     A merge or a rollback moves lines and writes none: they stay those of the change that wrote them.
     """
-    found, (tracks, version, events) = await asyncio.gather(find_run(deps, run), _tracked(deps, run, wanted))
+    found, events = await asyncio.gather(find_run(deps, run), events_until(deps, run, wanted.at))
+    tracks, version = await _tracked(events, wanted)
     if not version.blob:
-        raise PathNotFound(wanted.path, _last_seq(events))
+        raise PathNotFound(wanted.path or f"path_hex={wanted.path_hex}", _last_seq(events))
     origins = version.origins()
     if len(origins) > MOST_VERSIONS:
         raise TooLargeToBlame(f"it has {len(origins)} versions", f"{MOST_VERSIONS} are looked at")
@@ -98,13 +100,12 @@ async def read_blame(run: RunId, request: Request, deps: Deps, wanted: Wanted) -
     return tagged(request, found, JsonResponse(document))
 
 
-async def _tracked(deps: Dependencies, run: str, wanted: WantedFile) -> tuple[Tracks, Version, list[StoredEvent]]:
-    events = await events_until(deps, run, wanted.at)
+async def _tracked(events: list[StoredEvent], wanted: WantedFile) -> tuple[Tracks, Version]:
     tracks = await asyncio.to_thread(Tracks, events)
     version = tracks.version(wanted.workspace, path_key(wanted.path, wanted.path_hex))
     if version is None:
         raise PathNotFound(wanted.path or f"path_hex={wanted.path_hex}", _last_seq(events))
-    return tracks, version, events
+    return tracks, version
 
 
 def _last_seq(events: list[StoredEvent]) -> int:

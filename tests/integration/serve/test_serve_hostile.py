@@ -20,11 +20,11 @@ WORDS = [
 VALUES = [b"", b"*", b'"', b"W/", b"\xff\xfe", b",,,", b"a" * 5_000, b"\\", b"'"]
 PATHS = [
     "events", "events/{}", "events/{}/raw", "traces/{}", "runs", "runs/{}", "runs/{}/state", "runs/{}/diff",
-    "runs/{}/verify", "runs/{}/cancel", "{}", "stream/{}",
+    "runs/{}/verify", "runs/{}/receipt", "runs/{}/history", "runs/{}/blame", "runs/{}/cancel", "{}", "stream/{}",
 ]  # fmt: skip
 NAMES = [
     "run", "trace", "agent", "role", "kind", "since", "until", "after", "before", "limit", "fields", "q", "cursor",
-    "at", "path", "from", "to", "workspace", "token",
+    "at", "path", "path_hex", "from", "to", "workspace", "token",
 ]  # fmt: skip
 
 
