@@ -18,7 +18,8 @@ from enchanted.schemas.fold import MAIN_WORKSPACE, path_key
 from enchanted.serve.blame import blame
 from enchanted.serve.contents import OBJECT_ID, Contents
 from enchanted.serve.dependencies import Deps
-from enchanted.serve.documents import BlameDocument, FileHistoryDocument, described
+from enchanted.serve.documents import described
+from enchanted.serve.documents_history import BlameDocument, FileHistoryDocument
 from enchanted.serve.errors import BadRequest, BinaryFile, ContentUnavailable, PathNotFound, TooLargeToBlame
 from enchanted.serve.events import JsonResponse
 from enchanted.serve.history import events_until
@@ -33,6 +34,8 @@ LARGEST = 1 << 20
 MOST_BYTES = 64 << 20
 """Of all versions of it together."""
 MOST_VERSIONS = 5_000
+MOST_LINES = 5_000_000
+"""Of all versions of it together; each takes a pointer of memory."""
 _GIT_DIFF = ("diff", "--text", "-U0", "--no-color", "--no-ext-diff", "--no-textconv", "--diff-algorithm=histogram")
 
 
@@ -122,6 +125,9 @@ def _blamed(repository: ShadowRepository, version: Version, origins: list[Versio
     contents = _contents(git, sizes)
     if b"\0" in contents[version.blob]:
         raise BinaryFile(version.entry.path)
+    counts = {blob: content.count(b"\n") for blob, content in contents.items()}
+    if (lines := sum(counts[one.blob] for one in origins if one.blob)) > MOST_LINES:
+        raise TooLargeToBlame(f"its versions have {lines} lines", f"{MOST_LINES} are looked at")
     return blame(version, contents, partial(git.run, *_GIT_DIFF))
 
 

@@ -34,6 +34,7 @@ async def test_no_garbage_gives_a_server_error(world: World, history: History) -
     for _ in range(300):
         path = dice.choice(PATHS).format(_quoted(dice.choice([*WORDS, history.run])))
         query = "&".join(f"{dice.choice(NAMES)}={_quoted(dice.choice(WORDS))}" for _ in range(dice.randrange(4)))
+        query = query[: 60_000 - len(path)]  # httpx sends no URL of more than 65,536 characters
         headers = (
             {b"If-None-Match": dice.choice(VALUES), b"Idempotency-Key": dice.choice(VALUES)}
             if dice.random() < 0.2
