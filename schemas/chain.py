@@ -93,7 +93,8 @@ class ChainVerifier:
         chain = self._chains.get(agent_id)
         if chain is None:
             chain = self._chains[agent_id] = Chain()
-            if f".{event.run_id}" not in stored.subject:
+            # The heads are read from the run's own subjects; who publishes elsewhere cannot be among them.
+            if not event.run_id or f".{event.run_id}" not in stored.subject:
                 self._elsewhere.add(agent_id)
         chain.add(stored.seq, number, digest or sha256(stored.raw).hexdigest(), event.previous_event_hash)
         event_id, cause = event.event_id, event.parent_event_id
@@ -148,7 +149,8 @@ class ChainVerifier:
     def _not_anchored(self, close: _Close) -> Iterator[Fault]:
         """Events that were there when the heads were read, and are not among them."""
         if not close.anchors:
-            yield close.fault("the close names no heads")
+            if close.agent_id not in self._elsewhere:
+                yield close.fault("the close names no heads")
             return
         # What came between the reading of the log for the heads and the close itself is in none of them.
         read = max(

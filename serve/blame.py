@@ -15,7 +15,7 @@ Kept = list[tuple[int, int, int]]
 Differ = Callable[[str, str], bytes]
 """Two blobs -> `git diff -U0` of them."""
 
-SMALL = 250_000
+SMALL = 10_000
 """Products of line counts up to which difflib is quick whatever the lines are; above it git compares."""
 _HUNK = re.compile(rb"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@", re.MULTILINE)
 

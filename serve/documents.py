@@ -272,72 +272,6 @@ class ContentDocument(FileDocument):
     content: str
 
 
-class FileVersion(BaseModel):
-    """What one change did to a file."""
-
-    seq: int
-    event_id: str
-    workspace: str
-    path: str
-    """Its name then."""
-    path_hex: str
-    reason: str
-    """base, edit, merge or rollback."""
-    parent_event_id: str
-    decision_id: str
-    """The nearest decision among the causes; empty where there is none."""
-    agent_id: str
-    agent_name: str
-    task_id: str
-    trace_id: str
-    span_id: str
-    old_mode: str
-    new_mode: str
-    old_blob: str
-    """Empty where the change made the file."""
-    new_blob: str
-    """Empty where the change removed it."""
-    size: int
-
-
-class FileHistoryDocument(BaseModel):
-    """Every change of a file, the newest last."""
-
-    run_id: str
-    at: int
-    path: str
-    path_hex: str
-    workspace: str
-    data: list[FileVersion]
-
-
-class BlamedLine(BaseModel):
-    """One line, and the change that wrote it."""
-
-    line: int
-    seq: int
-    event_id: str
-    decision_id: str
-    agent_id: str
-    agent_name: str
-    trace_id: str
-    span_id: str
-    text: str
-    """Bytes that are not UTF-8 as `\\xNN`."""
-
-
-class BlameDocument(BaseModel):
-    """The lines of a file."""
-
-    run_id: str
-    at: int
-    path: str
-    path_hex: str
-    workspace: str
-    blob: str
-    lines: list[BlamedLine]
-
-
 class FaultDocument(BaseModel):
     """What is wrong, and where."""
 
@@ -373,35 +307,6 @@ class VerifyDocument(BaseModel):
     first_bad: FaultDocument | None
     missing: list[FaultDocument]
     stream: StreamCheck
-
-
-class ReceiptAgent(BaseModel):
-    """Where an agent's events ended."""
-
-    agent_id: str
-    events: int
-    head: str
-    """SHA-256 of the published bytes of its last event."""
-
-
-class ReceiptDocument(BaseModel):
-    """What a run was at one moment; `enchanted verify --against` holds it against the run."""
-
-    format: int
-    run_id: str
-    made_at: str
-    stream_created: str
-    """Which stream the sequences are of; empty where the bus did not answer."""
-    last_seq: int
-    digest: str
-    """SHA-256 over the lines `<seq>:<sha256>` of every event, in stream order."""
-    closing_hash: str
-    """SHA-256 of the event that closed the run; empty while it is open."""
-    agents: list[ReceiptAgent]
-    events: list[tuple[int, int, int, str]]
-    """Sequence, place in `agents`, agent_seq, first 16 digits of the SHA-256."""
-    checksum: str
-    """SHA-256 of all this, without it, as JSON with sorted keys and no spaces."""
 
 
 class PipelineStream(BaseModel):

@@ -18,13 +18,13 @@ from enchanted.schemas.events import StoredEvent
 from enchanted.schemas.fold import MAIN_WORKSPACE, path_key
 from enchanted.serve.blame import blame
 from enchanted.serve.contents import Contents
-from enchanted.serve.dependencies import Dependencies, Deps
-from enchanted.serve.documents import BlameDocument, FileHistoryDocument, described
+from enchanted.serve.dependencies import Deps
+from enchanted.serve.documents import described
+from enchanted.serve.documents_history import BlameDocument, FileHistoryDocument
 from enchanted.serve.errors import BadRequest, BinaryFile, ContentUnavailable, PathNotFound, TooLargeToBlame
 from enchanted.serve.events import JsonResponse
 from enchanted.serve.parameters import MAX_SEQ, Identifier, PathHex, RunId, Sequence
 from enchanted.serve.runs import find_run, tagged
-from enchanted.serve.seek import events_between
 from enchanted.serve.tracks import Tracks, Version, version_document
 
 router = APIRouter(prefix="/api/v1", tags=["history"])
@@ -34,6 +34,8 @@ LARGEST = 1 << 20
 MOST_BYTES = 64 << 20
 """Of all versions of it together."""
 MOST_VERSIONS = 5_000
+MOST_LINES = 5_000_000
+"""Of all versions of it together; each takes a pointer of memory."""
 _GIT_DIFF = ("diff", "--text", "-U0", "--no-color", "--no-ext-diff", "--no-textconv", "--diff-algorithm=histogram")
 
 
@@ -72,7 +74,8 @@ async def read_file_history(run: RunId, request: Request, deps: Deps, wanted: Wa
 
     It goes on under the name the file had before it was renamed, and before its workspace began.
     """
-    found, (tracks, version, events) = await asyncio.gather(find_run(deps, run), _tracked(deps, run, wanted))
+    found, events = await asyncio.gather(find_run(deps, run), events_between(deps, run, 0, wanted.at))
+    tracks, version = await _tracked(events, wanted)
     changes = [version_document(tracks, one) for one in version.history()]
     document = {"run_id": run, "at": _last_seq(events), **wanted.named, "data": changes}
     return tagged(request, found, JsonResponse(document))
@@ -84,9 +87,10 @@ async def read_blame(run: RunId, request: Request, deps: Deps, wanted: Wanted) -
 
     A merge or a rollback moves lines and writes none: they stay those of the change that wrote them.
     """
-    found, (tracks, version, events) = await asyncio.gather(find_run(deps, run), _tracked(deps, run, wanted))
+    found, events = await asyncio.gather(find_run(deps, run), events_between(deps, run, 0, wanted.at))
+    tracks, version = await _tracked(events, wanted)
     if not version.blob:
-        raise PathNotFound(wanted.path, _last_seq(events))
+        raise PathNotFound(wanted.path or f"path_hex={wanted.path_hex}", _last_seq(events))
     origins = version.origins()
     if len(origins) > MOST_VERSIONS:
         raise TooLargeToBlame(f"it has {len(origins)} versions", f"{MOST_VERSIONS} are looked at")
@@ -99,13 +103,12 @@ async def read_blame(run: RunId, request: Request, deps: Deps, wanted: Wanted) -
     return tagged(request, found, JsonResponse(document))
 
 
-async def _tracked(deps: Dependencies, run: str, wanted: WantedFile) -> tuple[Tracks, Version, list[StoredEvent]]:
-    events = await events_between(deps, run, 0, wanted.at)
+async def _tracked(events: list[StoredEvent], wanted: WantedFile) -> tuple[Tracks, Version]:
     tracks = await asyncio.to_thread(Tracks, events)
     version = tracks.version(wanted.workspace, path_key(wanted.path, wanted.path_hex))
     if version is None:
         raise PathNotFound(wanted.path or f"path_hex={wanted.path_hex}", _last_seq(events))
-    return tracks, version, events
+    return tracks, version
 
 
 def _last_seq(events: list[StoredEvent]) -> int:
@@ -122,6 +125,9 @@ def _blamed(repository: ShadowRepository, version: Version, origins: list[Versio
     contents = _contents(git, sizes)
     if b"\0" in contents[version.blob]:
         raise BinaryFile(version.entry.path)
+    counts = {blob: content.count(b"\n") for blob, content in contents.items()}
+    if (lines := sum(counts[one.blob] for one in origins if one.blob)) > MOST_LINES:
+        raise TooLargeToBlame(f"its versions have {lines} lines", f"{MOST_LINES} are looked at")
     return blame(version, contents, partial(git.run, *_GIT_DIFF))
 
 

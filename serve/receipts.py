@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -12,7 +13,8 @@ from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import StoredEvent, SwarmEvent
 from enchanted.schemas.receipt import ReceiptMaker
 from enchanted.serve.dependencies import Dependencies, Deps
-from enchanted.serve.documents import ReceiptDocument, described
+from enchanted.serve.documents import described
+from enchanted.serve.documents_history import ReceiptDocument
 from enchanted.serve.errors import ServeError
 from enchanted.serve.events import JsonResponse
 from enchanted.serve.parameters import MAX_SEQ, RunId, Sequence
@@ -30,7 +32,7 @@ async def read_receipt(run: RunId, deps: Deps, until: Sequence = MAX_SEQ) -> Jso
     async for row in deps.store.run_events(run, until=until):
         maker.add(_stored(row), sha256_hex(row.raw))
     receipt = maker.receipt(run, made_at=datetime.now(UTC), stream_created=await _stream_created(deps))
-    return JsonResponse(receipt.document())
+    return JsonResponse(await asyncio.to_thread(receipt.document))
 
 
 def _stored(row: EventRow) -> StoredEvent:

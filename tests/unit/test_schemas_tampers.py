@@ -478,3 +478,79 @@ def test_one_changed_event_is_never_missed_by_the_receipt(
         (one.seq, one.event.agent_id, one.event.agent_seq)
     ]
     assert isinstance(found.faults[0], Fault)
+
+
+CHAINED = st.lists(st.tuples(st.sampled_from(["lead", "plan", "code", "next"]), st.text(max_size=3)), max_size=25)
+
+
+@settings(max_examples=300)
+@given(writes=CHAINED, data=st.data())
+def test_one_change_of_a_closed_run_is_never_missed_and_is_placed(
+    writes: list[tuple[str, str]], data: st.DataObject
+) -> None:
+    run = Recorder()
+    for agent, text in [("lead", "begin"), *writes]:
+        run.write(agent, thought(text))
+    run.close()
+    log = run.log
+    at = data.draw(st.integers(0, len(log) - 2))
+    victim = log[at]
+    agent, number = victim.event.agent_id, victim.event.agent_seq
+    same = [one.seq for one in log[:-1] if one.event.agent_id == agent and one.seq != victim.seq]
+    kinds = ["edit", "delete", "repeat", "insert", "ghost", *(["swap"] if same else [])]
+    match data.draw(st.sampled_from(kinds)):
+        case "edit":
+            verdict = verify(put(log, said(victim, victim.event.decision.rationale + "!")), run=RUN)
+            expected = (False, True, (agent, number, victim.seq))
+        case "delete":
+            verdict = verify(without(log, victim.seq), run=RUN)
+            expected = (True, False, (agent, number, 0))
+        case "repeat":
+            verdict = verify([*log, replace(victim, seq=len(log) + 1)], run=RUN)
+            expected = (False, True, (agent, number, len(log) + 1))
+        case "insert":
+            other = forged(log, victim.seq, agent, number, victim.event.previous_event_hash)
+            later = [replace(one, seq=one.seq + 1) for one in log[at:]]
+            verdict = verify([*log[:at], other, *later], run=RUN)
+            expected = (False, True, (agent, number, victim.seq))
+        case "ghost":
+            later = [replace(one, seq=one.seq + 1) for one in log[at:]]
+            verdict = verify([*log[:at], forged(log, victim.seq, "ghost", 1, ""), *later], run=RUN)
+            expected = (False, True, ("ghost", 1, victim.seq))
+        case _:
+            other_seq = data.draw(st.sampled_from(same))
+            verdict = verify(swapped(log, victim.seq, other_seq), run=RUN)
+            assert not verdict.intact
+            assert verdict.complete
+            assert verdict.first_bad is not None
+            assert verdict.first_bad.agent_id == agent
+            return
+    assert (verdict.intact, verdict.complete) == expected[:2], verdict
+    assert expected[2] in places(verdict), verdict
+
+
+HOSTILE = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "b", ""]),
+        st.sampled_from([0, 1, 2, 3, 2**63, 2**64 - 1]),
+        st.sampled_from(["", "x", "0" * 64]),
+        st.booleans(),
+    ),
+    max_size=15,
+)
+
+
+@settings(max_examples=300)
+@given(HOSTILE)
+def test_no_nonsense_makes_the_proof_fail_otherwise(made: list[tuple[str, int, str, bool]]) -> None:
+    log = []
+    for seq, (agent, number, text, close) in enumerate(made, start=1):
+        event = SwarmEvent(agent_id=agent, agent_seq=number, previous_event_hash=text, run_id=RUN, event_id=text)
+        event.parent_event_id = text
+        if close:
+            event.run_transition.to_state = "merged"
+            event.run_transition.heads.add(agent_id="b", agent_seq=number, event_hash=text)
+            event.run_transition.heads.add(agent_id="b", agent_seq=1, event_hash="")
+        log.append(stored(seq, event.SerializeToString()))
+    assert verify(log, run=RUN).checked == len(log)
+    assert against(log, receipt(log)).faults == ()
