@@ -25,6 +25,7 @@ from enchanted.serve.errors import BadRequest, BinaryFile, ContentUnavailable, P
 from enchanted.serve.events import JsonResponse
 from enchanted.serve.parameters import MAX_SEQ, Identifier, PathHex, RunId, Sequence
 from enchanted.serve.runs import find_run, tagged
+from enchanted.serve.seek import events_between
 from enchanted.serve.tracks import Tracks, Version, version_document
 
 router = APIRouter(prefix="/api/v1", tags=["history"])
