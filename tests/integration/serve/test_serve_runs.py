@@ -30,7 +30,7 @@ async def test_a_run_is_started_once_for_each_idempotency_key(world: World, tmp_
     # The stream knows the run before the table does.
     assert (await world.document(f"runs/{run}"))["state"] == "created"
     assert (await world.http.post(f"/api/v1/runs/{run}/cancel")).status_code == 202
-    assert world.starter.cancelled == [run]
+    assert world.starter.cancelled.count(run) == 1
     assert (await world.http.post("/api/v1/runs/nobody/cancel")).status_code == 404
     without = [(await world.http.post("/api/v1/runs", json=body)).json()["run_id"] for _ in range(2)]
     assert without[0] != without[1]
