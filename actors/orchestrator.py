@@ -148,9 +148,8 @@ class Orchestrator:
 
     def _left_out(self) -> dict[str, Json]:
         source = self._repository.source
-        if source is None:
-            return {}
-        return {"uncommitted": list(source.changed[:100]), "submodules": list(source.submodules)}
+        found = () if source is None else (("uncommitted", source.changed[:100]), ("submodules", source.submodules))
+        return {name: list(paths) for name, paths in found}
 
     async def _baseline(self) -> None:
         report = await self._checked(self._ledger.main_tree)

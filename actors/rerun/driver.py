@@ -17,13 +17,15 @@ from enchanted.actors.lifecycle import RunState
 from enchanted.actors.orchestrator import Orchestrator, OutOfTime
 from enchanted.actors.rerun.errors import as_the_swarm_writes
 from enchanted.actors.rerun.players import RecordedRepository
-from enchanted.actors.rerun.recording import Act, Recording
+from enchanted.actors.rerun.recording import ORCHESTRATOR, Act, Recording
 from enchanted.actors.rerun.script import Cursor, Divergence, Script, ScriptedLog
 from enchanted.actors.rerun.team import ScriptedTeam
 from enchanted.bus.batch import Outgoing
 from enchanted.bus.memory import InMemoryBus
 from enchanted.schemas.events import StoredEvent, kind_of
 
+_AGES = 1e6
+"""Seconds before a run's time could be over: when that is, the recording says."""
 PATIENCE = 20.0
 """Seconds in which nobody says anything, after which nobody is going to."""
 
@@ -157,7 +159,7 @@ class _Stage:
             ledger=ledger,
             team=team,
             repository=self._repository,
-            now=lambda: ledger.started_at,
+            now=lambda: ledger.started_at - _AGES,
         )
         try:
             await self._drive(act, orchestrator, leader, team)
@@ -195,26 +197,22 @@ class _Stage:
         work.cancel()
         await asyncio.wait({work, stop})
         if failure is not None and script.divergence is None:
-            script.divergence = self._missing(f"the code failed: {type(failure).__name__}: {failure}")
+            cause = _first(failure)
+            script.divergence = self._missing(f"the code failed: {type(cause).__name__}: {cause}")
 
     def _standstill(self) -> Divergence:
-        found = self._missing("the rerun stands still: nobody says what comes next")
         waiting = next(iter(self.script.waiting.values()), None)
-        return (
-            replace(found, new=waiting) if found else Divergence(agent="", why="it never ends", recorded=None, new=None)
-        )
+        return replace(self._missing("the rerun stands still: nobody says what comes next"), new=waiting)
 
     def require_all_said(self) -> None:
         """A divergence, where an agent said less than it did in the recording."""
         if self.script.divergence is None and any(cursor.remaining for cursor in self.cursors):
             self.script.divergence = self._missing("the rerun ends before this")
 
-    def _missing(self, why: str) -> Divergence | None:
-        """The first recorded event that was not said."""
+    def _missing(self, why: str) -> Divergence:
+        """The first recorded event that was not said; none where all was."""
         left = [(cursor.remaining[0], cursor.part.name) for cursor in self.cursors if cursor.remaining]
-        if not left:
-            return None
-        event, agent = min(left, key=lambda pair: pair[0].seq)
+        event, agent = min(left, key=lambda pair: pair[0].seq, default=(None, ORCHESTRATOR))
         return Divergence(agent=agent, why=why, recorded=event, new=None)
 
     def _ending_from_outside(self, act: Act) -> tuple[StoredEvent, ...]:
@@ -248,6 +246,13 @@ async def _bus_of(recording: Recording, after: int) -> InMemoryBus:
 async def _publish(bus: InMemoryBus, stored: StoredEvent) -> None:
     message = Outgoing(subject=stored.subject, payload=stored.raw, event_id=stored.event.event_id)
     await bus.publisher.publish(message)
+
+
+def _first(failure: BaseException) -> BaseException:
+    """What a group of errors began with."""
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    return failure
 
 
 def _performed(cursor: Cursor) -> Performed:

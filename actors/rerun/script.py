@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -49,6 +50,8 @@ class Cursor:
         self._begun = sum(stored.seq <= after for stored in part.events)
         """Events that were said before this performance begins."""
         self._position = self._numbered = self._begun
+        self._keys = [_key(stored.event) for stored in part.events]
+        self._left = Counter(self._keys[self._begun :])
 
     @property
     def remaining(self) -> Sequence[StoredEvent]:
@@ -68,7 +71,7 @@ class Cursor:
     @property
     def at_end(self) -> bool:
         """Everything but what is held back has been said."""
-        return len(self.remaining) <= len(self.held)
+        return len(self.part.events) - self._position <= len(self.held)
 
     @property
     def gone(self) -> bool:
@@ -80,12 +83,14 @@ class Cursor:
         place = self._position + ahead
         return self.part.events[place].event if place < len(self.part.events) else SwarmEvent()
 
-    def take(self) -> StoredEvent | None:
+    def next(self) -> StoredEvent | None:
+        """The event after this one, with its place in the stream; None at the end."""
+        return self.part.events[self._position] if self._position < len(self.part.events) else None
+
+    def take(self) -> None:
         """Go on to the next event."""
-        if not self.remaining:
-            return None
+        self._left[self._keys[self._position]] -= 1
         self._position += 1
-        return self.part.events[self._position - 1]
 
     def new_id(self) -> str:
         """The id that the next new event had in the recording."""
@@ -105,8 +110,8 @@ class Cursor:
         """
         if self.at_end:
             return not self.held
-        keys = [_key(stored.event) for stored in self.remaining]
-        return keys[0] == _key(draft) or (_key(draft) not in keys and not self.cut)
+        key = _key(draft)
+        return self._keys[self._position] == key or (not self._left[key] and not self.cut)
 
 
 class Script:
@@ -142,17 +147,18 @@ class Script:
         """Compare what was said; does not return when it is not what was said then."""
         for one in stored:
             new = await self._bus.inflate(one.event)
-            recorded = cursor.take()
+            recorded = cursor.next()
             if recorded is None:
-                await self.diverge(cursor, "the recording ends before this", new=new)
-            elif kind_of(recorded.event) != kind_of(new):
+                return await self.diverge(cursor, "the recording ends before this", new=new)
+            if kind_of(recorded.event) != kind_of(new):
                 why = f"a {kind_of(recorded.event)} was recorded, now it is a {kind_of(new)}"
                 await self.diverge(cursor, why, recorded, new)
-            elif found := differences(recorded.event, new):
+            if found := differences(recorded.event, new):
                 why = f"{', '.join(difference.field for difference in found[:3])} differ"
                 await self.diverge(cursor, why, recorded, new, found)
+            cursor.take()
             self.said += 1
-        await self._tell()
+        return await self._tell()
 
     async def diverge(
         self,

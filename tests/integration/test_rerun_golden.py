@@ -96,6 +96,12 @@ def first(recording: Recording, agent: str, kind: str, tool: str = "") -> Stored
     )
 
 
+def own_events(recording: Recording, stored: StoredEvent) -> list[StoredEvent]:
+    """What the process that said an event said in all, without its signals."""
+    own = (one for one in recording.events if one.event.agent_id == stored.event.agent_id)
+    return [one for one in own if kind_of(one.event) != "system_signal"]
+
+
 async def altered(recording: Recording, stored: StoredEvent, change: Callable[[SwarmEvent], None]) -> Recording:
     """The same recording with one event changed."""
     event = SwarmEvent.FromString(stored.raw)
@@ -216,12 +222,12 @@ async def test_one_altered_answer_is_found_where_it_matters_first(name: str, tmp
     assert found.agent.startswith(agent)
     assert kind_of(found.recorded.event) == kind
     assert found.recorded.seq >= stored.seq
+    before = [one for one in own_events(recording, found.recorded) if one.seq < found.recorded.seq]
+    part = next(part for part in verdict.parts if part.agent_id == found.recorded.event.agent_id)
+    assert part.equal == len(before)
     if agent.startswith(case.agent):
         # The same agent comes to something else at once: nothing it said lies between.
-        own = [one for one in recording.events if one.event.agent_id == stored.event.agent_id]
-        said = [one.seq for one in own if stored.seq < one.seq < found.recorded.seq]
-        between = [kind_of(one.event) for one in own if one.seq in said and kind_of(one.event) != "system_signal"]
-        assert between == []
+        assert [one for one in before if one.seq > stored.seq] == []
     if case.field:
         assert found.differences[0].field.startswith(case.field)
         assert found.differences[0].recorded != found.differences[0].new
@@ -253,3 +259,28 @@ async def test_an_event_that_is_missing_or_said_twice_is_found_there(tmp_path: P
     assert found is not None
     assert found.recorded is not None
     assert found.recorded.event.event_id == decision.event.event_id
+
+
+async def test_code_that_fails_is_a_divergence_not_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> str:
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr("enchanted.actors.coder.Coder._act", broken)
+    found = (await performed(await file.load(DEMO), tmp_path)).divergence
+    assert found is not None
+    assert found.why.startswith("the code failed: ")
+    assert "a mistake of ours" in found.why
+    assert found.recorded is not None
+
+
+async def test_code_that_decides_otherwise_is_found_at_its_first_other_decision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enchanted.actors.coder.MAX_OPTIONS", 1)
+    recording = await file.load(DEMO)
+    found = (await performed(recording, tmp_path)).divergence
+    assert found is not None
+    assert found.agent.startswith("coder")
+    assert found.new is not None
+    assert kind_of(found.new) == "model_call"
+    assert found.differences[0].field.startswith("model_call.")
