@@ -91,7 +91,7 @@ async def read_fork_point(bus: BusPort, run: str, at: int) -> ForkPoint:
     Raises:
         CannotFork: the stream does not hold the run, or its base was not stored yet at ``at``.
     """
-    found = [await inflated(bus, stored) for stored in await bus.read_run(run) if stored.seq <= at]
+    found = [await inflated(bus, stored) for stored in await bus.read_run(run, until=at)]
     if not found:
         raise CannotFork(run, at, "the stream holds none of its events up to there")
     return fork_point(run, at, found)

@@ -114,12 +114,12 @@ class Bus:
         """What the events stream holds."""
         return parse_info(await self.link.api(f"STREAM.INFO.{EVENTS_STREAM}"))
 
-    async def read_run(self, run_id: str, *, after: int = 0) -> list[StoredEvent]:
-        """Every event of the run stored after sequence ``after``, in stream order; blobs are not inflated.
+    async def read_run(self, run_id: str, *, after: int = 0, until: int | None = None) -> list[StoredEvent]:
+        """Every event of the run after sequence ``after``, up to ``until``, in stream order; blobs are not inflated.
 
         Events of producers that do not put the run into the subject are found through the table only.
         """
-        messages = await read_all(self.link, EVENTS_STREAM, run_filters(run_id), after=after)
+        messages = await read_all(self.link, EVENTS_STREAM, run_filters(run_id), after=after, until=until)
         return [event for event in map(as_event, messages) if event is not None]
 
     async def last_of_each(self, subject: str) -> list[StoredEvent]:

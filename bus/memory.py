@@ -108,9 +108,9 @@ class InMemoryBus:
             bytes=sum(len(message.payload) for message in self._messages),
         )
 
-    async def read_run(self, run_id: str, *, after: int = 0) -> list[StoredEvent]:
+    async def read_run(self, run_id: str, *, after: int = 0, until: int | None = None) -> list[StoredEvent]:
         filters = run_filters(run_id)
-        chosen = [m for m in self._messages[after:] if any(matches(f, m.subject) for f in filters)]
+        chosen = [m for m in self._messages[after:until] if any(matches(f, m.subject) for f in filters)]
         return [event for event in map(as_event, chosen) if event is not None]
 
     async def inflate(self, event: SwarmEvent) -> SwarmEvent:

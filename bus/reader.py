@@ -313,11 +313,13 @@ class OrderedReader:
         self._arrived.set()
 
 
-async def read_all(link: Link, stream: str, filters: Sequence[str], *, after: int = 0) -> list[RawMessage]:
-    """Every message that matches the filters now, in order."""
+async def read_all(
+    link: Link, stream: str, filters: Sequence[str], *, after: int = 0, until: int | None = None
+) -> list[RawMessage]:
+    """Every message that matches the filters now, in order, up to sequence ``until``."""
     messages: list[RawMessage] = []
     async with OrderedReader(link, stream, filters, after=after) as reader:
-        while (message := await reader.next(wait=False)) is not None:
+        while (message := await reader.next(wait=False)) is not None and (until is None or message.seq <= until):
             messages.append(message)
     return messages
 

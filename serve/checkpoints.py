@@ -7,7 +7,7 @@ import secrets
 import struct
 from bisect import bisect_right, insort
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,7 +33,7 @@ from enchanted.schemas.fold import (
 
 log = logging.getLogger(__name__)
 
-EVERY = 500
+EVERY = 250
 """Events from one checkpoint to the next."""
 VERSION = "v2"
 """Of the files; a folder of another one is not looked at."""
@@ -55,7 +55,7 @@ class Checkpoints:
         self._folder = cache / "states" / VERSION
         self._seqs: dict[str, list[int]] = {}
         self._states: OrderedDict[tuple[str, int], RunState] = OrderedDict()
-        self._events: OrderedDict[tuple[str, int], list[StoredEvent]] = OrderedDict()
+        self._events: OrderedDict[tuple[str, int], bytes] = OrderedDict()
 
     def nearest(self, run: str, at: int) -> RunState:
         """The newest state of a run at a sequence up to ``at``; an empty one where there is none."""
@@ -73,8 +73,8 @@ class Checkpoints:
         place = bisect_right(seqs, state.seq)
         if place == len(seqs) or at >= seqs[place]:
             return [] if at == state.seq else None
-        events = self._kept(self._events, (run, state.seq), self._path(run, state.seq, "events"), read_slim)
-        return None if events is None else events[: bisect_right(events, at, key=lambda stored: stored.seq)]
+        content = self._kept(self._events, (run, state.seq), self._path(run, state.seq, "events"), _whole)
+        return None if content is None else read_slim(content, at)
 
     def add(self, run: str, start: int, events: Sequence[StoredEvent], state: RunState) -> None:
         """Keep a state, and the events that lead to it from the state at ``start``."""
@@ -146,17 +146,32 @@ def _leave(message: Message, field: str) -> None:
             message.ClearField(descriptor.name)
 
 
-def read_slim(content: bytes) -> list[StoredEvent]:
-    """The events that `slim` wrote, one after the other; their ``raw`` is not the published bytes."""
-    found, place = [], 0
-    while place < len(content):
-        seq, micros, size = _HEAD.unpack_from(content, place)
-        place += _HEAD.size
-        raw = content[place : place + size]
+def read_slim(content: bytes, until: int) -> list[StoredEvent]:
+    """The events up to a sequence that `slim` wrote, one after the other; ``raw`` is not the published bytes."""
+    found = []
+    for seq, micros, raw in _split(content):
+        if seq > until:
+            break
         time = _EPOCH + timedelta(microseconds=micros)
         found.append(StoredEvent(seq=seq, time=time, subject="", raw=b"", event=parse_event(raw)))
-        place += size
     return found
+
+
+def _split(content: bytes) -> Iterator[tuple[int, int, bytes]]:
+    place = 0
+    while place < len(content):
+        seq, micros, size = _HEAD.unpack_from(content, place)
+        place += _HEAD.size + size
+        if place > len(content):
+            raise ValueError("the last event is cut short")
+        yield seq, micros, content[place - size : place]
+
+
+def _whole(content: bytes) -> bytes:
+    """The same, if nothing of it is cut off."""
+    for _ in _split(content):
+        pass
+    return content
 
 
 def is_settled(state: RunState, now: datetime, settled: timedelta) -> bool:

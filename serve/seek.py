@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from enchanted.serve.dependencies import Dependencies
 from enchanted.serve.errors import EventCorrupted
 from enchanted.serve.runs import find_run
 
+FRESH = 1.0
+"""Seconds that a head is taken for the newest: the table is as much behind the stream."""
 HEADS = 10_000
 """Runs whose heads are remembered."""
 
@@ -91,12 +94,16 @@ class Seeker:
             RunNotFound: nobody knows it.
         """
         known = self._heads.get(run)
+        if known is not None and time.monotonic() - known["looked"] < FRESH:
+            return known
         if known is not None:
-            (bounds,) = await self._deps.store.rows("run_last", run=run)
-            if bounds["last_seq"] == known["last_seq"]:
+            newest = await self._deps.store.rows("run_last", run=run)
+            if newest and newest[0]["last_seq"] == known["last_seq"]:
+                known["looked"] = time.monotonic()
                 return known
         found = await find_run(self._deps, run)
         self._heads[run] = {name: found[name] for name in ("closed", "closing_hash", "closing_seq", "last_seq")}
+        self._heads[run]["looked"] = time.monotonic()
         while len(self._heads) > HEADS:
             self._heads.popitem(last=False)
         return self._heads[run]
