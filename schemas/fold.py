@@ -11,7 +11,7 @@ from enchanted.schemas.events import FileChange, StoredEvent, kind_of, role_of
 
 MAIN_WORKSPACE = "main"
 FILE_SYSTEM, ENV_VAR, DB_SCHEMA = "FILE_SYSTEM", "ENV_VAR", "DB_SCHEMA"
-STARTS = 200
+STARTS = 64
 """Trees of the main workspace, the newest, that another workspace can begin with."""
 
 

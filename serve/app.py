@@ -108,8 +108,8 @@ def create_app(dependencies: Dependencies) -> FastAPI:
     )
     app.state.dependencies = dependencies
     app.state.starts = runs.Starts(dependencies)
-    app.state.contents = Contents(dependencies)
     app.state.seeker = Seeker(dependencies)
+    app.state.contents = Contents(dependencies, app.state.seeker.stops)
     app.state.reruns = reruns.Reruns(dependencies)
     app.state.streams = live.Streams(dependencies)
     install(app)

@@ -59,7 +59,7 @@ class Checkpoints:
 
     def nearest(self, run: str, at: int) -> RunState:
         """The newest state of a run at a sequence up to ``at``; an empty one where there is none."""
-        seqs = self._known(run)
+        seqs = self.seqs(run)
         while (place := bisect_right(seqs, at)) > 0:
             seq = seqs[place - 1]
             if (state := self._kept(self._states, (run, seq), self._path(run, seq, "state"), _state)) is not None:
@@ -69,7 +69,7 @@ class Checkpoints:
 
     def following(self, run: str, state: RunState, at: int) -> list[StoredEvent] | None:
         """The events from a kept state up to ``at``, with what a fold needs of each; None if not all are kept."""
-        seqs = self._known(run)
+        seqs = self.seqs(run)
         place = bisect_right(seqs, state.seq)
         if place == len(seqs) or at >= seqs[place]:
             return [] if at == state.seq else None
@@ -78,13 +78,14 @@ class Checkpoints:
 
     def add(self, run: str, start: int, events: Sequence[StoredEvent], state: RunState) -> None:
         """Keep a state, and the events that lead to it from the state at ``start``."""
-        seqs = self._known(run)
+        seqs = self.seqs(run)
         self._write(self._path(run, start, "events"), b"".join(map(slim, events)))
         self._write(self._path(run, state.seq, "state"), orjson.dumps(_plain(state)))
         if state.seq not in seqs:
             insort(seqs, state.seq)
 
-    def _known(self, run: str) -> list[int]:
+    def seqs(self, run: str) -> list[int]:
+        """Where a run has states, ascending."""
         if run not in self._seqs:
             names = (path.name.partition(".")[0] for path in self._path(run, 0, "state").parent.glob("*.state"))
             self._seqs[run] = sorted(int(name) for name in names if name.isdecimal())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,8 +36,10 @@ class Contents:
     Wherever ``events`` are asked for, those since a checkpoint will do: the others are read when they are needed.
     """
 
-    def __init__(self, deps: Dependencies) -> None:
+    def __init__(self, deps: Dependencies, stops: Callable[[str], Sequence[int]] = lambda run: ()) -> None:
+        """``stops`` names the sequences of a run that later events will be given from."""
         self._deps = deps
+        self._stops = stops
         self._scratches: OrderedDict[str, _Scratch] = OrderedDict()
 
     async def blob(self, run: str, events: Sequence[StoredEvent], tree: str, blob: str) -> bytes:
@@ -85,12 +87,12 @@ class Contents:
     async def _make(self, rebuilder: Rebuilder, run: str, events: Sequence[StoredEvent], trees: Sequence[str]) -> None:
         try:
             for tree in trees:
-                await rebuilder.make(events, tree)
+                await rebuilder.make(events, tree, stops=self._stops(run))
         except CannotRebuild:
             # These began at a checkpoint whose tree was never made here.
             whole = await events_between(self._deps, run, 0, MAX_SEQ)
             for tree in trees:
-                await rebuilder.make(whole, tree)
+                await rebuilder.make(whole, tree, stops=self._stops(run))
 
     def _scratch(self, run: str) -> _Scratch:
         if run not in self._scratches:

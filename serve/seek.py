@@ -83,6 +83,10 @@ class Seeker:
         found = [await events_between(self._deps, one.run, one.checkpoint, one.state.seq) for one in seeks]
         return [stored for events in found for stored in events]
 
+    def stops(self, run: str) -> Sequence[int]:
+        """The sequences of the run's checkpoints, ascending."""
+        return self._checkpoints.seqs(run)
+
     def _from_cache(self, run: str, at: int) -> tuple[RunState, list[StoredEvent] | None]:
         start = self._checkpoints.nearest(run, at)
         return start, self._checkpoints.following(run, start, at)

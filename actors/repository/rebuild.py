@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,8 +45,10 @@ class Rebuilder:
             raise CannotRebuild("the run's events name no base bundle")
         return self._repository
 
-    async def make(self, events: Sequence[StoredEvent], tree: str) -> None:
+    async def make(self, events: Sequence[StoredEvent], tree: str, *, stops: Sequence[int] = ()) -> None:
         """Make one tree that the run's events lead to.
+
+        ``stops``: ascending sequences; the tree at each of them on the way is made too, so that it can be begun with.
 
         Raises:
             CannotRebuild: no event leads to it, or to another tree than it says.
@@ -55,16 +58,16 @@ class Rebuilder:
         self._reopen()
         steps = changes_to(events, tree, self._known)
         if self._repository is not None and tree not in self._known:
-            wanted = [tree, *(event.state_change.previous_state_hash for event in steps)]
+            wanted = [tree, *(step.event.state_change.previous_state_hash for step in steps)]
             self._known |= await asyncio.to_thread(self._repository.store.has, wanted)
             steps = changes_to(events, tree, self._known)
-        if steps and not _begins(steps[0].state_change, self._known):
-            where = steps[0].state_change.previous_state_hash
+        if steps and not _begins(steps[0].event.state_change, self._known):
+            where = steps[0].event.state_change.previous_state_hash
             raise CannotRebuild(f"the events begin in the middle, at tree {where[:80]}")
-        while steps and steps[0].state_change.content_sha256:
-            await self._unbundle(steps.pop(0).state_change)
-        for start in range(0, len(steps), AT_ONCE):
-            await self._apply(steps[start : start + AT_ONCE])
+        while steps and steps[0].event.state_change.content_sha256:
+            await self._unbundle(steps.pop(0).event.state_change)
+        for group in _groups(steps, stops):
+            await self._apply(group)
         if tree not in self._known:
             raise CannotRebuild(f"no event leads to tree {tree[:80]}")
 
@@ -101,23 +104,34 @@ class Rebuilder:
         self._known.add(made)
 
 
+def _groups(steps: Sequence[StoredEvent], stops: Sequence[int]) -> Iterator[list[SwarmEvent]]:
+    """Steps that are taken at once: up to a stop, and not too many."""
+    group: list[SwarmEvent] = []
+    for number, step in enumerate(steps, start=1):
+        group.append(step.event)
+        last = number == len(steps)
+        if last or len(group) == AT_ONCE or bisect_left(stops, step.seq) != bisect_left(stops, steps[number].seq):
+            yield group
+            group = []
+
+
 def _begins(change: StateChange, known: set[str]) -> bool:
     return bool(change.content_sha256) or change.previous_state_hash in known
 
 
-def changes_to(events: Sequence[StoredEvent], tree: str, known: set[str]) -> list[SwarmEvent]:
+def changes_to(events: Sequence[StoredEvent], tree: str, known: set[str]) -> list[StoredEvent]:
     """The run's changes that lead to ``tree``, from its base or from a tree that is known."""
     made = {
-        stored.event.state_change.new_state_hash: stored.event
+        stored.event.state_change.new_state_hash: stored
         for stored in reversed(events)
         if kind_of(stored.event) == "state_change" and stored.event.state_change.target_type == "FILE_SYSTEM"
     }
-    path: list[SwarmEvent] = []
+    path: list[StoredEvent] = []
     while tree not in known and (change := made.pop(tree, None)) is not None:
         path.append(change)
-        if change.state_change.content_sha256:
+        if change.event.state_change.content_sha256:
             break
-        tree = change.state_change.previous_state_hash
+        tree = change.event.state_change.previous_state_hash
     return path[::-1]
 
 

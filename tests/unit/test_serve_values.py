@@ -125,8 +125,8 @@ def _change(seq: int, old: str, new: str, bundle: str = "") -> StoredEvent:
 
 def test_the_way_to_a_tree_begins_at_the_base_and_takes_no_detour() -> None:
     history = [_change(1, "", "A", "bundle"), _change(2, "A", "B"), _change(3, "B", "A"), _change(4, "A", "C")]
-    assert [event.state_change.new_state_hash for event in changes_to(history, "C", set())] == ["A", "C"]
-    assert [event.state_change.new_state_hash for event in changes_to(history, "C", {"A"})] == ["C"]
+    assert [step.event.state_change.new_state_hash for step in changes_to(history, "C", set())] == ["A", "C"]
+    assert [step.event.state_change.new_state_hash for step in changes_to(history, "C", {"A"})] == ["C"]
     assert changes_to(history, "Z", set()) == []
 
 
