@@ -65,12 +65,12 @@ async def undone(deps: Dependencies, contents: Contents, run: str, event_id: str
 
 
 async def _newest(deps: Dependencies, run: str) -> Sequence[StoredEvent]:
-    """From the stream, since the table is a moment behind; from the table where the stream has let it go."""
+    """From the stream, since the table is a moment behind; from the table where the stream has let the base go."""
     try:
         events = await deps.bus.read_run(run)
     except ServeError:
         events = []
-    if events and events[0].event.run_transition.from_state == "":
+    if any(stored.event.state_change.content_sha256 for stored in events):
         return events
     return await events_between(deps, run, 0, MAX_SEQ)
 

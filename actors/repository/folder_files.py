@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Collection, Iterator
@@ -58,11 +60,10 @@ def keep(folder: Path, path: str, into: Path, *, copy: bool = False) -> None:
         if source is None or not _is_file(source, name):
             return
         with _parent(into, path, make=True) as place:
-            if copy and not stat.S_ISLNK(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
-                shutil.copy2(f"/proc/self/fd/{source}/{name}", f"/proc/self/fd/{place}/{name}", follow_symlinks=False)
+            assert place is not None
+            if not copy and _linked(source, place, name):
                 return
-            with suppress(FileExistsError):
-                os.link(name, name, src_dir_fd=source, dst_dir_fd=place, follow_symlinks=False)
+            shutil.copy2(_at(source, name), _at(place, name), follow_symlinks=False)
 
 
 def replace(source: Path, path: str, folder: Path) -> None:
@@ -74,7 +75,16 @@ def replace(source: Path, path: str, folder: Path) -> None:
         with _parent(folder, path, make=True) as place:
             assert place is not None
             _remove_empty(place, name)
-            os.rename(name, name, src_dir_fd=prepared, dst_dir_fd=place)
+            try:
+                os.rename(name, name, src_dir_fd=prepared, dst_dir_fd=place)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                # A folder in there is another file system: the exchange itself stays a rename.
+                partial = f".enchanted-{secrets.token_hex(8)}"
+                shutil.copy2(_at(prepared, name), _at(place, partial), follow_symlinks=False)
+                os.rename(partial, name, src_dir_fd=place, dst_dir_fd=place)
+                os.unlink(name, dir_fd=prepared)
 
 
 def delete(folder: Path, path: str) -> None:
@@ -108,6 +118,23 @@ def others(folder: Path, known: Collection[str], *, skip: Collection[str] = ()) 
         for name in sorted([*files, *links]):
             if prefix + name not in known and not (not prefix and name in skip):
                 yield prefix + name
+
+
+def _linked(source: int, place: int, name: str) -> bool:
+    """Give a file its second name; False where the file system, or its owner, does not allow that."""
+    try:
+        os.link(name, name, src_dir_fd=source, dst_dir_fd=place, follow_symlinks=False)
+    except FileExistsError:
+        return True
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+            raise
+        return False
+    return True
+
+
+def _at(folder: int, name: str) -> str:
+    return f"/proc/self/fd/{folder}/{name}"
 
 
 def _name(path: str) -> str:

@@ -271,6 +271,22 @@ def test_a_folder_that_was_never_restored_into_cannot_be_put_back(tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
+def test_a_folder_in_there_may_be_another_file_system(store: TreeStore, tmp_path: Path) -> None:
+    first: Tree = {"a": ("100644", b"1"), "mounted/b": ("100644", b"1"), "mounted/c": ("100644", b"1")}
+    second: Tree = {"a": ("100644", b"2"), "mounted/b": ("100755", b"2"), "mounted/d": ("120000", b"b")}
+    (tmp_path / "mounted").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(tmp_path / "mounted")], check=True)
+    try:
+        restore(store, tmp_path, first)
+        restore(store, tmp_path, second)
+        assert on_disk(tmp_path) == second
+        Target(tmp_path).put_back(operation="back")
+        assert on_disk(tmp_path) == first
+    finally:
+        subprocess.run(["umount", str(tmp_path / "mounted")], check=True)
+
+
 def test_an_empty_folder_gives_way_to_a_file(store: TreeStore, tmp_path: Path) -> None:
     (tmp_path / "a" / "b" / "c").mkdir(parents=True)
     restore(store, tmp_path, {"a": ("100644", b"file")})
