@@ -139,6 +139,8 @@ def _stood(parent: Ledger, task: TaskRecord) -> str:
 def _trees(parent: Ledger, task: TaskRecord) -> Iterator[tuple[str, tuple[str, ...]]]:
     if task.state == TaskState.CODING:
         yield task.workspace_id, (task.assigned, _stood(parent, task))
+    if task.state == TaskState.PENDING and task.start:
+        yield task.workspace_id, (task.assigned, task.start)
     if task.state == TaskState.REVIEWING:
         yield task.workspace_id, (task.submission["base_tree"], task.submission["tree"])
 
@@ -159,13 +161,21 @@ async def store_beginning(bus: BusPort, log: AgentLog, ledger: Ledger, repositor
         written = trees.index(ledger.trees[name]) + 1 if name in ledger.trees else 0
         for tree in trees[written:]:
             await write.change(name, ledger.trees.get(name, base), tree)
-    await write.change(MAIN_WORKSPACE, ledger.main_tree, point.main_tree)
+    for tree in _main_trees(point, begin, ledger.main_tree):
+        await write.change(MAIN_WORKSPACE, ledger.main_tree, tree)
     return Opening(
         signal=begin.signal,
         reason=f"forked from {point.run} at {point.at}",
         details=_details(point, begin),
         drafts=[_task_draft(task, ledger.last_event_id) for task in begin.tasks],
     )
+
+
+def _main_trees(point: ForkPoint, begin: Beginning, reached: str) -> list[str]:
+    """The way of the main workspace by the last valid state, which a rollback goes to, from where it is."""
+    valid = point.ledger.valid_tree if begin.signal != RunSignal.BASE_STORED else ""
+    way = [tree for tree in (valid, point.main_tree) if tree and tree != point.ledger.base_tree]
+    return way[way.index(reached) + 1 :] if reached in way else way or [point.main_tree]
 
 
 class _Changes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 import struct
@@ -45,6 +46,12 @@ _HEAD = struct.Struct("<QqI")
 """Sequence, microseconds since 1970, bytes that follow."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+_UNREADABLE = (
+    *(OSError, zstd.ZstdError, NotAnEvent),
+    *(ValueError, LookupError, TypeError, AttributeError, struct.error),
+)
+"""What reading a damaged file can end in."""
+
 T = TypeVar("T")
 
 
@@ -55,7 +62,7 @@ class Checkpoints:
         self._folder = cache / "states" / VERSION
         self._seqs: dict[str, list[int]] = {}
         self._states: OrderedDict[tuple[str, int], RunState] = OrderedDict()
-        self._events: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._events: OrderedDict[tuple[str, int], tuple[int, bytes]] = OrderedDict()
 
     def nearest(self, run: str, at: int) -> RunState:
         """The newest state of a run at a sequence up to ``at``; an empty one where there is none."""
@@ -73,8 +80,11 @@ class Checkpoints:
         place = bisect_right(seqs, state.seq)
         if place == len(seqs) or at >= seqs[place]:
             return [] if at == state.seq else None
-        content = self._kept(self._events, (run, state.seq), self._path(run, state.seq, "events"), _whole)
-        return None if content is None else read_slim(content, at)
+        found = self._kept(self._events, (run, state.seq), self._path(run, state.seq, "events"), _whole)
+        # A stretch may end before the next state there is: one between was lost, or its writer was killed.
+        if found is None or found[0] < at:
+            return None
+        return read_slim(found[1], at)
 
     def add(self, run: str, start: int, events: Sequence[StoredEvent], state: RunState) -> None:
         """Keep a state, and the events that lead to it from the state at ``start``."""
@@ -99,10 +109,22 @@ class Checkpoints:
             kept.move_to_end(key)
             return kept[key]
         try:
-            kept[key] = read(zstd.decompress(path.read_bytes()))
+            whole = zstd.decompress(path.read_bytes())
+            if hashlib.sha256(whole[32:]).digest() != whole[:32]:
+                raise ValueError("its hash is another one")
+            kept[key] = read(whole[32:])
         except FileNotFoundError:
             return None
-        except (OSError, zstd.ZstdError, NotAnEvent, ValueError, KeyError, TypeError, struct.error) as error:
+        except (
+            OSError,
+            zstd.ZstdError,
+            NotAnEvent,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            struct.error,
+        ) as error:
             log.warning("the checkpoint %s does not read back (%s) and is not used", path, error)
             path.unlink(missing_ok=True)
             return None
@@ -113,7 +135,7 @@ class Checkpoints:
     def _write(self, path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-        partial.write_bytes(zstd.compress(content))
+        partial.write_bytes(zstd.compress(hashlib.sha256(content).digest() + content))
         partial.replace(path)
 
     def _path(self, run: str, seq: int, what: str) -> Path:
@@ -168,11 +190,13 @@ def _split(content: bytes) -> Iterator[tuple[int, int, bytes]]:
         yield seq, micros, content[place - size : place]
 
 
-def _whole(content: bytes) -> bytes:
-    """The same, if nothing of it is cut off."""
-    for _ in _split(content):
-        pass
-    return content
+def _whole(content: bytes) -> tuple[int, bytes]:
+    """The last sequence and the same content, if every event of it reads back."""
+    last = 0
+    for seq, _, raw in _split(content):
+        parse_event(raw)
+        last = seq
+    return last, content
 
 
 def is_settled(state: RunState, now: datetime, settled: timedelta) -> bool:

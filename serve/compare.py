@@ -23,7 +23,7 @@ from enchanted.serve.seek import events_between
 router = APIRouter(prefix="/api/v1", tags=["history"])
 
 UNCOMPARED = (
-    "run_id", "parent_event_id", "workspace_id", "blobs", "model_call.duration_ms",
+    "run_id", "parent_event_id", "workspace_id", "model_call.duration_ms",
     "model_call.time_to_first_token_ms", "tool_call.duration_ms",
 )  # fmt: skip
 """What no two runs share, beside what no two performances do."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -18,6 +20,8 @@ from enchanted.serve.checkpoints import EVERY, Checkpoints, is_settled
 from enchanted.serve.dependencies import Dependencies
 from enchanted.serve.errors import EventCorrupted
 from enchanted.serve.runs import find_run
+
+log = logging.getLogger(__name__)
 
 FRESH = 1.0
 """Seconds that a head is taken for the newest: the table is as much behind the stream."""
@@ -62,6 +66,8 @@ class Seeker:
         self._deps = deps
         self._every = every
         self._checkpoints = Checkpoints(deps.cache)
+        self._turn = threading.Lock()
+        """Checkpoints are read and written in threads."""
         self._heads: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
     async def seek(self, run: str, at: int) -> Seek:
@@ -88,8 +94,9 @@ class Seeker:
         return self._checkpoints.seqs(run)
 
     def _from_cache(self, run: str, at: int) -> tuple[RunState, list[StoredEvent] | None]:
-        start = self._checkpoints.nearest(run, at)
-        return start, self._checkpoints.following(run, start, at)
+        with self._turn:
+            start = self._checkpoints.nearest(run, at)
+            return start, self._checkpoints.following(run, start, at)
 
     async def head(self, run: str) -> dict[str, Any]:
         """What `tagged` needs of a run, without counting it through when nothing was added.
@@ -112,12 +119,19 @@ class Seeker:
             self._heads.popitem(last=False)
         return self._heads[run]
 
+    def _keep(self, run: str, since: int, events: Sequence[StoredEvent], state: RunState) -> None:
+        try:
+            with self._turn:
+                self._checkpoints.add(run, since, events, state)
+        except OSError as error:
+            log.warning("a checkpoint of %s could not be kept, seeks take longer: %s", run, error)
+
     def _folded(self, run: str, start: RunState, events: Sequence[StoredEvent]) -> RunState:
         folding, now, begun = Folding(start), datetime.now(UTC), 0
         since = start.seq
         for number, stored in enumerate(events, start=1):
             folding.add(stored)
             if number % self._every == 0 and is_settled(state := folding.state(), now, self._deps.settled):
-                self._checkpoints.add(run, since, events[begun:number], state)
+                self._keep(run, since, events[begun:number], state)
                 since, begun = state.seq, number
         return folding.state()

@@ -148,6 +148,8 @@ def _above(path: str) -> str:
 @contextmanager
 def _parent(root: Path, path: str, *, make: bool = False) -> Iterator[int | None]:
     """The folder that holds a path, opened step by step; None where it is missing or no folder."""
+    if any(part in ("", ".", "..") for part in path.split("/")):
+        raise UnsafePath(os.fsencode(path), "it leads out of the folder")
     try:
         folder = os.open(root, _FOLDER)
     except (FileNotFoundError, NotADirectoryError):

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,9 @@ class Target:
     """A folder that files are put into."""
 
     def __init__(self, folder: Path, *, watch: Watch = lambda what, path: None) -> None:
-        self.folder = folder
-        self._mark = folder / MARK
+        # Once: a folder that is a link is its target from here on.
+        self.folder = Path(os.path.realpath(folder))
+        self._mark = self.folder / MARK
         self._watch = watch
 
     def preview(self, store: TreeStore, tree: str) -> Preview:
@@ -99,7 +100,7 @@ class Target:
         """
         wanted = _files_of(store, tree)
         with self._alone():
-            resumed = self._finish(label)
+            resumed = self._finish(label, force=force)
             preview = self._compared(wanted, self._owned())
             self._require(preview, force)
             if not preview.write and not preview.delete:
@@ -108,7 +109,7 @@ class Target:
             place = self._begin(operation)
             self._checked_out(store, tree, preview.write, place / "new")
             self._commit(place, label, preview, wanted)
-            self._finish(label)
+            self._finish(label, force=force)
         return Restored(preview=preview, snapshot=str(place), resumed=resumed)
 
     def put_back(self, *, operation: str, force: bool = False) -> Restored:
@@ -121,7 +122,9 @@ class Target:
         if not self._mark.is_dir():
             raise TargetBlocked(self.folder, ("nothing was ever restored here",))
         with self._alone():
-            resumed = self._finish(None)
+            resumed = self._finish(None, force=force)
+            if resumed and _read(Path(self._last()) / "plan.json").get("back"):
+                return Restored(preview=self._compared({}, set()), snapshot=self._last(), resumed=True)
             if not (last := self._last()):
                 raise TargetBlocked(self.folder, ("nothing was ever restored here",))
             plan, saved = _read(Path(last) / "plan.json"), Path(last) / "old"
@@ -132,8 +135,8 @@ class Target:
             place = self._begin(operation)
             for path in preview.write:
                 keep(saved, path, place / "new", copy=True)
-            self._commit(place, f"back to before {plan['label']}", preview, _files(plan["files_before"]))
-            self._finish(None)
+            self._commit(place, f"back to before {plan['label']}", preview, _files(plan["files_before"]), back=True)
+            self._finish(None, force=force)
         return Restored(preview=preview, snapshot=str(place), resumed=resumed)
 
     def unfinished(self) -> str:
@@ -182,9 +185,14 @@ class Target:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._mark.is_symlink():
             raise UnsafePath(MARK, "is a link")
+        if any(path.startswith(MARK + "/") for path in _git_view(self.folder)[0]):
+            raise TargetBlocked(self.folder, (f"{MARK} came with the repository and is not a restore's",))
         self._mark.mkdir(exist_ok=True, mode=0o700)
-        (self._mark / ".gitignore").write_text("*\n")
-        with (self._mark / "lock").open("w") as lock:
+        with suppress(FileExistsError):
+            os.close(os.open(self._mark / ".gitignore", os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+            (self._mark / ".gitignore").write_text("*\n")
+        file = os.open(self._mark / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(file, "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -207,13 +215,14 @@ class Target:
             git.run("read-tree", tree)
             git.run("checkout-index", "-f", "-q", "-z", "--stdin", stdin=names)
 
-    def _commit(self, place: Path, label: str, preview: Preview, files: Files) -> None:
+    def _commit(self, place: Path, label: str, preview: Preview, files: Files, *, back: bool = False) -> None:
         """Keep what goes, then write the plan: from here on the operation counts."""
         for path in (*preview.write, *preview.delete):
             self._watch("keep", path)
             keep(self.folder, path, place / "old")
         plan = {
             "label": label,
+            "back": back,
             "write": list(preview.write),
             "delete": list(preview.delete),
             "files": files,
@@ -223,7 +232,7 @@ class Target:
         self._watch("plan", str(place))
         _write(place / "plan.json", plan)
 
-    def _finish(self, label: str | None) -> bool:
+    def _finish(self, label: str | None, *, force: bool) -> bool:
         """Carry out what is planned and not done yet; whether there was such."""
         pending = self._pending()
         if pending is None:
@@ -233,14 +242,26 @@ class Target:
             raise TargetUnfinished(self.folder, plan["label"])
         for path in plan["delete"]:
             self._watch("delete", path)
+            self._require_as_planned(place, path, None, force=force)
             delete(self.folder, path)
         for path in plan["write"]:
             self._watch("write", path)
+            self._require_as_planned(place, path, plan["after"][path], force=force)
             replace(place / "new", path, self.folder)
         self._watch("done", str(place))
         self._save_state(_files(plan["files"]), place.name, plan["after"])
         shutil.rmtree(place / "new", ignore_errors=True)
         return True
+
+    def _require_as_planned(self, place: Path, path: str, after: list[str] | None, *, force: bool) -> None:
+        """Somebody may have written since the plan was made: nothing has that but this file."""
+        found = entry_at(self.folder, path)
+        if found in (None, entry_at(place / "old", path)) or (after is not None and found == tuple(after)):
+            return
+        if not force:
+            raise TargetChanged(self.folder, [path])
+        (place / "late").mkdir(exist_ok=True)
+        keep(self.folder, path, place / "late", copy=True)
 
     def _pending(self) -> tuple[Path, dict[str, Any]] | None:
         done = self._state().get("done", [])
@@ -316,15 +337,19 @@ def _files(saved: dict[str, Any]) -> Files:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    with path.open(encoding="ascii") as file:
-        found: dict[str, Any] = json.load(file)
-        return found
+    try:
+        with path.open(encoding="ascii") as file:
+            found: dict[str, Any] = json.load(file)
+    except ValueError as error:
+        raise TargetBlocked(path.parent, (f"{path.name} is damaged",)) from error
+    return found
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
     # ASCII: names that are not UTF-8 are lone surrogates here, which JSON can hold as escapes only.
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="ascii") as file:
+    partial.unlink(missing_ok=True)
+    with partial.open("x", encoding="ascii") as file:
         json.dump(value, file)
         file.flush()
         os.fsync(file.fileno())

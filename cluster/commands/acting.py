@@ -64,6 +64,7 @@ def restore(
                     "it would overwrite work that only this folder has", "commit it, or give --force", CHECK_FAILED
                 )
             _confirm("restore")
+        body["at"] = preview["at"]
         document = client.restore(run, body)
     _tell(document, as_json=as_json)
 
@@ -75,9 +76,9 @@ def _back(folder: Path, *, force: bool, as_json: bool) -> None:
 
     try:
         done = Target(folder).put_back(operation=new_id(), force=force)
-    except ActorError as error:
+    except (ActorError, OSError) as error:
         cause, _, remedy = str(error).partition("; ")
-        raise CommandFailed(cause, remedy, CHECK_FAILED) from error
+        raise CommandFailed(cause, remedy or "look at the folder's permissions and disk", CHECK_FAILED) from error
     document = {"into": str(folder), "write": done.preview.write, "delete": done.preview.delete}
     if as_json:
         console.emit_json(document | {"snapshot": done.snapshot})
@@ -159,19 +160,21 @@ def fork(
     with api(url, token_file) as client:
         parent = client.run(run)
         if not yes:
-            _preview_fork(client, run, at)
+            body["at"] = _preview_fork(client, run, at)
             _confirm("fork it")
         run_id = started(client, lambda key: client.fork(run, body, key=key))
         place = body.get("repo") or (parent["request"] or {}).get("repo", "")
         follow_to_the_end(client, run_id, place, detach=detach, as_json=as_json, begun=begun)
 
 
-def _preview_fork(client: ApiClient, run: str, at: int | None) -> None:
+def _preview_fork(client: ApiClient, run: str, at: int | None) -> int:
+    """Show where the fork would begin; gives the sequence."""
     state = client.state(run, at=at)
     files = state["workspaces"].get("main", {"files": []})["files"]
     console.say(f"{run} at {state['at']}: {state['state'] or 'no state'}, {len(files)} files")
     for task in state["tasks"]:
         console.say(f"task {one_line(task['task_id'])}: {task['state']} {one_line(task['reason'])}")
+    return int(state["at"])
 
 
 def _text_of(path: Path | None) -> str | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -87,7 +90,7 @@ def restore(store: TreeStore, folder: Path, files: Tree, *, label: str = "a stat
     )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=TREES, second=TREES)
 def test_any_tree_after_any_other_is_there_byte_for_byte_and_goes_back(
     store: TreeStore, first: Tree, second: Tree
@@ -108,7 +111,7 @@ def test_any_tree_after_any_other_is_there_byte_for_byte_and_goes_back(
             assert on_disk(folder) == second
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=TREES, second=TREES, after=st.integers(min_value=0, max_value=30))
 def test_a_restore_that_is_cut_off_anywhere_leaves_old_or_new_files_and_is_finished_by_the_next_call(
     store: TreeStore, first: Tree, second: Tree, after: int
@@ -292,3 +295,89 @@ def test_an_empty_folder_gives_way_to_a_file(store: TreeStore, tmp_path: Path) -
     restore(store, tmp_path, {"a": ("100644", b"file")})
     assert (tmp_path / "a").read_bytes() == b"file"
     shutil.rmtree(tmp_path / MARK)
+
+
+def cut_off_at(what: str) -> Callable[[str, str], None]:
+    """Watches until a step of this kind, and ends there as a kill does."""
+
+    def watch(step: str, path: str) -> None:
+        if step == what:
+            raise KeyboardInterrupt
+
+    return watch
+
+
+def test_what_somebody_wrote_after_a_kill_is_not_lost_when_the_restore_is_finished(
+    store: TreeStore, tmp_path: Path
+) -> None:
+    old: Tree = {"a": ("100644", b"1"), "gone": ("100644", b"1")}
+    new: Tree = {"a": ("100644", b"2")}
+    restore(store, tmp_path, old)
+    with pytest.raises(KeyboardInterrupt):
+        Target(tmp_path, watch=cut_off_at("write")).restore(store, tree_of(store, new), label="new", operation="x")
+    (tmp_path / "a").unlink()
+    (tmp_path / "a").write_text("written meanwhile")
+    (tmp_path / "gone").write_text("written meanwhile")
+    with pytest.raises(TargetChanged):
+        restore(store, tmp_path, new, label="new")
+    assert (tmp_path / "a").read_text() == (tmp_path / "gone").read_text() == "written meanwhile"
+    restore(store, tmp_path, new, label="new", force=True)
+    assert on_disk(tmp_path) == new
+    assert on_disk(tmp_path / MARK / "x" / "late").keys() == {"a", "gone"}
+
+
+def test_going_back_that_was_cut_off_is_finished_and_not_undone(store: TreeStore, tmp_path: Path) -> None:
+    first: Tree = {"a": ("100644", b"1"), "b": ("100644", b"1")}
+    restore(store, tmp_path, first)
+    restore(store, tmp_path, {"a": ("100644", b"2")})
+    with pytest.raises(KeyboardInterrupt):
+        Target(tmp_path, watch=cut_off_at("write")).put_back(operation="x")
+    assert Target(tmp_path).put_back(operation="y").resumed
+    assert on_disk(tmp_path) == first
+
+
+def test_a_folder_that_is_a_link_is_the_folder_it_leads_to(store: TreeStore, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a").write_text("work of a day")
+    (tmp_path / "link").symlink_to("real")
+    with pytest.raises(TargetChanged):
+        restore(store, tmp_path / "link", {"a": ("100644", b"new")})
+    assert (tmp_path / "real" / "a").read_text() == "work of a day"
+
+
+def test_what_a_repository_brings_of_ours_is_not_believed(store: TreeStore, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("canary")
+    planted = {"../../outside": ["100644", ""]}
+    make_repository(tmp_path / "into", {f"{MARK}/state.json": json.dumps({"files": planted}), "a": "1"})
+    with pytest.raises(TargetBlocked, match="came with the repository"):
+        restore(store, tmp_path / "into", {"a": ("100644", b"2")}, force=True)
+    assert outside.read_text() == "canary"
+
+
+def test_a_planted_plan_cannot_lead_out_of_the_folder(store: TreeStore, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("canary")
+    place = tmp_path / "into" / MARK / "planted"
+    (place / "new").mkdir(parents=True)
+    plan = {"label": "x", "write": [], "delete": ["../outside"], "files": {}, "files_before": {}, "after": {}}
+    (place / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(UnsafePath):
+        Target(tmp_path / "into").put_back(operation="y", force=True)
+    assert (tmp_path / "outside").read_text() == "canary"
+
+
+@pytest.mark.parametrize("name", ["state.json", "lock", ".gitignore"])
+def test_nothing_of_ours_is_written_through_a_link(store: TreeStore, tmp_path: Path, name: str) -> None:
+    (tmp_path / "outside").write_text("{}")
+    (tmp_path / "into" / MARK).mkdir(parents=True)
+    (tmp_path / "into" / MARK / name).symlink_to(tmp_path / "outside")
+    with suppress(OSError):
+        restore(store, tmp_path / "into", {"a": ("100644", b"2")})
+    assert (tmp_path / "outside").read_text() == "{}"
+
+
+def test_a_damaged_record_of_restores_is_named(store: TreeStore, tmp_path: Path) -> None:
+    restore(store, tmp_path, {"a": ("100644", b"1")})
+    (tmp_path / MARK / "state.json").write_text("{")
+    with pytest.raises(TargetBlocked, match=r"state\.json is damaged"):
+        restore(store, tmp_path, {"a": ("100644", b"2")})

@@ -72,6 +72,25 @@ async def test_a_checkpoint_that_does_not_read_back_is_not_used(
         assert whole((await again.seek(history.run, stored.seq)).state) == whole(fold(history.events, at=stored.seq))
 
 
+async def test_a_checkpoint_that_is_gone_from_the_middle_hides_nothing(
+    world: World, history: History, tmp_path: Path
+) -> None:
+    end = history.events[-1].seq
+    await seeker(world, tmp_path).seek(history.run, end)
+    states = sorted((tmp_path / "states").rglob("*.state"), key=lambda path: int(path.stem))
+    assert len(states) > 3
+    states[1].unlink()
+    again = seeker(world, tmp_path)
+    for stored in history.events:
+        assert whole((await again.seek(history.run, stored.seq)).state) == whole(fold(history.events, at=stored.seq))
+
+
+async def test_a_cache_that_takes_nothing_makes_no_seek_fail(world: World, history: History, tmp_path: Path) -> None:
+    (tmp_path / "states").write_text("a file where the folder must be")
+    sought = await seeker(world, tmp_path).seek(history.run, history.events[-1].seq)
+    assert whole(sought.state) == whole(fold(history.events))
+
+
 async def test_what_may_still_change_is_not_kept(world: World, history: History, tmp_path: Path) -> None:
     await seeker(world, tmp_path, settled=3_600).seek(history.run, history.events[-1].seq)
     assert not (tmp_path / "states").exists()
