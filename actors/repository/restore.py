@@ -319,17 +319,28 @@ def _blocked(folder: Path, write: list[str], free: set[str]) -> Iterator[str]:
     """Folders where a file must be, and files or links where a folder must be, that nothing of ours takes away."""
     seen: set[str] = set()
     for path in write:
-        place = folder / path
-        inside = {name.removeprefix(path + "/") for name in free if name.startswith(path + "/")}
-        if place.is_dir() and not place.is_symlink() and any(others(place, inside)):
+        above = _no_folder_above(folder, path)
+        if above and above not in free and above not in seen:
+            seen.add(above)
+            yield above
+        # What lies behind a link is not looked at.
+        if not above and _holds_others(folder / path, path, free):
             yield path
-        for parent in [str(one) for one in Path(path).parents][:-1]:
-            if parent in seen:
-                continue
-            seen.add(parent)
-            above = folder / parent
-            if (above.is_symlink() or (above.exists() and not above.is_dir())) and parent not in free:
-                yield parent
+
+
+def _no_folder_above(folder: Path, path: str) -> str:
+    """The topmost file or link where a path needs a folder; empty when there is none."""
+    for parent in reversed([str(one) for one in Path(path).parents][:-1]):
+        above = folder / parent
+        if above.is_symlink() or (above.exists() and not above.is_dir()):
+            return parent
+    return ""
+
+
+def _holds_others(place: Path, path: str, free: set[str]) -> bool:
+    if place.is_symlink() or not place.is_dir():
+        return False
+    return any(others(place, {name.removeprefix(path + "/") for name in free if name.startswith(path + "/")}))
 
 
 def _files(saved: dict[str, Any]) -> Files:

@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from enchanted.actors.errors import TargetBlocked, TargetBusy, TargetChanged, TargetUnfinished, UnsafePath
@@ -92,6 +92,10 @@ def restore(store: TreeStore, folder: Path, files: Tree, *, label: str = "a stat
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=TREES, second=TREES)
+@example(
+    first={"a": ("120000", b"a"), "b/b": ("120000", b"a")},
+    second={"a/a": ("120000", b"a"), "b": ("120000", b"a"), "a/b/a": ("120000", b"../outside")},
+)
 def test_any_tree_after_any_other_is_there_byte_for_byte_and_goes_back(
     store: TreeStore, first: Tree, second: Tree
 ) -> None:
@@ -113,6 +117,11 @@ def test_any_tree_after_any_other_is_there_byte_for_byte_and_goes_back(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=TREES, second=TREES, after=st.integers(min_value=0, max_value=30))
+@example(
+    first={"a": ("120000", b"a"), "b/a/a": ("120000", b"a")},
+    second={"b": ("120000", b"a"), "a/a": ("120000", b"../outside")},
+    after=0,
+)
 def test_a_restore_that_is_cut_off_anywhere_leaves_old_or_new_files_and_is_finished_by_the_next_call(
     store: TreeStore, first: Tree, second: Tree, after: int
 ) -> None:
