@@ -29,10 +29,12 @@ from enchanted.serve import (
     receipts,
     reruns,
     runs,
+    sessions,
     traces,
 )
 from enchanted.serve.auth import Guard
 from enchanted.serve.body import BodyLimit
+from enchanted.serve.codes import Codes
 from enchanted.serve.contents import Contents
 from enchanted.serve.dependencies import Dependencies, Deps
 from enchanted.serve.documents import Health, Problem, Readiness, described
@@ -49,7 +51,7 @@ MAX_BODY = 1 << 20
 
 _PARTS = (
     *(runs, events, traces, history, file_history, compare, receipts, agents, ledger, query, export),
-    *(live, live_socket, acts, reruns, pipeline, otlp, pages),
+    *(live, live_socket, acts, reruns, pipeline, otlp, sessions, pages),
 )
 
 health = APIRouter(tags=["health"])
@@ -107,6 +109,7 @@ def create_app(dependencies: Dependencies) -> FastAPI:
         responses={"default": {"model": Problem, "description": "RFC 9457 problem, `application/problem+json`"}},
     )
     app.state.dependencies = dependencies
+    app.state.codes = Codes(dependencies.access.token, since=time.time())
     app.state.starts = runs.Starts(dependencies)
     app.state.seeker = Seeker(dependencies)
     app.state.contents = Contents(dependencies, app.state.seeker.stops)

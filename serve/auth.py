@@ -13,7 +13,8 @@ from enchanted.serve.errors import HostRefused, OriginRefused, ServeError, Unaut
 from enchanted.serve.problem import problem_of
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
-OPEN_PATHS = frozenset({"/", "/healthz"})
+OPEN_PATHS = frozenset({"/", "/healthz", "/api/v1/sessions"})
+"""A session is opened with a code in the place of the token."""
 SOCKET_PATH = "/api/v1/live"
 """Browsers cannot send a header with a WebSocket: the token comes in its first message."""
 

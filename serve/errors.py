@@ -27,6 +27,15 @@ class Unauthorized(ServeError):
         super().__init__("send 'Authorization: Bearer <token>'; `enchanted status --json` names the token file")
 
 
+class CodeRefused(ServeError):
+    """A one-time code that is used, too old or wrong."""
+
+    status, code, title = 403, "code-refused", "This link was used or is too old"
+
+    def __init__(self) -> None:
+        super().__init__("`enchanted open` prints a new one; or give the token, `enchanted status` names its file")
+
+
 class OriginRefused(ServeError):
     """A browser page of another origin asks."""
 
