@@ -184,7 +184,7 @@ def start_api(endpoints: Endpoints, settings: Settings) -> str:
     host, _, port = endpoints.api_url.rpartition("//")[2].partition(":")
     # A joined Ray may serve other applications already: then its own HTTP address holds, not ours.
     serve.start(http_options={"host": host, "port": int(port)}, proxy_location="HeadOnly")
-    config = {**endpoints.as_dict(), "swarm": swarm_config(settings, endpoints)}
+    config = {**endpoints.as_dict(), "ray_dashboard_url": dashboard_url(), "swarm": swarm_config(settings, endpoints)}
     serve.run(build_app(config), name=APPLICATION, route_prefix=PROXY_PATH)
     options = _get_global_client().http_config
     return f"http://{options.host}:{options.port}"

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from enchanted.serve import (
     acts,
     agents,
+    cluster,
     compare,
     events,
     export,
@@ -51,7 +52,7 @@ MAX_BODY = 1 << 20
 
 _PARTS = (
     *(runs, events, traces, history, file_history, compare, receipts, agents, ledger, query, export),
-    *(live, live_socket, acts, reruns, pipeline, otlp, sessions, pages),
+    *(live, live_socket, acts, reruns, pipeline, cluster, otlp, sessions, pages),
 )
 
 health = APIRouter(tags=["health"])

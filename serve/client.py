@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from typing import Any, ClassVar, Self
 from urllib.parse import quote
 
 import httpx
+
+from enchanted.serve.codes import NONCE, new_code
 
 Json = dict[str, Any]
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
@@ -66,6 +69,7 @@ class ApiClient:
 
     def __init__(self, url: str, token: str, *, transport: httpx.BaseTransport | None = None) -> None:
         self.url = url.rstrip("/")
+        self._token = token
         self._http = httpx.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {token}"},
@@ -86,6 +90,14 @@ class ApiClient:
     def close(self) -> None:
         """Give the connection back."""
         self._http.close()
+
+    def page(self, run: str = "") -> str:
+        """A link to Mission Control that opens it for whoever has it, once and for ten minutes.
+
+        Its fragment carries a one-time code, which is never sent to a server unasked.
+        """
+        code = new_code(self._token, now=time.time(), nonce=secrets.token_bytes(NONCE))
+        return f"{self.url}/#/{f'runs/{_part(run)}' if run else 'runs'}?code={code}"
 
     def runs(self, *, limit: int = 100, cursor: str | None = None) -> Json:
         """A page of runs."""
@@ -202,6 +214,14 @@ class ApiClient:
         """What a run is now, or was at a sequence: to be kept elsewhere."""
         return self._json(f"runs/{_part(run)}/receipt", until=until)
 
+    def pipeline(self) -> Json:
+        """Where events and spans are between stream and table."""
+        return self._json("pipeline")
+
+    def cluster(self) -> Json:
+        """Nodes, engines, models, and everybody who said lately how it is."""
+        return self._json("cluster")
+
     def ready(self) -> Json:
         """Each dependency's state; an unready API answers with the same members."""
         with self._errors():
@@ -234,6 +254,19 @@ class ApiClient:
             newest = self.events(run=run, before=LAST_SEQ, limit=1, fields="seq")["data"]
             if newest and newest[0]["seq"] >= seq:
                 return True
+            if time.monotonic() > give_up:
+                return False
+            time.sleep(POLL)
+
+    def wait_closed(self, run: str, *, seconds: float = 15.0) -> bool:
+        """Wait until the table has the run to its closing event; False when it takes longer than ``seconds``."""
+        give_up = time.monotonic() + seconds
+        while True:
+            try:
+                if self.run(run)["closed"]:
+                    return True
+            except NothingFound:
+                pass
             if time.monotonic() > give_up:
                 return False
             time.sleep(POLL)

@@ -34,6 +34,23 @@ class RunStarter(Protocol):
         ...
 
 
+class ClusterView(Protocol):
+    """Whoever knows the machines; the cluster's composition hands one in."""
+
+    @property
+    def dashboard_url(self) -> str:
+        """Of Ray; empty where it has none."""
+        ...
+
+    async def nodes(self) -> list[dict[str, Any]] | None:
+        """Ray's nodes, the dead ones too; None while Ray does not say."""
+        ...
+
+    async def engines(self) -> list[dict[str, Any]] | None:
+        """Engines on this cluster with their counts since they started; None while Ray does not say."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dependencies:
     """Everything `create_app` needs."""
@@ -48,6 +65,7 @@ class Dependencies:
     starter: RunStarter | None = None
     reconciliation: Callable[[], Awaitable[dict[str, Any] | None]] | None = None
     """The last reconciliation's report; None while nobody can say."""
+    cluster: ClusterView | None = None
     heartbeat: float = HEARTBEAT
     """Seconds between signs of life on a live stream."""
     slow_client: float = SLOW_CLIENT

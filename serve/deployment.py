@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from ray import serve
 from ray.exceptions import RayError
 
 from enchanted.actors.config import SwarmConfig
+from enchanted.actors.models.engine_pool import every_engine
 from enchanted.actors.swarm import NAMESPACE, Swarm
 from enchanted.actors.work import RunRequest
 from enchanted.serve.app import create_app
@@ -50,6 +52,37 @@ class RayRuns:
             raise RunsUnavailable(str(error).splitlines()[0]) from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class RayView:
+    """This Ray cluster's machines and engines."""
+
+    dashboard_url: str = ""
+
+    async def nodes(self) -> list[dict[str, Any]] | None:
+        """Ray's nodes, the dead ones too."""
+        try:
+            return [_node(node) for node in await asyncio.to_thread(ray.nodes)]
+        except RayError:
+            return None
+
+    async def engines(self) -> list[dict[str, Any]] | None:
+        """Every engine that answers."""
+        try:
+            return [asdict(one) for one in await every_engine()]
+        except RayError:
+            return None
+
+
+def _node(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "node_id": node["NodeID"],
+        "host": node["NodeManagerHostname"],
+        "address": node["NodeManagerAddress"],
+        "alive": node["Alive"],
+        "resources": node.get("Resources", {}),
+    }
+
+
 async def last_reconciliation() -> dict[str, Any] | None:
     """The report of the ingest actor on this Ray cluster; None while there is none, or it does not answer."""
     try:
@@ -61,7 +94,8 @@ async def last_reconciliation() -> dict[str, Any] | None:
 
 
 def dependencies_from(config: Mapping[str, Any]) -> Dependencies:
-    """Dependencies for the keys nats_url, clickhouse_url, clickhouse_reader_url, token_file and home.
+    """Dependencies for the keys nats_url, clickhouse_url, clickhouse_reader_url, token_file, home and
+    ray_dashboard_url.
 
     ``swarm`` (a SwarmConfig) lets the API start runs; ``api_url`` or ``api_host``, and ``origins``, widen who may ask.
     """
@@ -74,6 +108,7 @@ def dependencies_from(config: Mapping[str, Any]) -> Dependencies:
         cache=Path(config["home"], "cache", "serve"),
         starter=None if swarm is None else RayRuns(swarm),
         reconciliation=last_reconciliation,
+        cluster=RayView(dashboard_url=config.get("ray_dashboard_url", "")),
     )
 
 

@@ -188,14 +188,11 @@ class Store:
 
 
 _RAW_AS_BYTES: dict[str, dict[str, str | dict[str, str]]] = {
-    name: {"raw": "bytes"}
-    for name in (
-        "events_page",
-        "run_events",
-        "event_by_id",
-        "trace_events",
-        "run_transitions",
-    )
+    **{
+        name: {"raw": "bytes"}
+        for name in ("events_page", "run_events", "event_by_id", "trace_events", "run_transitions")
+    },
+    "cluster_actors": {"latest": "bytes"},
 }
 
 

@@ -28,6 +28,7 @@ CONCURRENCY = 64
 CONTROL = "control"
 """Statistics answer under full load: Ray gives the group its own event loop, so only what awaits nothing may use it."""
 CLOSE_TIMEOUT_S = 8.0
+STATISTICS_TIMEOUT_S = 2.0
 READY_TIMEOUT_S = 300.0
 DEADLINE_S = 240.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
@@ -126,6 +127,13 @@ async def stop_engine(key: str, *, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
     with contextlib.suppress(TimeoutError, RayError):
         await asyncio.wait_for(asyncio.wrap_future(actor.close.remote().future()), timeout_s)
     await asyncio.to_thread(ray.kill, actor, no_restart=True)
+
+
+async def every_engine() -> list[EngineStatistics]:
+    """Counts of every engine of this Ray cluster that answers in time."""
+    keys = await list_engines()
+    answers = await asyncio.gather(*(engine_statistics(key, timeout_s=STATISTICS_TIMEOUT_S) for key in keys))
+    return [answer for answer in answers if answer is not None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,13 @@ class NotARecording(ActorError):
         super().__init__(f"{file} is no recording: {why}; `enchanted rerun RUN --record FILE` writes one")
 
 
+class CannotImport(ActorError):
+    """A recorded run cannot become a run of this bus."""
+
+    def __init__(self, run: str, why: str, remedy: str) -> None:
+        super().__init__(f"run {run} cannot be imported: {why}; {remedy}")
+
+
 @contextmanager
 def as_the_swarm_writes(run: str) -> Iterator[None]:
     """Reading what anybody may have published in the swarm's name.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -41,11 +41,20 @@ def paced(events: Iterable[Document], *, speed: float, gap: float, wait: Callabl
     """The events, each after the pause it had to the one before, ``gap`` at most, ``speed`` times as fast."""
     last: datetime | None = None
     for event in events:
-        now = datetime.fromisoformat(event["stream_time"])
+        now = _said_at(event)
         if last is not None and (pause := min(gap, (now - last).total_seconds()) / speed) > 0:
             wait(pause)
         last = now
         yield event
+
+
+def _said_at(event: Document) -> datetime:
+    """When the event says it was, since an imported run came into the stream at once; else when the stream got it."""
+    try:
+        said = datetime.fromisoformat(event["timestamp"])
+        return said if said.tzinfo else said.replace(tzinfo=UTC)
+    except (KeyError, TypeError, ValueError):
+        return datetime.fromisoformat(event["stream_time"])
 
 
 def _wait(seconds: float) -> None:

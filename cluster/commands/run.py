@@ -18,6 +18,7 @@ from enchanted.actors.models.errors import BadModelUrl
 from enchanted.actors.models.model import parse_model_url
 from enchanted.actors.work import RoleName
 from enchanted.cluster import console
+from enchanted.cluster.commands.importing import RECORDED, take_in
 from enchanted.cluster.commands.run_view import RunProgress, view_of
 from enchanted.cluster.errors import CHECK_FAILED, DONE, INTERRUPTED, USAGE, CommandFailed, RepositoryRefused
 
@@ -97,9 +98,15 @@ def demo(
     into: Annotated[
         Path | None, typer.Option(help="Scratch folder for the copy; default <home>/demo/<number>.", show_default=False)
     ] = None,
+    recorded: Annotated[
+        bool, typer.Option("--recorded", help="Show a run that was recorded before; no model is loaded.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """The main job on a small repository that ships with Enchanted, with the bundled model."""
+    if recorded:
+        take_in(RECORDED, as_json=as_json)
+        return
     settings = console.settings()
     folder = into or next_demo_folder(settings.home / "demo")
     copy_demo(folder)
@@ -140,7 +147,7 @@ def follow_to_the_end(client: ApiClient, run_id: str, repo: str, *, detach: bool
         raise typer.Exit(INTERRUPTED) from None
     finally:
         if progress.closed:
-            report(progress, repo, client.url, as_json=as_json, seconds=time.monotonic() - begun)
+            report(progress, repo, client, as_json=as_json, seconds=time.monotonic() - begun)
     raise typer.Exit(DONE if progress.state == "merged" else CHECK_FAILED)
 
 
@@ -177,7 +184,7 @@ def cancel(client: ApiClient, progress: RunProgress) -> None:
     console.say(f"it is still running; `enchanted run-info {progress.run_id}` shows it")
 
 
-def report(progress: RunProgress, repo: str, api_url: str, *, as_json: bool, seconds: float) -> None:
+def report(progress: RunProgress, repo: str, client: ApiClient, *, as_json: bool, seconds: float) -> None:
     """The verdict, on stdout."""
     details = progress.details
     document = {
@@ -187,7 +194,7 @@ def report(progress: RunProgress, repo: str, api_url: str, *, as_json: bool, sec
         "branch": details.get("branch"),
         "rolled_back": details.get("rolled_back", []),
         "repo": repo,
-        "url": f"{api_url}/#/runs/{progress.run_id}",
+        "url": f"{client.url}/#/runs/{progress.run_id}",
         "events": progress.stored,
         "seconds": round(seconds, 1),
     }
@@ -199,7 +206,7 @@ def report(progress: RunProgress, repo: str, api_url: str, *, as_json: bool, sec
     if document["rolled_back"]:
         console.say(f"rolled back: {', '.join(document['rolled_back'])}")
     branch = f"branch {document['branch']}" if document["branch"] else "no branch"
-    console.emit(f"{progress.run_id} {progress.state}, {branch}, {document['url']}")
+    console.emit(f"{progress.run_id} {progress.state}, {branch}, {client.page(progress.run_id)}")
 
 
 def chosen_models(settings: Settings, model: str | None) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from enchanted.cluster import console
+from enchanted.cluster.commands.reading_access import TokenOption, UrlOption, api
 from enchanted.cluster.errors import CHECK_FAILED, UNREACHABLE
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command()(down)
     app.command()(status)
     app.command()(doctor)
+    app.command("open")(open_)
     app.command()(submit)
     config = typer.Typer(help="What is set, and where.", no_args_is_help=True, rich_markup_mode=None)
     config.command("show")(config_show)
@@ -86,6 +88,20 @@ def _print_status(found: Status) -> None:
                 f"for `ray job submit`: RAY_API_SERVER_ADDRESS={endpoints.ray_dashboard_url} RAY_AUTH_MODE=token "
                 f"RAY_AUTH_TOKEN_PATH={endpoints.ray_token_file}"
             )
+
+
+def open_(
+    run: Annotated[str, typer.Argument(help="Run to show; without one the list of runs.", show_default=False)] = "",
+    as_json: JSON = False,
+    url: UrlOption = None,
+    token_file: TokenOption = None,
+) -> None:
+    """Print a link to Mission Control; it is good once and for ten minutes."""
+    with api(url, token_file) as client:
+        if run:
+            client.run(run)
+        link = client.page(run)
+    console.emit_json({"url": link}) if as_json else console.emit(link)
 
 
 def doctor(as_json: JSON = False) -> None:

@@ -14,3 +14,18 @@ def test_pauses_are_as_they_were_at_the_speed_and_idle_gaps_are_cut(speed: float
     events = [{"seq": seq, "stream_time": time} for seq, time in enumerate(times)]
     assert list(paced(events, speed=speed, gap=2.0, wait=waited.append)) == events
     assert waited == pytest.approx(pauses)
+
+
+def test_an_imported_run_is_played_by_the_times_its_events_tell_and_others_by_the_streams() -> None:
+    stored = "2026-01-01T00:00:00Z"
+    told = [
+        {"timestamp": "2025-06-01T10:00:00.123456789Z"},
+        {"timestamp": "2025-06-01T10:00:01.123456789Z"},
+        {"timestamp": {"seconds": "-99999999999999", "nanos": 0}},
+        {},
+        {"timestamp": "soon"},
+    ]
+    waited: list[float] = []
+    events = [{"seq": seq, "stream_time": stored, **one} for seq, one in enumerate(told)]
+    assert list(paced(events, speed=1.0, gap=2.0, wait=waited.append)) == events
+    assert waited == pytest.approx([1.0, 2.0])

@@ -1,0 +1,65 @@
+"""A recorded run as a user looks at it: `demo --recorded` and `import`, without a model."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from enchanted.cluster.testing import HomeUnderTest
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def recorded(swarm: HomeUnderTest) -> dict[str, Any]:
+    done = swarm.run("demo", "--recorded", "--json")
+    assert done.returncode == 0, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def test_the_recorded_demo_is_there_to_be_asked_played_and_verified(
+    swarm: HomeUnderTest, recorded: dict[str, Any]
+) -> None:
+    run = recorded["run_id"]
+    assert recorded["imported"] == recorded["events"] > 100
+    assert "intact, complete" in swarm.run("verify", run).stdout
+    files = json.loads(swarm.run("state", run, "--json").stdout)["workspaces"]["main"]["files"]
+    assert "inventory/orders.py" in [one["path"] for one in files]
+    played = swarm.run("play", run, "--speed", "100000").stdout.splitlines()
+    assert len(played) == recorded["events"]
+    assert "equal" in swarm.run("rerun", run).stdout
+
+
+def test_the_link_opens_the_page_once(swarm: HomeUnderTest, recorded: dict[str, Any]) -> None:
+    url, code = re.fullmatch(r"(http://[\d.:]+)/#/runs/[\w-]+\?code=([\w=-]+)", recorded["url"]).groups()  # type: ignore[union-attr]
+    opened = httpx.post(f"{url}/api/v1/sessions", json={"code": code})
+    assert opened.status_code == 200
+    headers = {"Authorization": f"Bearer {opened.json()['token']}"}
+    assert httpx.get(f"{url}/api/v1/runs/{recorded['run_id']}", headers=headers).json()["state"] == "merged"
+    assert httpx.post(f"{url}/api/v1/sessions", json={"code": code}).status_code == 403
+
+
+def test_importing_again_adds_nothing(swarm: HomeUnderTest, recorded: dict[str, Any], tmp_path: Path) -> None:
+    copy = tmp_path / "copy.zip"
+    assert swarm.run("rerun", recorded["run_id"], "--record", str(copy)).returncode == 0
+    again = json.loads(swarm.run("import", str(copy), "--json").stdout)
+    assert (again["run_id"], again["imported"], again["events"]) == (recorded["run_id"], 0, recorded["events"])
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK no zip", b"\x00" * 100_000])
+def test_what_is_no_recording_is_refused_with_a_remedy(
+    swarm: HomeUnderTest, tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "some.zip"
+    if content is not None:
+        file.write_bytes(content)
+    done = swarm.run("import", str(file))
+    assert done.returncode == 2
+    assert "remedy:" in done.stderr
+    assert "Traceback" not in done.stderr
