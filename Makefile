@@ -20,8 +20,9 @@ $(VENV)/.installed: requirements/lock.txt requirements/overrides.txt pyproject.t
 demo: install
 	$(BIN)/enchanted demo
 
+# Two files at a time: most tests wait for servers. The folders with the longest come first.
 test: install
-	$(BIN)/python -m pytest -q --durations=15
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 check: install
 	$(BIN)/ruff check .

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+
+import pytest
 
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.batch import Outgoing
+from enchanted.cluster.cli import execute
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import StoredEvent, decision, system_signal
 from enchanted.serve.testing import History, World
@@ -104,7 +108,13 @@ async def tamper(world: World, stored: StoredEvent, run: str, raw: bytes, sha256
     )
 
 
-async def test_verify_names_a_tampered_row(world: World) -> None:
+async def told(world: World, run: str) -> int:
+    """The exit code of `enchanted verify`."""
+    command = ["verify", run, "--url", world.url, "--token-file", str(world.token_file)]
+    return await asyncio.to_thread(execute, command)
+
+
+async def test_verify_names_a_tampered_row(world: World, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     for number, hide in enumerate((False, True)):
         run = f"run-tampered-{number}"
         log = AgentLog(world.bus, run_id=run, role="coder", agent_name="coder-1")
@@ -128,6 +138,8 @@ async def test_verify_names_a_tampered_row(world: World) -> None:
             assert (raw.status_code, raw.json()["code"]) == (500, "event-corrupted")
             assert (state.status_code, state.json()["code"]) == (500, "event-corrupted")
             assert shown["corrupted"] is True
+        assert await told(world, run) == 1
+        assert b"NOT INTACT" in capfdbinary.readouterr().out
 
 
 async def test_verify_waits_for_what_the_stream_took_in_just_now(world: World) -> None:
@@ -156,7 +168,7 @@ async def test_a_tool_that_joins_a_run_from_a_plain_subject_is_part_of_the_proof
     assert verdict["stream"]["events"] == 3
 
 
-async def test_verify_names_a_missing_row(world: World) -> None:
+async def test_verify_names_a_missing_row(world: World, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     run = "run-thinned"
     log = AgentLog(world.bus, run_id=run, role="coder", agent_name="coder-1")
     stored = await log.emit(*(system_signal(status="HEALTHY") for _ in range(4)))
@@ -169,3 +181,5 @@ async def test_verify_names_a_missing_row(world: World) -> None:
     verdict = await world.document(f"runs/{run}/verify")
     assert (verdict["complete"], verdict["stream"]["only_in_stream"]) == (False, [victim])
     assert verdict["missing"][0]["agent_id"] == log.agent_id
+    assert await told(world, run) == 1
+    assert b"NOT COMPLETE" in capfdbinary.readouterr().out

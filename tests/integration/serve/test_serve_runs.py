@@ -57,8 +57,6 @@ async def test_the_commands_read_what_the_api_says(
     assert json.loads(await run("run-info", history.run, "--json"))["state"] == "rejected"
     assert history.run.encode() in await run("runs")
     assert b"intact, complete" in await run("verify", history.run)
-    assert b"NOT INTACT" in await run("verify", "run-tampered-0", code=1)
-    assert b"NOT COMPLETE" in await run("verify", "run-thinned", code=1)
     seq = list(history.files)[7]
     expected = history.files[seq]
     assert await run("state", history.run, "--at", str(seq), "--path", "data.bin") == expected["data.bin"]
