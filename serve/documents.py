@@ -121,26 +121,6 @@ class TraceDocument(BaseModel):
     meta: TraceMeta
 
 
-class JaegerTraces(BaseModel):
-    """Jaeger's answer about a trace."""
-
-    data: list[dict[str, Any]]
-    total: int
-    limit: int
-    offset: int
-    errors: Any = None
-
-
-class JaegerServices(BaseModel):
-    """Jaeger's answer about services."""
-
-    data: list[str]
-    total: int
-    limit: int
-    offset: int
-    errors: Any = None
-
-
 class RunDocument(BaseModel):
     """Where a run stands."""
 

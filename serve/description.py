@@ -1,0 +1,56 @@
+"""What OpenAPI says of every route alike: who may ask, how errors look, how often one may ask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from enchanted.serve.auth import OPEN_PATHS
+from enchanted.serve.documents import Problem
+
+_PROBLEM = "application/problem+json"
+_RETRY_AFTER = {
+    "Retry-After": {"description": "Seconds", "required": True, "schema": {"type": "integer", "minimum": 1}}
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    401: {"model": Problem, "description": "No bearer token, or a wrong one"},
+    413: {"model": Problem, "description": "The body of the request is too large"},
+    421: {"model": Problem, "description": "The Host header names somebody else"},
+    429: {
+        "model": Problem,
+        "description": "This address, or everybody together, asks too much",
+        "headers": _RETRY_AFTER,
+    },
+    503: {"model": Problem, "description": "A service the API leans on is away", "headers": _RETRY_AFTER},
+    "4XX": {"model": Problem, "description": "RFC 9457 problem; `code` names the condition, `detail` the remedy"},
+}
+"""No other 5xx is an answer to anything that can be asked."""
+
+
+def describe(app: FastAPI) -> None:
+    """Give the app's description what FastAPI cannot derive."""
+    derived = app.openapi
+
+    def whole() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = derived()
+            bearer = {"type": "http", "scheme": "bearer", "description": "`enchanted status --json` names its file"}
+            document["components"]["securitySchemes"] = {"bearer": bearer}
+            document["security"] = [{"bearer": []}]
+            for path, operations in document["paths"].items():
+                for operation in operations.values():
+                    _complete(path, operation)
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = whole  # type: ignore[method-assign]
+
+
+def _complete(path: str, operation: dict[str, Any]) -> None:
+    if path in OPEN_PATHS:
+        operation["security"] = []
+    for answer in operation["responses"].values():
+        content = answer.get("content", {})
+        if content.get("application/json", {}).get("schema") == {"$ref": "#/components/schemas/Problem"}:
+            answer["content"] = {_PROBLEM: content.pop("application/json"), **content}
