@@ -61,8 +61,10 @@ def _tag_map(text: str) -> str:
 _Absent = BeforeValidator(lambda value: None if value == "" else value)
 Whole = Annotated[Annotated[int, Field(ge=0, le=LAST_MICROSECOND)] | None, _Absent]
 Duration = Annotated[str, StringConstraints(max_length=60, pattern=_DURATION)]
-Tag = Annotated[str, StringConstraints(max_length=2_000), AfterValidator(_tag)]
-TagMap = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_tag_map)]
+# All together fit in the line that HTTP servers take, even where every character is escaped.
+Tag = Annotated[str, StringConstraints(max_length=256), AfterValidator(_tag)]
+TagMap = Annotated[str, StringConstraints(max_length=800), AfterValidator(_tag_map)]
+HexId = Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{1,32}$")]
 
 
 class TraceSearch(BaseModel):
@@ -81,11 +83,11 @@ class TraceSearch(BaseModel):
     longest: Duration = Field(default="", alias="maxDuration")
     limit: Annotated[Annotated[int, Field(ge=1, le=MOST_TRACES)] | None, _Absent] = None
     """100 by default."""
-    tag: list[Tag] = Field(default=[], max_length=50)
+    tag: list[Tag] = Field(default=[], max_length=8)
     """key:value, that one span must have, all of them."""
-    tags: list[TagMap] = Field(default=[], max_length=50)
+    tags: list[TagMap] = Field(default=[], max_length=2)
     """The same as a JSON object."""
-    traces: list[Identifier] = Field(default=[], alias="traceID", max_length=100)
+    traces: list[HexId] = Field(default=[], alias="traceID", max_length=100)
     """These traces, whatever else is asked for."""
 
     @model_validator(mode="after")

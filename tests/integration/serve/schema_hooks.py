@@ -1,29 +1,26 @@
-"""What schemathesis makes up, with the names of what is there among it; it writes nowhere but into a test's folder."""
+"""What schemathesis makes up, with what is there put into it; and it writes nowhere but into a test's folder."""
 
 from __future__ import annotations
 
+import json
 import os
-from pathlib import Path
 from typing import Any
 
 import schemathesis
 
-KNOWN = {name: os.environ[f"SCHEMA_{name.upper()}"] for name in ("run", "other", "event_id", "trace_id", "service")}
-FOLDER = Path(os.environ["SCHEMA_FOLDER"])
-
-
-@schemathesis.hook
-def map_path_parameters(context: Any, path_parameters: Any) -> Any:
-    """Two in three are of something that exists."""
-    if isinstance(path_parameters, dict):
-        for name, value in path_parameters.items():
-            if name in KNOWN and len(str(value)) % 3:
-                path_parameters[name] = KNOWN[name]
-    return path_parameters
+KNOWN: dict[str, Any] = json.loads(os.environ["SCHEMA_KNOWN"])
+"""By the name of a parameter or a member."""
+INTO = os.environ["SCHEMA_INTO"]
 
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """A restore goes wherever its body says."""
+    """Two of three values become what exists."""
+    for given in (case.path_parameters, case.query, case.body):
+        if isinstance(given, dict):
+            for name in given.keys() & KNOWN.keys():
+                if len(str(given[name])) % 3:
+                    given[name] = KNOWN[name]
+    # A restore goes wherever its body says.
     if isinstance(case.body, dict) and isinstance(case.body.get("into"), str) and case.body["into"]:
-        case.body["into"] = str(FOLDER / "restored")
+        case.body["into"] = INTO

@@ -148,17 +148,19 @@ async def test_a_page_of_large_events_is_shorter_and_the_next_goes_on(
 ) -> None:
     messages = []
     for number in range(40):
-        event = SwarmEvent(event_id=f"large-{number}", run_id="run-large", trace_id="1a" * 16, agent_id="a")
+        event = SwarmEvent(event_id=f"large-{number}", run_id="run-many-large", trace_id="1a" * 16, agent_id="a")
         event.decision.rationale = "x" * 50_000
         payload = event.SerializeToString()
         messages.append(Outgoing(subject="swarm.events.coder.decision", payload=payload, event_id=event.event_id))
     await world.bus.publisher.publish_many(messages)
-    await world.stored("run-large", 40)
+    await world.stored("run-many-large", 40)
     monkeypatch.setattr(store, "PAGE_BYTES", 1_000_000)
     seen: list[int] = []
     cursor, pages = None, 0
     while cursor is not None or not pages:
-        page = await world.document("events", run="run-large", limit=1_000, **({"cursor": cursor} if cursor else {}))
+        page = await world.document(
+            "events", run="run-many-large", limit=1_000, **({"cursor": cursor} if cursor else {})
+        )
         seen += [event["seq"] for event in page["data"]]
         cursor, pages = page["meta"]["cursor"], pages + 1
     assert len(seen) == len(set(seen)) == 40
@@ -170,7 +172,7 @@ async def test_a_page_of_large_events_is_shorter_and_the_next_goes_on(
 
 
 async def test_an_event_larger_than_any_answer_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    await world.stored("run-large", 40)
+    await world.stored("run-many-large", 40)
     monkeypatch.setattr(store, "PAGE_BYTES", 1_000)
-    response = await world.get("events", run="run-large")
+    response = await world.get("events", run="run-many-large")
     assert (response.status_code, response.json()["code"]) == (400, "too-much-asked")
