@@ -28,29 +28,42 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 """No other 5xx is an answer to anything that can be asked."""
 
 
+_NAMES = {
+    "401": "Unauthorized",
+    "413": "TooLarge",
+    "421": "WrongHost",
+    "429": "TooMany",
+    "503": "Away",
+    "4XX": "Refused",
+}
+
+
 def describe(app: FastAPI) -> None:
-    """Give the app's description what FastAPI cannot derive."""
+    """Give the app's description what FastAPI cannot derive, and say once what every route shares."""
     derived = app.openapi
 
     def whole() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = derived()
             bearer = {"type": "http", "scheme": "bearer", "description": "`enchanted status --json` names its file"}
-            document["components"]["securitySchemes"] = {"bearer": bearer}
+            document["components"] |= {"securitySchemes": {"bearer": bearer}, "responses": {}}
             document["security"] = [{"bearer": []}]
             for path, operations in document["paths"].items():
                 for operation in operations.values():
-                    _complete(path, operation)
+                    if path in OPEN_PATHS:
+                        operation["security"] = []
+                    _share(operation["responses"], document["components"]["responses"])
         assert app.openapi_schema is not None
         return app.openapi_schema
 
     app.openapi = whole  # type: ignore[method-assign]
 
 
-def _complete(path: str, operation: dict[str, Any]) -> None:
-    if path in OPEN_PATHS:
-        operation["security"] = []
-    for answer in operation["responses"].values():
-        content = answer.get("content", {})
-        if content.get("application/json", {}).get("schema") == {"$ref": "#/components/schemas/Problem"}:
-            answer["content"] = {_PROBLEM: content.pop("application/json"), **content}
+def _share(answers: dict[str, Any], shared: dict[str, Any]) -> None:
+    """Put a reference in the place of each answer that is described for all routes."""
+    common = {str(status): one["description"] for status, one in ERRORS.items()}
+    for status, answer in answers.items():
+        if answer["description"] == common.get(status):
+            # FastAPI takes every model for plain JSON.
+            shared[_NAMES[status]] = answer | {"content": {_PROBLEM: answer["content"]["application/json"]}}
+            answers[status] = {"$ref": f"#/components/responses/{_NAMES[status]}"}

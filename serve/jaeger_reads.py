@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Self
 from fastapi import APIRouter, Query
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, model_validator
 
+from enchanted.schemas.foreign import foreign_json
 from enchanted.serve.dependencies import Dependencies, Deps
 from enchanted.serve.documents import described
 from enchanted.serve.documents_jaeger import JaegerDependencies, JaegerNames, JaegerOperations, JaegerTraces
@@ -27,18 +27,8 @@ TRACE_LOOKBACK, DEPENDENCY_LOOKBACK = 2 * DAY, DAY
 """Seconds, where a client names no time; Jaeger's own defaults."""
 MOST_TRACES = 1_500
 """As many as Jaeger's page asks for."""
-_NANOSECONDS = {
-    "ns": 1,
-    "us": 10**3,
-    "µs": 10**3,
-    "μs": 10**3,
-    "ms": 10**6,
-    "s": 10**9,
-    "m": 60 * 10**9,
-    "h": 3600 * 10**9,
-}
-_PART = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)(ns|us|µs|μs|ms|s|m|h)")
-_DURATION = r"^(\d{1,18}(\.\d{1,9})?(ns|us|µs|μs|ms|s|m|h))*$"
+_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3_600 * 10**9}
+_PART = r"([0-9]{1,18}(?:\.[0-9]{1,9})?)(ns|us|µs|μs|ms|s|m|h)"
 
 
 def _tag(text: str) -> str:
@@ -49,8 +39,8 @@ def _tag(text: str) -> str:
 
 def _tag_map(text: str) -> str:
     try:
-        found = json.loads(text or "{}")
-    except (ValueError, RecursionError):
+        found = foreign_json(text or "{}")
+    except ValueError:
         found = None
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise ValueError('write tags as a JSON object of strings: {"http.status_code": "500"}')
@@ -60,7 +50,7 @@ def _tag_map(text: str) -> str:
 # Clients send the names of what they leave empty.
 _Absent = BeforeValidator(lambda value: None if value == "" else value)
 Whole = Annotated[Annotated[int, Field(ge=0, le=LAST_MICROSECOND)] | None, _Absent]
-Duration = Annotated[str, StringConstraints(max_length=60, pattern=_DURATION)]
+Duration = Annotated[str, StringConstraints(max_length=60, pattern=f"^(?:{_PART})*$")]
 # All together fit in the line that HTTP servers take, even where every character is escaped.
 Tag = Annotated[str, StringConstraints(max_length=256), AfterValidator(_tag)]
 TagMap = Annotated[str, StringConstraints(max_length=800), AfterValidator(_tag_map)]
@@ -102,7 +92,7 @@ class TraceSearch(BaseModel):
         """By name."""
         wanted = dict(one.split(":", 1) for one in self.tag)
         for text in self.tags:
-            wanted |= json.loads(text or "{}")
+            wanted |= foreign_json(text or "{}")
         return wanted
 
     def bound(self, now: int) -> dict[str, Any]:
@@ -124,7 +114,7 @@ class TraceSearch(BaseModel):
 
 def nanoseconds(text: str) -> int:
     """Of a duration as Go writes it."""
-    found = sum(int(float(number) * _NANOSECONDS[unit]) for number, unit in _PART.findall(text))
+    found = sum(int(float(number) * _UNITS[unit]) for number, unit in re.findall(_PART, text))
     return min(found, 2**63 - 1)
 
 
@@ -181,7 +171,7 @@ async def list_dependencies(
     """How often spans of one service were children of another's, up to ``endTs`` for ``lookback`` milliseconds."""
     until = time.time_ns() // 1_000 if end is None else min(end * 1_000, LAST_MICROSECOND)
     span = DEPENDENCY_LOOKBACK * 1_000 if lookback is None else lookback
-    bounds = {"start": max(0, until - span * 1_000), "end": until, "service": service}
+    bounds: dict[str, Any] = {"start": max(0, until - span * 1_000), "end": until, "service": service}
     rows = await deps.store.rows("service_calls", **bounds)
     return JsonResponse(_answer([{name: row[name] for name in ("parent", "child", "callCount")} for row in rows]))
 

@@ -278,7 +278,9 @@ def etag_of(run: Mapping[str, Any]) -> str:
 
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The client has it, as `If-None-Match` says"}}
 """What a tagged route may answer besides."""
-STARTED = {200: {"model": StartedRun, "description": "This Idempotency-Key has started it before"}}
+STARTED: dict[int | str, dict[str, Any]] = {
+    200: {"model": StartedRun, "description": "This Idempotency-Key has started it before"}
+}
 
 
 def tagged(request: Request, run: Mapping[str, Any], content: Response) -> Response:

@@ -111,7 +111,7 @@ class Store:
         """Raise StoreUnavailable unless a query is answered."""
         await self.rows("ping")
 
-    async def rows(self, name: str, *, most_bytes: int = 0, **parameters: object) -> list[dict[str, Any]]:
+    async def rows(self, name: str, *, most_bytes: int = 0, **parameters: Any) -> list[dict[str, Any]]:
         """The answer of a named query, one dict a row; a parameter that is empty or 0 counts as not given.
 
         Raises:
@@ -162,7 +162,7 @@ class Store:
                     raise
                 raise SqlFailed(_own_words(error)) from error
 
-    async def fitting(self, name: str, limit: int, **parameters: object) -> tuple[list[dict[str, Any]], bool]:
+    async def fitting(self, name: str, limit: int, **parameters: Any) -> tuple[list[dict[str, Any]], bool]:
         """Up to ``limit`` rows of a named query, fewer where they are large, and whether there are more."""
         while True:
             try:
@@ -174,12 +174,12 @@ class Store:
             else:
                 return rows[:limit], len(rows) > limit
 
-    async def fitting_events(self, name: str, limit: int, **parameters: object) -> tuple[list[EventRow], bool]:
+    async def fitting_events(self, name: str, limit: int, **parameters: Any) -> tuple[list[EventRow], bool]:
         """The same of a named query that selects event rows."""
         rows, more = await self.fitting(name, limit, **parameters)
         return [_event_row(row) for row in rows], more
 
-    async def events(self, name: str, **parameters: object) -> list[EventRow]:
+    async def events(self, name: str, **parameters: Any) -> list[EventRow]:
         """The answer of a named query that selects event rows."""
         return [_event_row(row) for row in await self.rows(name, **parameters)]
 

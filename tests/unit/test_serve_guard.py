@@ -199,11 +199,13 @@ def test_names_and_origins_from_the_settings_are_let_in_whatever_their_case(tmp_
 def test_every_answer_that_is_an_error_is_described_as_a_problem() -> None:
     document = json.loads(description())
     assert document["security"] == [{"bearer": []}]
+    for answer in document["components"]["responses"].values():
+        assert answer["content"].keys() == {"application/problem+json"}
     for path, operations in document["paths"].items():
         for operation in operations.values():
             assert {"401", "413", "421", "429", "503", "4XX"} <= operation["responses"].keys()
             assert not {"default", "500"} & operation["responses"].keys()
-            assert "application/problem+json" in operation["responses"]["4XX"]["content"]
+            assert operation["responses"]["4XX"] == {"$ref": "#/components/responses/Refused"}
             assert (operation.get("security") == []) == (path in ("/", "/healthz"))
 
 

@@ -203,6 +203,8 @@ SEARCHES: list[tuple[dict[str, Any], str]] = [
     ({"tag": ["http.status_code:200", "deployment:green"]}, ""),
     ({"limit": 1}, "look"),
     ({"tags": '{"absent":""}'}, ""),
+    ({"tags": '{"a\\u0000\\n\'\\"\\\\":"\\u0000\\t%{x:String}\'"}'}, ""),
+    ({"tag": ["a\0:\0", "]':,["]}, ""),
 ]
 
 
@@ -246,7 +248,8 @@ async def test_a_search_without_times_looks_at_the_last_days_and_the_newest_come
         {"service": "a", "end": "9" * 30},
         {"service": "a", "limit": 0}, {"service": "a", "limit": 10**6}, {"service": "a", "minDuration": "fast"},
         {"service": "a", "minDuration": "2s", "maxDuration": "1s"}, {"service": "a", "tag": "no colon"},
-        {"service": "a", "tags": "{"}, {"service": "a", "tags": '{"a":1}'}, {"service": "a", "tags": "[" * 5_000},
+        {"service": "a", "tags": '{"\\ud800":"a"}'}, {"service": "a", "tags": "{"},
+        {"service": "a", "tags": '{"a":1}'}, {"service": "a", "tags": "[" * 700}, {"service": "a", "tags": "a" * 900},
         {"service": "\0"}, {"service": "a" * 300},
     ],
 )  # fmt: skip
