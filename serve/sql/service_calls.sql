@@ -1,7 +1,7 @@
 SELECT parents.ServiceName AS parent, children.ServiceName AS child, count() AS callCount
 FROM
 (
-    SELECT DISTINCT TraceId, SpanId, ParentSpanId, ServiceName
+    SELECT sipHash64(TraceId, ParentSpanId) AS key, ServiceName
     FROM spans
     WHERE ParentSpanId != ''
       AND Timestamp >= fromUnixTimestamp64Micro({start:Int64}, 'UTC')
@@ -9,14 +9,14 @@ FROM
 ) AS children
 ANY INNER JOIN
 (
-    SELECT TraceId, SpanId, ServiceName
+    SELECT sipHash64(TraceId, SpanId) AS key, ServiceName
     FROM spans
     WHERE Timestamp >= fromUnixTimestamp64Micro({start:Int64}, 'UTC')
       AND Timestamp <= fromUnixTimestamp64Micro({end:Int64}, 'UTC')
-) AS parents ON parents.TraceId = children.TraceId AND parents.SpanId = children.ParentSpanId
+) AS parents USING key
 WHERE parent != child
   AND {service:String} IN (parent, child) -- if service
 GROUP BY parent, child
 ORDER BY parent, child
 LIMIT 10000
-SETTINGS max_bytes_in_join = 500000000, max_bytes_in_distinct = 500000000
+SETTINGS max_bytes_in_join = 500000000
