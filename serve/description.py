@@ -22,17 +22,19 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         "description": "This address, or everybody together, asks too much",
         "headers": _RETRY_AFTER,
     },
+    500: {
+        "model": Problem,
+        "description": "What is stored was damaged: `event-corrupted`; no request leads to another",
+    },
     503: {"model": Problem, "description": "A service the API leans on is away", "headers": _RETRY_AFTER},
     "4XX": {"model": Problem, "description": "RFC 9457 problem; `code` names the condition, `detail` the remedy"},
 }
-"""No other 5xx is an answer to anything that can be asked."""
-
-
 _NAMES = {
     "401": "Unauthorized",
     "413": "TooLarge",
     "421": "WrongHost",
     "429": "TooMany",
+    "500": "Damaged",
     "503": "Away",
     "4XX": "Refused",
 }
