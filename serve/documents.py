@@ -20,7 +20,7 @@ class Problem(BaseModel):
 
 
 class ListedEvent(BaseModel):
-    """Every field of SwarmEvent by its name in the .proto (unset ones are left out), and these; or those of `fields`."""
+    """Every field of SwarmEvent by its name in the .proto (unset ones are left out), and these; or what `fields` names."""
 
     model_config = ConfigDict(extra="allow")
 
