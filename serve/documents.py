@@ -20,7 +20,7 @@ class Problem(BaseModel):
 
 
 class ListedEvent(BaseModel):
-    """Every field of SwarmEvent by its name in the .proto (unset ones are left out), and these; or what `fields` names."""
+    """Every field of SwarmEvent by its name in the .proto (unset ones are left out), and these; or those asked for."""
 
     model_config = ConfigDict(extra="allow")
 
