@@ -106,7 +106,7 @@ def fork_point(run: str, at: int, found: Sequence[StoredEvent]) -> ForkPoint:
     base = next((one.event.state_change for one in found if one.event.state_change.content_sha256), None)
     try:
         ledger = read_ledger(found)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CannotFork(run, at, "its log is not one of our orchestrator's") from error
     if base is None or ledger.request is None or not ledger.main_tree:
         raise CannotFork(run, at, "its files were not stored yet")

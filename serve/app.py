@@ -20,6 +20,7 @@ from enchanted.serve import (
     export,
     file_history,
     history,
+    jaeger_reads,
     ledger,
     live,
     live_socket,
@@ -38,11 +39,13 @@ from enchanted.serve.body import BodyLimit
 from enchanted.serve.codes import Codes
 from enchanted.serve.contents import Contents
 from enchanted.serve.dependencies import Dependencies, Deps
-from enchanted.serve.documents import Health, Problem, Readiness, described
+from enchanted.serve.description import ERRORS, describe
+from enchanted.serve.documents import Health, Readiness, described
 from enchanted.serve.errors import ServeError
 from enchanted.serve.events import JsonResponse
 from enchanted.serve.mcp import make_mcp
 from enchanted.serve.problem import install, problem
+from enchanted.serve.rate import RateLimit
 from enchanted.serve.seek import Seeker
 
 API_VERSION = "1.0.0"
@@ -51,7 +54,7 @@ MAX_BODY = 1 << 20
 """Bytes of a request."""
 
 _PARTS = (
-    *(runs, events, traces, history, file_history, compare, receipts, agents, ledger, query, export),
+    *(runs, events, traces, jaeger_reads, history, file_history, compare, receipts, agents, ledger, query, export),
     *(live, live_socket, acts, reruns, pipeline, cluster, otlp, sessions, pages),
 )
 
@@ -107,7 +110,7 @@ def create_app(dependencies: Dependencies) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        responses={"default": {"model": Problem, "description": "RFC 9457 problem, `application/problem+json`"}},
+        responses=ERRORS,
     )
     app.state.dependencies = dependencies
     app.state.codes = Codes(dependencies.access.token, since=time.time())
@@ -123,4 +126,6 @@ def create_app(dependencies: Dependencies) -> FastAPI:
     mcp = make_mcp(app, dependencies.access)
     app.add_middleware(BodyLimit, most=MAX_BODY, paths={otlp.PATH: otlp.MAX_EXPORT})
     app.add_middleware(Guard, access=dependencies.access)
+    app.add_middleware(RateLimit, rate=dependencies.rate)
+    describe(app)
     return app

@@ -38,10 +38,11 @@ class Access:
         return hmac.compare_digest(token, self.token.encode())
 
 
-def access_from(token_file: Path, *, host: str, origins: Iterable[str] = ()) -> Access:
-    """The guard's settings for an API that listens on ``host``."""
+def access_from(token_file: Path, *, hosts: Iterable[str], origins: Iterable[str] = ()) -> Access:
+    """The guard's settings for an API that is reached by ``hosts`` beside loopback's names."""
     token = token_file.read_text(encoding="ascii").strip()
-    return Access(token=token, hosts=frozenset({*LOOPBACK_NAMES, host.lower()}), origins=frozenset(origins))
+    names = frozenset({*LOOPBACK_NAMES, *(host.lower() for host in hosts)})
+    return Access(token=token, hosts=names, origins=frozenset(origin.lower() for origin in origins))
 
 
 class Guard:
