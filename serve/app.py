@@ -23,6 +23,7 @@ from enchanted.serve import (
     live,
     live_socket,
     otlp,
+    outline,
     pages,
     pipeline,
     query,
@@ -48,7 +49,7 @@ MAX_BODY = 1 << 20
 """Bytes of a request."""
 
 _PARTS = (
-    *(runs, events, traces, history, file_history, compare, receipts, agents, ledger, query, export),
+    *(runs, events, traces, history, outline, file_history, compare, receipts, agents, ledger, query, export),
     *(live, live_socket, acts, reruns, pipeline, otlp, pages),
 )
 
