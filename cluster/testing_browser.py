@@ -36,7 +36,7 @@ class ChromiumMissing(ClusterError):
     def __init__(self) -> None:
         super().__init__(
             "no Chromium is installed, and the page is tested in one",
-            "`apt-get install -y --no-install-recommends chromium` installs it on Debian, ENCHANTED_CHROMIUM may name it",
+            "`apt-get install -y --no-install-recommends chromium` installs it; ENCHANTED_CHROMIUM may name one",
         )
 
 
