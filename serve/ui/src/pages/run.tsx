@@ -1,7 +1,7 @@
 /** The mission view: every panel of one run, on one cursor. */
 
 import { useQuery } from "@tanstack/react-query";
-import { useEffect } from "react";
+import { useDeferredValue, useEffect } from "react";
 import { runQuery } from "../api/queries";
 import { useCursorInAddress } from "../cursor/address";
 import { useClock } from "../cursor/clock";
@@ -23,6 +23,8 @@ export function RunPage({ run }: { run: string }) {
   const followed = useRunLog(run);
   const { log, version, loaded } = followed;
   const index = useCursorIndex(log);
+  // The slider keeps up with the hand; the panels that cost more follow when there is time.
+  const behind = useDeferredValue(index);
   useCursorInAddress(run);
   useShortcuts(log);
   useClock(log);
@@ -43,10 +45,10 @@ export function RunPage({ run }: { run: string }) {
           <>
             <TimelinePanel log={log} version={version} index={index} />
             <div className="mission-columns">
-              <LogPanel run={run} log={log} version={version} index={index} />
+              <LogPanel run={run} log={log} version={version} index={behind} />
               <div className="mission-side">
-                <EventPanel run={run} log={log} index={index} />
-                <FilesPanel run={run} log={log} index={index} />
+                <EventPanel run={run} log={log} index={behind} />
+                <FilesPanel run={run} log={log} index={behind} />
               </div>
             </div>
           </>

@@ -26,6 +26,7 @@ export function TracePage({ trace }: { trace: string }) {
   return (
     <Shell crumbs={[{ text: "Runs", to: "/" }, { text: `trace ${trace}` }]}>
       <main className="mission">
+        <h1 className="unseen">Trace {trace}</h1>
         {error && <Failure error={error} retry={refetch} />}
         {isPending && <Loading what="the trace" />}
         {data && <Spans trace={data} />}
@@ -125,15 +126,17 @@ function SpanPanel({ row }: { row: SpanRow }) {
         <h3>Events</h3>
         {!span.events.length && <Empty title="No event was published in this span" />}
         {(span.events as unknown as SwarmEvent[]).slice(0, MOST_EVENTS).map((event) => (
-          <details key={event.seq}>
-            <summary>
-              <i className={`mark kind-${event.kind}`} aria-hidden="true" />
-              <span className="log-kind">{KIND_NAMES[event.kind]}</span>
-              <bdi>{sentenceOf(rowOfEvent(event), event.decision)}</bdi>
-              {event.run_id && <Link to={linkTo(event.run_id, event.seq)}>seq {event.seq}</Link>}
-            </summary>
-            <pre>{JSON.stringify(event, null, 1).slice(0, RAW_CHARACTERS)}</pre>
-          </details>
+          <div key={event.seq} className="span-event">
+            <details>
+              <summary>
+                <i className={`mark kind-${event.kind}`} aria-hidden="true" />
+                <span className="log-kind">{KIND_NAMES[event.kind]}</span>
+                <bdi>{sentenceOf(rowOfEvent(event), event.decision)}</bdi>
+              </summary>
+              <pre>{JSON.stringify(event, null, 1).slice(0, RAW_CHARACTERS)}</pre>
+            </details>
+            {event.run_id && <Link to={linkTo(event.run_id, event.seq)}>seq {event.seq}</Link>}
+          </div>
         ))}
         {span.events.length > MOST_EVENTS && <p className="dim">and {count(span.events.length - MOST_EVENTS)} more</p>}
         {facts.length > 0 && <h3>Attributes</h3>}

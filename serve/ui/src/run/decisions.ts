@@ -1,18 +1,42 @@
-/** What a decision chose and turned down; asked for in stretches, and only for what is in sight. */
+/** What decisions chose and turned down; asked for in stretches, and only for what rests in sight. */
 
-import { useQuery } from "@tanstack/react-query";
+import { useQueries } from "@tanstack/react-query";
+import { useCallback, useMemo } from "react";
 import type { Decision } from "../api/event";
 import { DECISIONS_AT_ONCE, decisionsQuery } from "../api/queries";
 import type { RunLog } from "./log";
+import { useSettled } from "./settled";
 
-/** For the decision at a place of the log; undefined until it is known. */
-export function useDecision(run: string, log: RunLog, index: number): Decision | undefined {
-  const row = log.rows[index];
-  const number = row?.kind === "decision" ? log.decisionsAt(index) - 1 : -1;
-  const known = row && log.decided.get(row.seq);
-  const after = number < 0 ? 0 : beginOf(log, number - (number % DECISIONS_AT_ONCE));
-  const { data } = useQuery({ ...decisionsQuery(run, after), enabled: number >= 0 && !known });
-  return known ?? (row && data?.get(row.seq));
+const SETTLE_MILLISECONDS = 100;
+
+export type Decided = (seq: number) => Decision | undefined;
+
+/** For the events at these places of the log; a decision is undefined until it is known. */
+export function useDecisions(run: string, log: RunLog, places: readonly number[]): Decided {
+  const settled = useSettled(stretchesOf(log, places).join(), SETTLE_MILLISECONDS);
+  const queries = useMemo(() => {
+    const stretches = settled ? settled.split(",").map(Number) : [];
+    return stretches.map((stretch) => decisionsQuery(run, beginOf(log, stretch * DECISIONS_AT_ONCE)));
+  }, [settled, run, log]);
+  const found = useQueries({ queries, combine });
+  return useCallback(
+    (seq) => log.decided.get(seq) ?? found.find((stretch) => stretch?.has(seq))?.get(seq),
+    [found, log],
+  );
+}
+
+const combine = (results: { data?: Map<number, Decision> | undefined }[]) => results.map(({ data }) => data);
+
+/** Numbers of the stretches that hold the decisions among these events, but for those the live stream brought. */
+function stretchesOf(log: RunLog, places: readonly number[]): number[] {
+  const stretches = new Set<number>();
+  for (const place of places) {
+    const row = log.rows[place];
+    if (row?.kind === "decision" && !log.decided.has(row.seq)) {
+      stretches.add(Math.floor((log.decisionsAt(place) - 1) / DECISIONS_AT_ONCE));
+    }
+  }
+  return [...stretches].sort((a, b) => a - b);
 }
 
 /** The sequence after which the n-th decision (from 0) is the first. */

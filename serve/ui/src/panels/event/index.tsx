@@ -1,6 +1,7 @@
 /** The event at the cursor, whole. */
 
 import { keepPreviousData, useQuery } from "@tanstack/react-query";
+import { memo } from "react";
 import { Link } from "wouter";
 import type { SwarmEvent } from "../../api/event";
 import { eventQuery } from "../../api/queries";
@@ -8,9 +9,9 @@ import { useCursor } from "../../cursor/store";
 import { AgentName } from "../../parts/badges";
 import { Failure, Loading } from "../../parts/notes";
 import { Panel } from "../../parts/panel";
-import { useSettled } from "../../parts/settled";
 import type { RunLog } from "../../run/log";
 import { KIND_NAMES } from "../../run/sentence";
+import { useSettled } from "../../run/settled";
 import { moment } from "../../run/words";
 import { Payload } from "./payload";
 import "./event.css";
@@ -23,7 +24,7 @@ interface Props {
 
 const SETTLE_MILLISECONDS = 120;
 
-export function EventPanel({ run, log, index }: Props) {
+export const EventPanel = memo(function EventPanel({ run, log, index }: Props) {
   const row = log.rows[index];
   const eventId = useSettled(row?.eventId ?? "", SETTLE_MILLISECONDS);
   const { data, error, refetch } = useQuery({
@@ -54,7 +55,7 @@ export function EventPanel({ run, log, index }: Props) {
       </div>
     </Panel>
   );
-}
+});
 
 function Links({ event, log }: { run: string; event: SwarmEvent; log: RunLog }) {
   const goTo = useCursor((cursor) => cursor.goTo);

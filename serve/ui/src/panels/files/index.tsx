@@ -1,12 +1,12 @@
 /** The files as they were at the cursor. */
 
 import { keepPreviousData, useQuery } from "@tanstack/react-query";
-import { useState } from "react";
+import { memo, useState } from "react";
 import { type State, stateQuery } from "../../api/queries";
 import { Empty, Failure, Loading } from "../../parts/notes";
 import { Panel } from "../../parts/panel";
-import { useSettled } from "../../parts/settled";
 import type { RunLog } from "../../run/log";
+import { useSettled } from "../../run/settled";
 import { count } from "../../run/words";
 import { FileContent } from "./content";
 import { type File, FileList } from "./list";
@@ -21,7 +21,7 @@ interface Props {
 const MAIN = "main";
 const SETTLE_MILLISECONDS = 120;
 
-export function FilesPanel({ run, log, index }: Props) {
+export const FilesPanel = memo(function FilesPanel({ run, log, index }: Props) {
   // Files move with state changes alone, so all events up to the next one have the same answer.
   const changed = log.rows[log.changeAt(index)]?.seq ?? 0;
   const at = useSettled(changed, SETTLE_MILLISECONDS);
@@ -43,7 +43,13 @@ export function FilesPanel({ run, log, index }: Props) {
       {/* data-at tells which moment is shown, and "busy" that another one is on its way. */}
       <div className="files" data-at={state?.at} aria-busy={state ? state.at !== changed : changed > 0}>
         {error && <Failure error={error} retry={refetch} />}
-        {!at && <Empty title="No files yet">They begin with the run's base, a few events further on.</Empty>}
+        {!at && (
+          <Empty title="No files yet">
+            {log.changes.length
+              ? "They begin with the run's base, a few events further on."
+              : "This run has changed none so far."}
+          </Empty>
+        )}
         {at > 0 && !data && !error && <Loading what="the files" />}
         {state && !files.length && <Empty title={`${workspace} is empty here`} />}
         {files.length > 0 && <FileList files={files} changedAt={state?.at ?? 0} open={path} onOpen={setPath} />}
@@ -60,7 +66,7 @@ export function FilesPanel({ run, log, index }: Props) {
       </div>
     </Panel>
   );
-}
+});
 
 interface WorkspacesProps {
   state: State;

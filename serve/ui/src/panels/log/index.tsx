@@ -1,11 +1,12 @@
 /** The log stream: every event as a sentence, thousands of them in a few dozen rows of the document. */
 
 import { useVirtualizer } from "@tanstack/react-virtual";
-import { type KeyboardEvent, useEffect, useMemo, useRef, useState } from "react";
+import { type KeyboardEvent, memo, useEffect, useMemo, useRef, useState } from "react";
 import type { Kind } from "../../api/event";
 import { moveTo } from "../../cursor/moves";
 import { Empty } from "../../parts/notes";
 import { Panel } from "../../parts/panel";
+import { useDecisions } from "../../run/decisions";
 import type { RunLog } from "../../run/log";
 import { count } from "../../run/words";
 import { type Filter, NO_FILTER, placesOf, placeUpTo } from "./filter";
@@ -23,7 +24,7 @@ interface Props {
 const HEIGHTS: Partial<Record<Kind, number>> = { decision: 62 };
 const HEIGHT = 32;
 
-export function LogPanel({ run, log, version, index }: Props) {
+export const LogPanel = memo(function LogPanel({ run, log, version, index }: Props) {
   const [filter, setFilter] = useState<Filter>(NO_FILTER);
   // biome-ignore lint/correctness/useExhaustiveDependencies: the log is the same object while it grows
   const places = useMemo(() => placesOf(log, filter), [log, version, filter]);
@@ -43,7 +44,7 @@ export function LogPanel({ run, log, version, index }: Props) {
       )}
     </Panel>
   );
-}
+});
 
 interface RowsProps {
   run: string;
@@ -73,6 +74,12 @@ function Rows({ run, log, places, index }: RowsProps) {
     event.preventDefault();
     moveTo(log, place);
   };
+  const items = virtual.getVirtualItems();
+  const decided = useDecisions(
+    run,
+    log,
+    items.map((item) => places[item.index] ?? 0),
+  );
   return (
     <div
       ref={scroller}
@@ -84,11 +91,11 @@ function Rows({ run, log, places, index }: RowsProps) {
       onKeyDown={move}
     >
       <div className="log-whole" style={{ height: virtual.getTotalSize() }}>
-        {virtual.getVirtualItems().map((item) => (
+        {items.map((item) => (
           <LogRow
             key={item.key}
-            run={run}
             log={log}
+            decision={decided(Number(item.key))}
             place={places[item.index] ?? 0}
             top={item.start}
             height={item.size}

@@ -1,26 +1,25 @@
 /** One event of the log. All that agents and models wrote is text here, never markup. */
 
 import { memo } from "react";
+import type { Decision } from "../../api/event";
 import { moveTo } from "../../cursor/moves";
 import { AgentName } from "../../parts/badges";
-import { useDecision } from "../../run/decisions";
 import type { RunLog } from "../../run/log";
 import type { Row } from "../../run/row";
 import { KIND_NAMES, sentenceOf } from "../../run/sentence";
 import { count, milliseconds, offset, percent } from "../../run/words";
 
 interface Props {
-  run: string;
   log: RunLog;
   place: number;
+  decision: Decision | undefined;
   top: number;
   height: number;
   current: boolean;
   future: boolean;
 }
 
-export const LogRow = memo(function LogRow({ run, log, place, top, height, current, future }: Props) {
-  const decision = useDecision(run, log, place);
+export const LogRow = memo(function LogRow({ log, place, decision, top, height, current, future }: Props) {
   const row = log.rows[place];
   if (!row) return null;
   const rejected = decision?.rejected_alternatives ?? [];

@@ -1,4 +1,4 @@
-/** Draws lanes and density. What falls on one pixel of a lane is one mark, so the cost is that of the picture. */
+/** Draws lanes and, below them, how fast events came. What falls on one pixel of a lane is one mark, so the cost is that of the picture. */
 
 import type { Kind } from "../../api/event";
 import type { RunLog } from "../../run/log";
@@ -37,10 +37,10 @@ export function draw(canvas: HTMLCanvasElement, log: RunLog, scale: Scale, width
   canvas.height = height * dense;
   context.scale(dense, dense);
   const colours = coloursOf(canvas);
-  const { marks, counts } = binned(log, scale, Math.max(1, Math.floor(width / MARK)));
+  const { marks, density } = binned(log, scale, Math.max(1, Math.floor(width / MARK)));
   drawLanes(context, log, width, colours);
   for (const [lane, kinds] of marks.entries()) drawMarks(context, kinds, lane, colours);
-  drawDensity(context, counts, height, colours);
+  drawDensity(context, density, height, colours);
 }
 
 type Colours = (name: string) => string;
@@ -57,14 +57,25 @@ function coloursOf(canvas: HTMLElement): Colours {
 
 function binned(log: RunLog, scale: Scale, bins: number) {
   const marks = log.agents.map(() => new Int8Array(bins).fill(-1));
-  const counts = new Uint32Array(bins);
+  const density = new Float64Array(bins);
+  let from = { bin: 0, index: 0 };
   for (const [index, row] of log.rows.entries()) {
     const bin = Math.min(bins - 1, Math.floor(scale.at(index) * bins));
     const lane = marks[log.laneOf(row)];
     if (lane) lane[bin] = Math.max(lane[bin] ?? -1, IMPORTANCE.indexOf(row.kind));
-    if (row.kind !== "system_signal") counts[bin] = (counts[bin] ?? 0) + 1;
+    if (bin !== from.bin) {
+      density[from.bin] = eventsASecond(log, from.index, index);
+      from = { bin, index };
+    }
   }
-  return { marks, counts };
+  density[from.bin] = eventsASecond(log, from.index, log.rows.length - 1);
+  return { marks, density };
+}
+
+/** Between two places of the log; the axis alone does not tell, since it has as much room for each event. */
+function eventsASecond(log: RunLog, begin: number, end: number): number {
+  const milliseconds = (log.rows[end]?.time ?? 0) - (log.rows[begin]?.time ?? 0);
+  return ((end - begin) * 1_000) / Math.max(1, milliseconds);
 }
 
 function drawLanes(context: CanvasRenderingContext2D, log: RunLog, width: number, colours: Colours): void {
@@ -84,13 +95,13 @@ function drawMarks(context: CanvasRenderingContext2D, kinds: Int8Array, lane: nu
   });
 }
 
-function drawDensity(context: CanvasRenderingContext2D, counts: Uint32Array, height: number, colours: Colours): void {
-  const most = counts.reduce((a, b) => Math.max(a, b), 1);
+function drawDensity(context: CanvasRenderingContext2D, density: Float64Array, height: number, colours: Colours): void {
+  // Bursts are thousands of times as dense as waits: the logarithm shows both.
+  const most = density.reduce((a, b) => Math.max(a, b), 1);
   const room = DENSITY_HEIGHT - 8;
   context.fillStyle = colours("density");
-  counts.forEach((number, bin) => {
-    // The square root keeps single events visible beside bursts.
-    const bar = number ? Math.max(2, Math.sqrt(number / most) * room) : 0;
+  density.forEach((number, bin) => {
+    const bar = number ? Math.max(2, (Math.log1p(number) / Math.log1p(most)) * room) : 0;
     context.fillRect(bin * MARK, height - bar, MARK, bar);
   });
 }
