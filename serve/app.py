@@ -25,6 +25,7 @@ from enchanted.serve import (
     live,
     live_socket,
     otlp,
+    outline,
     pages,
     pipeline,
     query,
@@ -54,8 +55,8 @@ MAX_BODY = 1 << 20
 """Bytes of a request."""
 
 _PARTS = (
-    *(runs, events, traces, jaeger_reads, history, file_history, compare, receipts, agents, ledger, query, export),
-    *(live, live_socket, acts, reruns, pipeline, cluster, otlp, sessions, pages),
+    *(runs, events, traces, jaeger_reads, history, outline, file_history, compare, receipts, agents, ledger, query),
+    *(export, live, live_socket, acts, reruns, pipeline, cluster, otlp, sessions, pages),
 )
 
 health = APIRouter(tags=["health"])

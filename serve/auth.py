@@ -15,6 +15,8 @@ from enchanted.serve.problem import problem_of
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 OPEN_PATHS = frozenset({"/", "/healthz", "/api/v1/sessions"})
 """A session is opened with a code in the place of the token."""
+OPEN_FOLDERS = ("/static/", "/runs/", "/traces/")
+"""The page and its files, which hold no data; the API's own paths begin with /api and /v1."""
 SOCKET_PATH = "/api/v1/live"
 """Browsers cannot send a header with a WebSocket: the token comes in its first message."""
 
@@ -69,7 +71,7 @@ class Guard:
         own = {f"http://{host}", f"https://{host}"}
         if origin is not None and origin not in own | self._access.origins:
             return OriginRefused()
-        if path not in OPEN_PATHS and not self._authorized(headers):
+        if path not in OPEN_PATHS and not path.startswith(OPEN_FOLDERS) and not self._authorized(headers):
             return Unauthorized()
         return None
 

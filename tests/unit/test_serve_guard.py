@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -102,12 +103,28 @@ async def test_the_own_page_and_named_origins_are_served(client: httpx.AsyncClie
 
 
 async def test_the_page_is_open_and_runs_only_its_own_script(client: httpx.AsyncClient) -> None:
-    response = await client.get("/")
-    assert response.status_code == 200
-    policy = response.headers["content-security-policy"]
-    assert policy.startswith("default-src 'none'; script-src 'sha256-")
-    assert "unsafe" not in policy
-    assert "http" not in response.text.replace("httpx", "")
+    for path in ("/", "/runs/run-1", "/traces/00aa"):
+        response = await client.get(path)
+        assert (response.status_code, response.headers["cache-control"]) == (200, "no-cache")
+        policy = response.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; ")
+        assert "unsafe" not in policy
+        assert "http" not in response.text
+        assert "<script>" not in response.text
+
+
+async def test_the_files_of_the_page_are_kept_by_the_browser(client: httpx.AsyncClient) -> None:
+    page = (await client.get("/")).text
+    names = re.findall(r'"(/static/[^"]+)"', page)
+    assert len(names) >= 3
+    for name in names:
+        response = await client.get(name)
+        assert response.status_code == 200
+        assert ("immutable" in response.headers["cache-control"]) == name.startswith("/static/assets/")
+        known = {"If-None-Match": response.headers["etag"]}
+        assert (await client.get(name, headers=known)).status_code == 304
+    assert_problem(await client.get("/static/../auth.py"), 401, "unauthorized")
+    assert_problem(await client.get("/static/%2e%2e/auth.py"), 404, "not-found")
 
 
 async def test_unknown_paths_methods_and_parameters_are_problems(client: httpx.AsyncClient) -> None:
