@@ -99,7 +99,7 @@ class ApiClient:
         Its fragment carries a one-time code, which is never sent to a server unasked.
         """
         code = new_code(self._token, now=time.time(), nonce=secrets.token_bytes(NONCE))
-        return f"{self.url}/#/{f'runs/{_part(run)}' if run else 'runs'}?code={code}"
+        return f"{self.url}/{f'runs/{_part(run)}' if run else ''}#code={code}"
 
     def runs(self, *, limit: int = 100, cursor: str | None = None) -> Json:
         """A page of runs."""

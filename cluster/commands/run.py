@@ -194,7 +194,7 @@ def report(progress: RunProgress, repo: str, client: ApiClient, *, as_json: bool
         "branch": details.get("branch"),
         "rolled_back": details.get("rolled_back", []),
         "repo": repo,
-        "url": f"{client.url}/#/runs/{progress.run_id}",
+        "url": f"{client.url}/runs/{progress.run_id}",
         "events": progress.stored,
         "seconds": round(seconds, 1),
     }

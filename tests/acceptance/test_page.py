@@ -17,6 +17,7 @@ from enchanted.bus.agent_log import AgentLog
 from enchanted.cluster.testing_browser import ChromiumMissing, browser, chromium, watched
 from enchanted.cluster.testing_world import TOKEN, published, served_world
 from enchanted.schemas.events import StoredEvent, decision, kind_of, run_transition, tool_call
+from enchanted.serve.client import ApiClient
 from enchanted.serve.testing import History, World, scripted
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "repair-0.1.0.zip"
@@ -94,6 +95,22 @@ async def files_at(world: World, run: str, seq: int) -> list[tuple[str, str]]:
     state = await world.document(f"runs/{run}/state", at=seq)
     files: list[dict[str, Any]] = state["workspaces"].get("main", {"files": []})["files"]
     return sorted((one["path"], one["blob"]) for one in files)
+
+
+async def test_a_link_with_a_code_opens_the_page_once_and_keeps_nothing_in_the_address(
+    chromium_browser: Browser, world: World, history: History
+) -> None:
+    with ApiClient(world.url, TOKEN) as client:
+        link = client.page(history.run)
+    async with watched(chromium_browser, world.url) as first:
+        await first.page.goto(link)
+        await expect(first.page.locator(".log-row").first).to_be_visible()
+        assert first.page.url == f"{world.url}/runs/{history.run}"
+        assert first.wrongs == []
+    async with watched(chromium_browser, world.url) as second:
+        await second.page.goto(link)
+        await expect(second.page.get_by_role("alert")).to_contain_text("enchanted open")
+        await expect(second.page.locator(".log-row")).to_have_count(0)
 
 
 async def test_the_list_leads_to_a_run_with_its_verdict_and_its_chain(page: Page, recording: Recording) -> None:

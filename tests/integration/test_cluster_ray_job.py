@@ -130,7 +130,7 @@ def test_a_job_runs_the_swarm_and_its_services_outlive_it_in_a_ray_that_goes_on(
     git = make_repository(tmp_path / "shop", {"shop.py": "import os\n"})
     command = ("run", "make the linter pass", "--repo", str(tmp_path / "shop"), "--check", "ruff check .")
     log = ray.submit(upload, *command, ENCHANTED_MODEL="minimal")
-    verdict = re.search(r"(run-\w+) merged, branch (\S+), (\S+)/#/runs/", log)
+    verdict = re.search(r"(run-\w+) merged, branch (\S+), (\S+)/runs/", log)
     assert verdict, log
     assert "coder-1 decided: " in log
     assert verdict[3] == status["api_url"]

@@ -4,6 +4,7 @@ import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
 import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 import { ApiProblem } from "./api/problem";
+import { redeem } from "./api/session";
 import { App } from "./app";
 import "./style/variables.css";
 import "./style/base.css";
@@ -21,8 +22,7 @@ const queries = new QueryClient({
   },
 });
 
-const root = document.getElementById("page");
-if (root) {
+function start(root: HTMLElement) {
   createRoot(root).render(
     <StrictMode>
       <QueryClientProvider client={queries}>
@@ -31,3 +31,6 @@ if (root) {
     </StrictMode>,
   );
 }
+
+const root = document.getElementById("page");
+if (root) redeem().then(() => start(root));

@@ -188,6 +188,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/traces": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Search Traces
+         * @description Traces with a span that is such as was asked for, the newest first.
+         */
+        get: operations["search_traces_api_traces_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/traces/{trace_id}": {
         parameters: {
             query?: never;
@@ -197,7 +217,7 @@ export interface paths {
         };
         /**
          * Read Jaeger Trace
-         * @description The stored spans of a trace as Jaeger's query service gives them.
+         * @description The stored spans of one trace.
          */
         get: operations["read_jaeger_trace_api_traces__trace_id__get"];
         put?: never;
@@ -216,10 +236,70 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * List Jaeger Services
-         * @description The names of the services that sent spans, as Jaeger's query service gives them.
+         * List Services
+         * @description The services that sent spans.
          */
-        get: operations["list_jaeger_services_api_services_get"];
+        get: operations["list_services_api_services_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/services/{service}/operations": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Operation Names
+         * @description The names of a service's spans.
+         */
+        get: operations["list_operation_names_api_services__service__operations_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/operations": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Operations
+         * @description The names of a service's spans with their kinds.
+         */
+        get: operations["list_operations_api_operations_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/dependencies": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Dependencies
+         * @description How often spans of one service were children of another's, up to ``endTs`` for ``lookback`` milliseconds.
+         */
+        get: operations["list_dependencies_api_dependencies_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -600,6 +680,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/cluster": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Cluster
+         * @description Nodes, engines, and everybody who said within a minute how it is; a part that cannot be asked is null.
+         */
+        get: operations["cluster_api_v1_cluster_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/traces": {
         parameters: {
             query?: never;
@@ -620,10 +720,62 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/sessions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Open Session
+         * @description The bearer token, for a code that was not used yet; needs no token of its own.
+         */
+        post: operations["open_session_api_v1_sessions_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /**
+         * ActorDocument
+         * @description Somebody who said lately how it is.
+         */
+        ActorDocument: {
+            /** Agent Id */
+            agent_id: string;
+            /** Name */
+            name: string;
+            /** Role */
+            role: string;
+            /** Run Id */
+            run_id: string;
+            /** Seen At */
+            seen_at: string;
+            /** Status */
+            status: string;
+            /** Cpu Load Percent */
+            cpu_load_percent: number | null;
+            /** Memory Usage Mb */
+            memory_usage_mb: number | null;
+            /** Gpu Load Percent */
+            gpu_load_percent: number | null;
+            /** Gpu Memory Usage Mb */
+            gpu_memory_usage_mb: number | null;
+            /** Pid */
+            pid: number | null;
+            /** Node */
+            node: string | null;
+            /** Detail */
+            detail: string | null;
+        };
         /**
          * AgentDocument
          * @description What an agent had done.
@@ -815,6 +967,32 @@ export interface components {
             b_blob: string;
         };
         /**
+         * ClusterDocument
+         * @description What runs where.
+         */
+        ClusterDocument: {
+            /** Time */
+            time: string;
+            /** Dashboard Url */
+            dashboard_url: string;
+            /** Nodes */
+            nodes: components["schemas"]["NodeDocument"][] | null;
+            /** Engines */
+            engines: components["schemas"]["EngineDocument"][] | null;
+            /** Actors */
+            actors: components["schemas"]["ActorDocument"][];
+            /** Models */
+            models: components["schemas"]["ModelDocument"][];
+        };
+        /**
+         * CodeBody
+         * @description What a link carried.
+         */
+        CodeBody: {
+            /** Code */
+            code: string;
+        };
+        /**
          * CompareDocument
          * @description Two runs side by side.
          */
@@ -904,25 +1082,55 @@ export interface components {
             differences: components["schemas"]["DifferenceDocument"][];
         };
         /**
+         * EngineDocument
+         * @description An engine; counts are since it started.
+         */
+        EngineDocument: {
+            /** Key */
+            key: string;
+            /** Model */
+            model: string;
+            /** Dedicated To */
+            dedicated_to: string;
+            /** Pid */
+            pid: number;
+            /** Ready */
+            ready: boolean;
+            /** Uptime S */
+            uptime_s: number;
+            /** Running */
+            running: number;
+            /** Completed */
+            completed: number;
+            /** Failed */
+            failed: number;
+            /** Input Tokens */
+            input_tokens: number;
+            /** Cached Tokens */
+            cached_tokens: number;
+            /** Output Tokens */
+            output_tokens: number;
+        };
+        /**
          * EventDocument
-         * @description Every field of SwarmEvent by its name in the .proto (unset ones are left out), and these.
+         * @description A whole event.
          */
         EventDocument: {
             /** Seq */
             seq: number;
-            /** Stream Time */
-            stream_time: string;
             /** Kind */
             kind: string;
-            /** Subject */
-            subject: string;
-            /** Sha256 */
-            sha256: string;
             /**
              * Event Id
              * @default
              */
             event_id: string;
+            /** Stream Time */
+            stream_time: string;
+            /** Subject */
+            subject: string;
+            /** Sha256 */
+            sha256: string;
             /**
              * Corrupted
              * @default false
@@ -937,7 +1145,7 @@ export interface components {
          */
         EventPage: {
             /** Data */
-            data: components["schemas"]["EventDocument"][];
+            data: components["schemas"]["ListedEvent"][];
             meta: components["schemas"]["PageMeta"];
         };
         /**
@@ -1092,12 +1300,10 @@ export interface components {
             status: "ok";
         };
         /**
-         * JaegerServices
-         * @description Jaeger's answer about services.
+         * JaegerDependencies
+         * @description Who calls whom.
          */
-        JaegerServices: {
-            /** Data */
-            data: string[];
+        JaegerDependencies: {
             /** Total */
             total: number;
             /** Limit */
@@ -1106,16 +1312,160 @@ export interface components {
             offset: number;
             /** Errors */
             errors?: unknown;
+            /** Data */
+            data: components["schemas"]["JaegerDependency"][];
+        };
+        /**
+         * JaegerDependency
+         * @description How often spans of one service were children of another's.
+         */
+        JaegerDependency: {
+            /** Parent */
+            parent: string;
+            /** Child */
+            child: string;
+            /** Callcount */
+            callCount: number;
+        };
+        /**
+         * JaegerKeyValue
+         * @description A tag, or a field of a log.
+         */
+        JaegerKeyValue: {
+            /** Key */
+            key: string;
+            /**
+             * Type
+             * @enum {string}
+             */
+            type: "string" | "bool" | "int64" | "float64" | "binary";
+            /** Value */
+            value: unknown;
+        };
+        /**
+         * JaegerLog
+         * @description An event of a span.
+         */
+        JaegerLog: {
+            /** Timestamp */
+            timestamp: number;
+            /** Fields */
+            fields: components["schemas"]["JaegerKeyValue"][];
+        };
+        /**
+         * JaegerNames
+         * @description Names of services, or of a service's spans.
+         */
+        JaegerNames: {
+            /** Total */
+            total: number;
+            /** Limit */
+            limit: number;
+            /** Offset */
+            offset: number;
+            /** Errors */
+            errors?: unknown;
+            /** Data */
+            data: string[];
+        };
+        /**
+         * JaegerOperation
+         * @description A span name of a service.
+         */
+        JaegerOperation: {
+            /** Name */
+            name: string;
+            /** Spankind */
+            spanKind: string;
+        };
+        /**
+         * JaegerOperations
+         * @description Span names of a service with their kinds.
+         */
+        JaegerOperations: {
+            /** Total */
+            total: number;
+            /** Limit */
+            limit: number;
+            /** Offset */
+            offset: number;
+            /** Errors */
+            errors?: unknown;
+            /** Data */
+            data: components["schemas"]["JaegerOperation"][];
+        };
+        /**
+         * JaegerProcess
+         * @description What a span ran in.
+         */
+        JaegerProcess: {
+            /** Servicename */
+            serviceName: string;
+            /** Tags */
+            tags: components["schemas"]["JaegerKeyValue"][];
+        };
+        /**
+         * JaegerReference
+         * @description Another span that this one comes from.
+         */
+        JaegerReference: {
+            /**
+             * Reftype
+             * @enum {string}
+             */
+            refType: "CHILD_OF" | "FOLLOWS_FROM";
+            /** Traceid */
+            traceID: string;
+            /** Spanid */
+            spanID: string;
+        };
+        /**
+         * JaegerSpan
+         * @description One span.
+         */
+        JaegerSpan: {
+            /** Traceid */
+            traceID: string;
+            /** Spanid */
+            spanID: string;
+            /** Operationname */
+            operationName: string;
+            /** References */
+            references: components["schemas"]["JaegerReference"][];
+            /** Starttime */
+            startTime: number;
+            /** Duration */
+            duration: number;
+            /** Tags */
+            tags: components["schemas"]["JaegerKeyValue"][];
+            /** Logs */
+            logs: components["schemas"]["JaegerLog"][];
+            /** Processid */
+            processID: string;
+            /** Warnings */
+            warnings: string[] | null;
+        };
+        /**
+         * JaegerTrace
+         * @description One trace.
+         */
+        JaegerTrace: {
+            /** Traceid */
+            traceID: string;
+            /** Spans */
+            spans: components["schemas"]["JaegerSpan"][];
+            /** Processes */
+            processes: {
+                [key: string]: components["schemas"]["JaegerProcess"];
+            };
+            /** Warnings */
+            warnings: string[] | null;
         };
         /**
          * JaegerTraces
-         * @description Jaeger's answer about a trace.
+         * @description Traces, the newest first.
          */
         JaegerTraces: {
-            /** Data */
-            data: {
-                [key: string]: unknown;
-            }[];
             /** Total */
             total: number;
             /** Limit */
@@ -1124,6 +1474,8 @@ export interface components {
             offset: number;
             /** Errors */
             errors?: unknown;
+            /** Data */
+            data: components["schemas"]["JaegerTrace"][];
         };
         /**
          * Latencies
@@ -1152,6 +1504,79 @@ export interface components {
             below: number;
             /** Truncated */
             truncated: boolean;
+        };
+        /**
+         * ListedEvent
+         * @description Every field of SwarmEvent by its name in the .proto (unset ones are left out), and these; or those asked for.
+         */
+        ListedEvent: {
+            /** Seq */
+            seq: number;
+            /** Kind */
+            kind: string;
+            /**
+             * Event Id
+             * @default
+             */
+            event_id: string;
+            /**
+             * Stream Time
+             * @default
+             */
+            stream_time: string;
+            /**
+             * Subject
+             * @default
+             */
+            subject: string;
+            /**
+             * Sha256
+             * @default
+             */
+            sha256: string;
+            /**
+             * Corrupted
+             * @default false
+             */
+            corrupted: boolean;
+        } & {
+            [key: string]: unknown;
+        };
+        /**
+         * ModelDocument
+         * @description What was asked of a model in the last minute.
+         */
+        ModelDocument: {
+            /** Model */
+            model: string;
+            /** Calls */
+            calls: number;
+            /** Failed */
+            failed: number;
+            /** Input Tokens */
+            input_tokens: number;
+            /** Output Tokens */
+            output_tokens: number;
+            /** Output Tokens Per S */
+            output_tokens_per_s: number;
+        };
+        /**
+         * NodeDocument
+         * @description A machine of the Ray cluster.
+         */
+        NodeDocument: {
+            /** Node Id */
+            node_id: string;
+            /** Host */
+            host: string;
+            /** Address */
+            address: string;
+            /** Alive */
+            alive: boolean;
+            /** Resources */
+            resources: {
+                [key: string]: number;
+            };
         };
         /**
          * OutlineDocument
@@ -1545,7 +1970,7 @@ export interface components {
             /** Task Id */
             task_id: string;
             /** Confidence */
-            confidence: number;
+            confidence: number | null;
             /** Rationale */
             rationale: string;
             /** Hops */
@@ -1677,6 +2102,14 @@ export interface components {
             event: {
                 [key: string]: unknown;
             };
+        };
+        /**
+         * SessionDocument
+         * @description What opens the API.
+         */
+        SessionDocument: {
+            /** Token */
+            token: string;
         };
         /**
          * SideDocument
@@ -2030,7 +2463,75 @@ export interface components {
             schema_objects: components["schemas"]["ValueDocument"][];
         };
     };
-    responses: never;
+    responses: {
+        /** @description No bearer token, or a wrong one */
+        Unauthorized: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description The body of the request is too large */
+        TooLarge: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description The Host header names somebody else */
+        WrongHost: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description This address, or everybody together, asks too much */
+        TooMany: {
+            headers: {
+                /** @description Seconds */
+                "Retry-After": number;
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description What is stored was damaged: `event-corrupted`; no request leads to another */
+        Damaged: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description A service the API leans on is away */
+        Away: {
+            headers: {
+                /** @description Seconds */
+                "Retry-After": number;
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /** @description RFC 9457 problem; `code` names the condition, `detail` the remedy */
+        Refused: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+    };
     parameters: never;
     requestBodies: never;
     headers: never;
@@ -2056,15 +2557,13 @@ export interface operations {
                     "application/json": components["schemas"]["Health"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     readyz_readyz_get: {
@@ -2085,15 +2584,13 @@ export interface operations {
                     "application/json": components["schemas"]["Readiness"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     list_runs_api_v1_runs_get: {
@@ -2117,15 +2614,13 @@ export interface operations {
                     "application/json": components["schemas"]["RunPage"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     start_run_api_v1_runs_post: {
@@ -2143,6 +2638,15 @@ export interface operations {
             };
         };
         responses: {
+            /** @description This Idempotency-Key has started it before */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StartedRun"];
+                };
+            };
             /** @description A run that was accepted. */
             202: {
                 headers: {
@@ -2152,15 +2656,13 @@ export interface operations {
                     "application/json": components["schemas"]["StartedRun"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     read_run_api_v1_runs__run__get: {
@@ -2183,15 +2685,20 @@ export interface operations {
                     "application/json": components["schemas"]["RunDocument"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
+            /** @description The client has it, as `If-None-Match` says */
+            304: {
                 headers: {
                     [name: string]: unknown;
                 };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
+                content?: never;
             };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     cancel_run_api_v1_runs__run__cancel_post: {
@@ -2214,15 +2721,13 @@ export interface operations {
                     "application/json": components["schemas"]["StartedRun"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     list_events_api_v1_events_get: {
@@ -2257,15 +2762,13 @@ export interface operations {
                     "application/json": components["schemas"]["EventPage"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     read_event_api_v1_events__event_id__get: {
@@ -2279,7 +2782,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Every field of SwarmEvent by its name in the .proto (unset ones are left out), and these. */
+            /** @description A whole event. */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -2288,15 +2791,13 @@ export interface operations {
                     "application/json": components["schemas"]["EventDocument"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     read_raw_api_v1_events__event_id__raw_get: {
@@ -2320,15 +2821,13 @@ export interface operations {
                     "application/octet-stream": unknown;
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     read_trace_api_v1_traces__trace_id__get: {
@@ -2351,15 +2850,51 @@ export interface operations {
                     "application/json": components["schemas"]["TraceDocument"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
+        };
+    };
+    search_traces_api_traces_get: {
+        parameters: {
+            query?: {
+                service?: string;
+                operation?: string;
+                start?: number | null;
+                end?: number | null;
+                minDuration?: string;
+                maxDuration?: string;
+                limit?: number | null;
+                tag?: string[];
+                tags?: string[];
+                traceID?: string[];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Traces, the newest first. */
+            200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    "application/json": components["schemas"]["JaegerTraces"];
                 };
             };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     read_jaeger_trace_api_traces__trace_id__get: {
@@ -2373,7 +2908,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Jaeger's answer about a trace. */
+            /** @description Traces, the newest first. */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -2382,18 +2917,16 @@ export interface operations {
                     "application/json": components["schemas"]["JaegerTraces"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
-    list_jaeger_services_api_services_get: {
+    list_services_api_services_get: {
         parameters: {
             query?: never;
             header?: never;
@@ -2402,24 +2935,112 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description Jaeger's answer about services. */
+            /** @description Names of services, or of a service's spans. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["JaegerServices"];
+                    "application/json": components["schemas"]["JaegerNames"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
+        };
+    };
+    list_operation_names_api_services__service__operations_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                service: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Names of services, or of a service's spans. */
+            200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    "application/json": components["schemas"]["JaegerNames"];
                 };
             };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
+        };
+    };
+    list_operations_api_operations_get: {
+        parameters: {
+            query: {
+                service: string;
+                spanKind?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Span names of a service with their kinds. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["JaegerOperations"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
+        };
+    };
+    list_dependencies_api_dependencies_get: {
+        parameters: {
+            query?: {
+                endTs?: number | null;
+                lookback?: number | null;
+                service?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Who calls whom. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["JaegerDependencies"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     read_state_api_v1_runs__run__state_get: {
@@ -2447,15 +3068,20 @@ export interface operations {
                     "application/json": components["schemas"]["StateDocument"] | components["schemas"]["ContentDocument"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
+            /** @description The client has it, as `If-None-Match` says */
+            304: {
                 headers: {
                     [name: string]: unknown;
                 };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
+                content?: never;
             };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     read_diff_api_v1_runs__run__diff_get: {
@@ -2483,15 +3109,20 @@ export interface operations {
                     "text/x-diff": unknown;
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
+            /** @description The client has it, as `If-None-Match` says */
+            304: {
                 headers: {
                     [name: string]: unknown;
                 };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
+                content?: never;
             };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     read_verdict_api_v1_runs__run__verify_get: {
@@ -2514,15 +3145,13 @@ export interface operations {
                     "application/json": components["schemas"]["VerifyDocument"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     read_outline_api_v1_runs__run__outline_get: {
@@ -2548,15 +3177,13 @@ export interface operations {
                     "application/json": components["schemas"]["OutlineDocument"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     read_file_history_api_v1_runs__run__history_get: {
@@ -2584,15 +3211,20 @@ export interface operations {
                     "application/json": components["schemas"]["FileHistoryDocument"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
+            /** @description The client has it, as `If-None-Match` says */
+            304: {
                 headers: {
                     [name: string]: unknown;
                 };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
+                content?: never;
             };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     read_blame_api_v1_runs__run__blame_get: {
@@ -2620,15 +3252,20 @@ export interface operations {
                     "application/json": components["schemas"]["BlameDocument"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
+            /** @description The client has it, as `If-None-Match` says */
+            304: {
                 headers: {
                     [name: string]: unknown;
                 };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
+                content?: never;
             };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     compare_runs_api_v1_runs__run__compare__other__get: {
@@ -2652,15 +3289,13 @@ export interface operations {
                     "application/json": components["schemas"]["CompareDocument"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     read_receipt_api_v1_runs__run__receipt_get: {
@@ -2685,15 +3320,13 @@ export interface operations {
                     "application/json": components["schemas"]["ReceiptDocument"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     agent_stats_api_v1_agents_stats_get: {
@@ -2722,15 +3355,13 @@ export interface operations {
                     "application/json": components["schemas"]["AgentStatsPage"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     reverted_decisions_api_v1_decisions_reverted_get: {
@@ -2755,15 +3386,13 @@ export interface operations {
                     "application/json": components["schemas"]["RevertedDecisions"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     sql_api_v1_sql_post: {
@@ -2788,15 +3417,13 @@ export interface operations {
                     "application/json": components["schemas"]["SqlDocument"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     export_api_v1_export_get: {
@@ -2825,15 +3452,13 @@ export interface operations {
                     "application/vnd.apache.parquet": string;
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     stream_api_v1_stream_get: {
@@ -2864,15 +3489,13 @@ export interface operations {
                     "text/event-stream": unknown;
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     restore_api_v1_runs__run__restores_post: {
@@ -2899,15 +3522,13 @@ export interface operations {
                     "application/json": components["schemas"]["RestoreDocument"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     undo_api_v1_runs__run__undos_post: {
@@ -2934,15 +3555,13 @@ export interface operations {
                     "application/json": components["schemas"]["UndoDocument"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     fork_api_v1_runs__run__forks_post: {
@@ -2962,6 +3581,15 @@ export interface operations {
             };
         };
         responses: {
+            /** @description This Idempotency-Key has started it before */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StartedRun"];
+                };
+            };
             /** @description A run that was accepted. */
             202: {
                 headers: {
@@ -2971,15 +3599,13 @@ export interface operations {
                     "application/json": components["schemas"]["StartedRun"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     rerun_run_api_v1_runs__run__reruns_post: {
@@ -3004,15 +3630,13 @@ export interface operations {
                     "application/json": components["schemas"]["RerunDocument"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Problem"];
-                };
-            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     pipeline_api_v1_pipeline_get: {
@@ -3033,15 +3657,40 @@ export interface operations {
                     "application/json": components["schemas"]["PipelineDocument"];
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
+        };
+    };
+    cluster_api_v1_cluster_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What runs where. */
+            200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    "application/json": components["schemas"]["ClusterDocument"];
                 };
             };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
     export_traces_v1_traces_post: {
@@ -3079,6 +3728,11 @@ export interface operations {
                     "application/json": unknown;
                 };
             };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
             /** @description google.rpc.Status: repeat it after Retry-After seconds */
             503: {
                 headers: {
@@ -3089,15 +3743,38 @@ export interface operations {
                     "application/json": unknown;
                 };
             };
-            /** @description RFC 9457 problem, `application/problem+json` */
-            default: {
+            "4XX": components["responses"]["Refused"];
+        };
+    };
+    open_session_api_v1_sessions_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CodeBody"];
+            };
+        };
+        responses: {
+            /** @description What opens the API. */
+            200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Problem"];
+                    "application/json": components["schemas"]["SessionDocument"];
                 };
             };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
         };
     };
 }

@@ -37,8 +37,8 @@ export function SignInPage() {
           </div>
           {refused && <p role="alert">{refused}</p>}
           <p id="token-help" className="dim">
-            It is in a file whose path <code>enchanted status</code> prints as <code>token_file</code>. This tab keeps
-            it until it is closed.
+            <code>enchanted open</code> prints a link that needs no token. The token is in a file whose path{" "}
+            <code>enchanted status</code> prints. This tab keeps it until it is closed.
           </p>
         </form>
       </main>
