@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from enchanted.schemas.errors import PortableError
+from enchanted.schemas.links import Fault
 
 
 class ActorError(PortableError):
@@ -141,6 +142,23 @@ class TargetBusy(ActorError):
 
     def __init__(self, folder: object) -> None:
         super().__init__(f"another restore is at work in {folder}; wait for its end")
+
+
+class OutOfTime(ActorError):
+    """The run used all the wall time it may."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the run's budget of {seconds:.0f} s is spent; raise ENCHANTED_BUDGET__SECONDS")
+
+
+class LogBroken(ActorError):
+    """A run that is taken up again has a log that is not what its agents wrote."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(
+            f"the run's log does not verify from sequence {fault.seq} on ({fault.why}), so nothing is built on it; "
+            "`enchanted recover RUN` names the last valid state and how to go on from there"
+        )
 
 
 class SandboxUnavailable(ActorError):

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from enchanted.actors import spans
-from enchanted.actors.errors import ActorError, BaseMissing, CannotApply, NotARepository
+from enchanted.actors.errors import ActorError, BaseMissing, CannotApply, LogBroken, NotARepository, OutOfTime
 from enchanted.actors.fork import store_beginning
 from enchanted.actors.ledger import Ledger, TaskRecord, report_to_json, spec_to_json
 from enchanted.actors.lifecycle import (
@@ -24,6 +24,7 @@ from enchanted.actors.lifecycle import (
     next_task_state,
 )
 from enchanted.actors.models.errors import ModelError
+from enchanted.actors.recovery import Recovery
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.repository.merge_queue import Conflict, MergeQueue
 from enchanted.actors.team import AgentLost, Team
@@ -48,13 +49,6 @@ T = TypeVar("T")
 
 MAX_INTERRUPTIONS = 5
 """A task whose Coder died this often is given up."""
-
-
-class OutOfTime(ActorError):
-    """The run used all the wall time it may."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"the run's budget of {seconds:.0f} s is spent; raise ENCHANTED_BUDGET__SECONDS")
 
 
 class Orchestrator:
@@ -117,6 +111,15 @@ class Orchestrator:
     async def run_out_of_time(self) -> None:
         """Close the run as failed because its time is spent; whoever runs `drive` must have been stopped first."""
         await self._close(RunSignal.ERROR, str(OutOfTime(self._request.budget.seconds)))
+
+    async def give_up(self, recovery: Recovery) -> RunState:
+        """Close a run whose log does not verify, with the files of its last valid state."""
+        assert recovery.fault is not None
+        # An event that nobody of ours wrote may name files that nobody has: there is no way back from those.
+        there = await asyncio.to_thread(self._repository.store.has, [self._ledger.main_tree])
+        details = await self._roll_back(recovery.tree if there else "")
+        await self._close(RunSignal.ERROR, str(LogBroken(recovery.fault)), details)
+        return self._ledger.state
 
     def _time_left(self) -> float | None:
         seconds = self._request.budget.seconds
@@ -296,7 +299,7 @@ class Orchestrator:
             reason = f"every check passes; {published}{left}"
             return await self._close(RunSignal.GREEN, reason, {"branch": branch, "tree": report.tree})
         reason = f"checks still fail: {', '.join(report.failing)}"
-        return await self._close(RunSignal.RED, reason, await self._roll_back())
+        return await self._close(RunSignal.RED, reason, await self._roll_back(self._ledger.valid_tree))
 
     async def _publish(self) -> tuple[str, str]:
         """The branch, and in words what became of it."""
@@ -316,15 +319,15 @@ class Orchestrator:
                 return branch, f"branch {branch}, not applied: {error}"
         return branch, f"branch {branch}"
 
-    async def _roll_back(self) -> dict[str, Json]:
+    async def _roll_back(self, valid: str) -> dict[str, Json]:
         ledger = self._ledger
-        if ledger.main_tree == ledger.valid_tree or not ledger.valid_tree:
+        if ledger.main_tree == valid or not valid:
             return {"tree": ledger.main_tree, "rolled_back": []}
-        patch = await self._repository.diff(ledger.main_tree, ledger.valid_tree)
+        patch = await self._repository.diff(ledger.main_tree, valid)
         change = events.state_change(
             workspace_id=MAIN_WORKSPACE,
             previous_tree=ledger.main_tree,
-            new_tree=ledger.valid_tree,
+            new_tree=valid,
             patch=patch.text,
             files=patch.files,
             reason="rollback",
@@ -332,7 +335,7 @@ class Orchestrator:
             parent=ledger.last_event_id,
         )
         await self._change_main(change)
-        return {"tree": ledger.valid_tree, "rolled_back": [entry.path for entry in patch.files]}
+        return {"tree": valid, "rolled_back": [entry.path for entry in patch.files]}
 
     async def _checked(self, tree: str) -> CheckReport:
         report = self._ledger.report
@@ -352,7 +355,7 @@ class Orchestrator:
     async def _close(self, signal: RunSignal, reason: str, details: dict[str, Json] | None = None) -> None:
         await self._team.disband()
         if signal != RunSignal.GREEN and details is None:
-            details = await self._roll_back()
+            details = await self._roll_back(self._ledger.valid_tree)
         heads = heads_of(await self._bus.read_run(self._request.run_id))
         await self._step(signal, reason, details, heads=heads)
 

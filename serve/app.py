@@ -28,6 +28,7 @@ from enchanted.serve import (
     pipeline,
     query,
     receipts,
+    recovery,
     reruns,
     runs,
     sessions,
@@ -51,7 +52,7 @@ MAX_BODY = 1 << 20
 """Bytes of a request."""
 
 _PARTS = (
-    *(runs, events, traces, history, file_history, compare, receipts, agents, ledger, query, export),
+    *(runs, events, traces, history, file_history, compare, receipts, recovery, agents, ledger, query, export),
     *(live, live_socket, acts, reruns, pipeline, cluster, otlp, sessions, pages),
 )
 

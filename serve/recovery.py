@@ -1,0 +1,142 @@
+"""What is left of a run: its last valid state, and why the later ones are not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from enchanted.actors.recovery import MainState, Recovery, recover
+from enchanted.schemas.canonical import sha256_hex
+from enchanted.schemas.errors import NotAnEvent
+from enchanted.schemas.events import StoredEvent
+from enchanted.schemas.links import Fault
+from enchanted.serve.dependencies import Dependencies, Deps
+from enchanted.serve.documents import described
+from enchanted.serve.errors import ServeError
+from enchanted.serve.events import JsonResponse
+from enchanted.serve.parameters import RunId
+from enchanted.serve.runs import find_run
+
+router = APIRouter(prefix="/api/v1", tags=["history"])
+
+NAMED = 100
+"""Later states that are named, the newest."""
+
+
+class StateDocument(BaseModel):
+    """The main workspace after one change of it."""
+
+    seq: int
+    event_id: str
+    tree: str
+    reason: str
+    """Of the change: base, fork, merge, rollback or undo."""
+    checked_at: int
+    """Sequence of the event that tells its checks; 0 where none does."""
+    why_not: str
+    """Why it is not valid; empty where it is."""
+
+
+class BrokenAt(BaseModel):
+    """Where the log does not verify first."""
+
+    seq: int
+    agent_id: str
+    agent_seq: int
+    why: str
+
+
+class RecoveryDocument(BaseModel):
+    """The last valid state of a run."""
+
+    run_id: str
+    state: str
+    """Of the run."""
+    closed: bool
+    """Whether the run has its verdict; until then its last valid state may become another one."""
+    valid: StateDocument | None
+    """The newest state whose checks passed, in a log that verifies up to there; null where there is none."""
+    at: int
+    """The sequence to restore or fork at; 0 where there is none."""
+    base: StateDocument | None
+    """What the run began with; null where the log does not verify up to there."""
+    later: list[StateDocument]
+    """The states after the valid one, or all of them, with why they are not valid; the last hundred."""
+    later_states: int
+    fault: BrokenAt | None
+    next: list[str]
+    """Commands that go on from there."""
+
+
+@router.get("/runs/{run}/recovery", response_model=None, responses=described(RecoveryDocument))
+async def read_recovery(run: RunId, deps: Deps) -> JsonResponse:
+    """The newest state whose checks passed, in a log that verifies up to there, and how to go on from it."""
+    await find_run(deps, run)
+    stream = await _from_stream(deps, run)
+    rows, damage = await _from_table(deps, run, {stored.seq: sha256_hex(stored.raw) for stored in stream})
+    whole = any(stored.event.state_change.content_sha256 for stored in stream)
+    found = [await _told(deps, stored) for stored in (stream if whole else rows)]
+    recovery = await asyncio.to_thread(recover, found, run=run, damage=damage)
+    return JsonResponse(_document(run, recovery))
+
+
+async def _from_stream(deps: Dependencies, run: str) -> list[StoredEvent]:
+    try:
+        return await deps.bus.read_run(run)
+    except ServeError:
+        return []
+
+
+async def _from_table(deps: Dependencies, run: str, known: Mapping[int, str]) -> tuple[list[StoredEvent], Fault | None]:
+    """The events that read back as they were published, up to the first that does not: nothing is restored past it."""
+    found: list[StoredEvent] = []
+    async for row in deps.store.run_events(run):
+        digest = sha256_hex(row.raw)
+        if digest != row.sha256 or known.get(row.seq, digest) != digest:
+            return found, Fault(seq=row.seq, agent_id="", agent_seq=0, why="the table holds other bytes for it")
+        try:
+            found.append(row.stored())
+        except NotAnEvent as error:
+            return found, Fault(seq=row.seq, agent_id="", agent_seq=0, why=str(error))
+    return found, None
+
+
+async def _told(deps: Dependencies, stored: StoredEvent) -> StoredEvent:
+    """The event with its moved-out fields where checks may be among them."""
+    if not stored.event.blobs or not stored.event.HasField("run_transition"):
+        return stored
+    return replace(stored, event=await deps.bus.inflate(stored.event))
+
+
+def _document(run: str, recovery: Recovery) -> dict[str, Any]:
+    later = recovery.later
+    return {
+        "run_id": run,
+        "state": recovery.run_state,
+        "closed": recovery.closed,
+        "valid": _state(recovery.valid),
+        "at": recovery.at,
+        "base": _state(recovery.base),
+        "later": [asdict(state) for state in later[-NAMED:]],
+        "later_states": len(later),
+        "fault": asdict(recovery.fault) if recovery.fault else None,
+        "next": _next(run, recovery),
+    }
+
+
+def _state(state: MainState | None) -> dict[str, Any] | None:
+    return None if state is None else asdict(state)
+
+
+def _next(run: str, recovery: Recovery) -> list[str]:
+    at = recovery.at or (recovery.base.seq if recovery.base else 0)
+    if not at:
+        return [f"enchanted verify {run}"]
+    commands = [f"enchanted restore {run} --at {at} --into FOLDER"]
+    # Only a run of our orchestrator can be gone on with.
+    return [*commands, f"enchanted fork {run} --at {at}"] if recovery.run_state and recovery.base else commands
