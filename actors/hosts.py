@@ -19,7 +19,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from enchanted.actors import spans
 from enchanted.actors.config import RoleModel, SwarmConfig
 from enchanted.actors.desk import SandboxedSite
-from enchanted.actors.errors import ActorError
+from enchanted.actors.errors import ActorError, LogBroken
 from enchanted.actors.fork import fork_repository, inflated
 from enchanted.actors.ledger import Ledger, read_ledger
 from enchanted.actors.lifecycle import CLOSED_RUN, RunSignal, RunState, next_run_state
@@ -152,7 +152,8 @@ class OrchestratorHost:
             orchestrator = Orchestrator(
                 bus=bus, log=log, ledger=ledger, team=team, repository=repository, now=time.time
             )
-            driven = orchestrator.give_up(recovery) if recovery.fault else orchestrator.drive()
+            broken = str(LogBroken(recovery.fault)) if recovery.fault else ""
+            driven = orchestrator.give_up(recovery, broken) if broken else orchestrator.drive()
             self._driving = asyncio.create_task(driven)
             if self._cancelled:
                 self._driving.cancel()

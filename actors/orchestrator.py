@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from enchanted.actors import spans
-from enchanted.actors.errors import ActorError, BaseMissing, CannotApply, LogBroken, NotARepository, OutOfTime
+from enchanted.actors.errors import ActorError, BaseMissing, CannotApply, NotARepository, OutOfTime
 from enchanted.actors.fork import store_beginning
 from enchanted.actors.ledger import Ledger, TaskRecord, report_to_json, spec_to_json
 from enchanted.actors.lifecycle import (
@@ -112,18 +113,16 @@ class Orchestrator:
         """Close the run as failed because its time is spent; whoever runs `drive` must have been stopped first."""
         await self._close(RunSignal.ERROR, str(OutOfTime(self._request.budget.seconds)))
 
-    async def give_up(self, recovery: Recovery) -> RunState:
+    async def give_up(self, recovery: Recovery, why: str) -> RunState:
         """Close a run whose log does not verify, with the files of its last valid state."""
-        assert recovery.fault is not None
-        # An event that nobody of ours wrote may name files that nobody has: there is no way back from those.
+        # A forged event may name files that nobody has: there is no way back from those.
         there = await asyncio.to_thread(self._repository.store.has, [self._ledger.main_tree])
-        details = await self._roll_back(recovery.tree if there else "")
-        await self._close(RunSignal.ERROR, str(LogBroken(recovery.fault)), details)
+        await self._close(RunSignal.ERROR, why, await self._roll_back(recovery.tree if there else ""))
         return self._ledger.state
 
     def _time_left(self) -> float | None:
-        seconds = self._request.budget.seconds
-        return max(0.0, self._ledger.started_at + seconds - self._now()) if seconds else None
+        end = self._ledger.started_at + self._request.budget.seconds
+        return max(0.0, end - self._now()) if self._request.budget.seconds else None
 
     async def _store_base(self) -> None:
         if self._request.forked_from:
@@ -346,10 +345,8 @@ class Orchestrator:
     @staticmethod
     async def _retried(call: Callable[[], Awaitable[T]]) -> T:
         for _ in range(MAX_INTERRUPTIONS):
-            try:
+            with suppress(AgentLost):
                 return await call()
-            except AgentLost:
-                continue
         return await call()
 
     async def _close(self, signal: RunSignal, reason: str, details: dict[str, Json] | None = None) -> None:

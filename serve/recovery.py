@@ -16,7 +16,7 @@ from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import StoredEvent
 from enchanted.schemas.links import Fault
 from enchanted.serve.dependencies import Dependencies, Deps
-from enchanted.serve.documents import described
+from enchanted.serve.documents import FaultDocument, described
 from enchanted.serve.errors import ServeError
 from enchanted.serve.events import JsonResponse
 from enchanted.serve.parameters import RunId
@@ -28,7 +28,7 @@ NAMED = 100
 """Later states that are named, the newest."""
 
 
-class StateDocument(BaseModel):
+class RecoveryState(BaseModel):
     """The main workspace after one change of it."""
 
     seq: int
@@ -42,15 +42,6 @@ class StateDocument(BaseModel):
     """Why it is not valid; empty where it is."""
 
 
-class BrokenAt(BaseModel):
-    """Where the log does not verify first."""
-
-    seq: int
-    agent_id: str
-    agent_seq: int
-    why: str
-
-
 class RecoveryDocument(BaseModel):
     """The last valid state of a run."""
 
@@ -59,16 +50,17 @@ class RecoveryDocument(BaseModel):
     """Of the run."""
     closed: bool
     """Whether the run has its verdict; until then its last valid state may become another one."""
-    valid: StateDocument | None
+    valid: RecoveryState | None
     """The newest state whose checks passed, in a log that verifies up to there; null where there is none."""
     at: int
     """The sequence to restore or fork at; 0 where there is none."""
-    base: StateDocument | None
+    base: RecoveryState | None
     """What the run began with; null where the log does not verify up to there."""
-    later: list[StateDocument]
+    later: list[RecoveryState]
     """The states after the valid one, or all of them, with why they are not valid; the last hundred."""
     later_states: int
-    fault: BrokenAt | None
+    fault: FaultDocument | None
+    """Where the log does not verify first."""
     next: list[str]
     """Commands that go on from there."""
 
