@@ -137,6 +137,17 @@ class TargetUnfinished(ActorError):
         super().__init__(f"{folder} is between two states: {label} was cut off; finish that one first by the same call")
 
 
+class TargetStopped(ActorError):
+    """The file system does not let a restore take a step."""
+
+    def __init__(self, folder: object, path: object, why: str, *, snapshot: str = "") -> None:
+        kept = f"; what was there is kept in {snapshot}" if snapshot else ""
+        super().__init__(
+            f"{_short(path)} in {folder} cannot be exchanged ({why}); put that right (chmod u+rwx its folder, make "
+            f"room, move away what lies there) and give the same command again, which goes on from there{kept}"
+        )
+
+
 class TargetBusy(ActorError):
     """Another restore is at work in this folder."""
 

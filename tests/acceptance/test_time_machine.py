@@ -58,7 +58,10 @@ def test_a_state_is_previewed_restored_and_put_back(
     swarm.run("restore", merged["run_id"], "--into", str(into), "--yes")
     assert "import os" not in (into / "shop.py").read_text()
     assert (into / "notes.txt").read_text() == "mine"
-    swarm.run("restore", "--back", "--into", str(into))
+    preview = swarm.run("restore", "--back", "--into", str(into))
+    assert (preview.returncode, "import os" in (into / "shop.py").read_text()) == (2, False)
+    assert "write shop.py" in preview.stderr
+    swarm.run("restore", "--back", "--into", str(into), "--yes")
     assert (into / "shop.py").read_text().startswith("import os")
     (into / "shop.py").write_text("work of a day")
     refused = swarm.run("restore", merged["run_id"], "--into", str(into), "--yes")
