@@ -59,6 +59,7 @@ BY_HAND = st.one_of(
     st.tuples(st.just("rename"), NTH, PATHS),
     st.tuples(st.just("delete"), NTH),
     st.tuples(st.just("chmod"), NTH),
+    st.tuples(st.just("folder"), PATHS),
     st.tuples(st.just("link"), PATHS, st.sampled_from([b"a", b"../outside", b"/nowhere", b"\xff"])),
 )
 ACTS = st.one_of(
@@ -136,9 +137,14 @@ def on_disk(folder: Path) -> Files:
 def do(folder: Path, operation: Operation) -> None:
     """An operation in a folder, as anything with a shell could do it."""
     kind, *what = operation
-    if kind in ("write", "link"):
+    if kind in ("write", "link", "folder"):
         path = free(folder, what[0])
-        path.write_bytes(what[1]) if kind == "write" else path.symlink_to(os.fsdecode(what[1]))
+        if kind == "write":
+            path.write_bytes(what[1])
+        elif kind == "link":
+            path.symlink_to(os.fsdecode(what[1]))
+        else:
+            path.mkdir()
         return
     if not (names := sorted(on_disk(folder))):
         return
