@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from enchanted.actors.ledger import request_to_json
+from enchanted.actors.work import RunRequest
 from enchanted.bus.agent_log import AgentLog
 from enchanted.cluster import cli
 from enchanted.schemas.chain import heads_of
@@ -62,9 +64,9 @@ class Told:
         return stored.seq
 
 
-async def begun(world: World, run: str) -> Told:
+async def begun(world: World, run: str, details: dict[str, Any] | None = None) -> Told:
     told = Told(world, run)
-    await told.moved("created", {"task": "t"})
+    await told.moved("created", details or {"task": "t"})
     await told.changed("a" * 64, "base")
     return told
 
@@ -161,3 +163,13 @@ async def test_a_change_is_undone_though_a_variable_was_set_in_the_workspace_sin
     await log.emit(variable)
     done = await world.http.post(f"/api/v1/runs/{history.run}/undos", json={"event_id": change.event_id})
     assert done.status_code == 200, done.text
+
+
+async def test_a_run_whose_bundle_is_gone_is_not_forked_and_the_answer_says_what_is_left(world: World) -> None:
+    request = RunRequest(run_id="run-pruned", task="t", repo="/somewhere", checks=(), forked_from="run-before")
+    run = await begun(world, "run-pruned", request_to_json(request))
+    await world.stored(run.run, len(run.seqs))
+    answer = await world.http.post(f"/api/v1/runs/{run.run}/forks", json={"at": run.seqs[-1]})
+    assert (answer.status_code, answer.json()["code"]) == (409, "fork-refused")
+    assert "bundle its log begins with, which was run-before's, is no more" in answer.json()["detail"]
+    assert "enchanted run TASK --repo REPO" in answer.json()["detail"]
