@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from enchanted.schemas.errors import PortableError
-from enchanted.schemas.links import Fault
 
 
 class ActorError(PortableError):
@@ -165,9 +164,9 @@ class OutOfTime(ActorError):
 class LogBroken(ActorError):
     """A run that is taken up again has a log that is not what its agents wrote."""
 
-    def __init__(self, fault: Fault) -> None:
+    def __init__(self, seq: int, why: str) -> None:
         super().__init__(
-            f"the run's log does not verify from sequence {fault.seq} on ({fault.why}), so nothing is built on it; "
+            f"the run's log does not verify from sequence {seq} on ({why}), so nothing is built on it; "
             "`enchanted recover RUN` names the last valid state and how to go on from there"
         )
 

@@ -152,7 +152,7 @@ class OrchestratorHost:
             orchestrator = Orchestrator(
                 bus=bus, log=log, ledger=ledger, team=team, repository=repository, now=time.time
             )
-            broken = str(LogBroken(recovery.fault)) if recovery.fault else ""
+            broken = str(LogBroken(recovery.fault.seq, recovery.fault.why)) if recovery.fault else ""
             driven = orchestrator.give_up(recovery, broken) if broken else orchestrator.drive()
             self._driving = asyncio.create_task(driven)
             if self._cancelled:
