@@ -151,6 +151,7 @@ def recover(events: Sequence[StoredEvent], *, run: str = "", damage: Fault | Non
 
     ``run``: an event of another one is a fault. ``damage``: what the caller found in the place it read them from.
     """
+    events = list(_once(events))
     fault = earliest(one for one in (_first_fault(events, run), damage) if one)
     states, doubtful, run_state = MainStates(), list[MainState](), ""
     for stored in events:
@@ -163,6 +164,17 @@ def recover(events: Sequence[StoredEvent], *, run: str = "", damage: Fault | Non
             why_not = f"the log does not verify from sequence {fault.seq} on: {fault.why}"
             doubtful.append(_state_of(stored, why_not))
     return Recovery(states=(*states.all(), *doubtful), fault=fault, run_state=run_state)
+
+
+def _once(events: Iterable[StoredEvent]) -> Iterator[StoredEvent]:
+    """Without later copies, which the stream takes in when an outcome was unknown for long: they are no tampering."""
+    known: dict[str, bytes] = {}
+    for stored in events:
+        event_id = stored.event.event_id
+        if event_id in known and known[event_id] == stored.raw:
+            continue
+        known.setdefault(event_id, stored.raw)
+        yield stored
 
 
 def is_main(stored: StoredEvent) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -11,15 +11,17 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from enchanted.actors.recovery import MainState, Recovery, recover
+from enchanted.bus.errors import BlobCorrupt, BlobMissing
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import StoredEvent
-from enchanted.schemas.links import Fault
+from enchanted.schemas.links import Fault, earliest
 from enchanted.serve.dependencies import Dependencies, Deps
 from enchanted.serve.documents import FaultDocument, described
 from enchanted.serve.errors import ServeError
 from enchanted.serve.events import JsonResponse
 from enchanted.serve.parameters import RunId
+from enchanted.serve.proof import is_recent, lacking
 from enchanted.serve.runs import find_run
 
 router = APIRouter(prefix="/api/v1", tags=["history"])
@@ -70,7 +72,7 @@ async def read_recovery(run: RunId, deps: Deps) -> JsonResponse:
     """The newest state whose checks passed, in a log that verifies up to there, and how to go on from it."""
     await find_run(deps, run)
     stream = await _from_stream(deps, run)
-    rows, damage = await _from_table(deps, run, {stored.seq: sha256_hex(stored.raw) for stored in stream})
+    rows, damage = await _from_table(deps, run, stream)
     whole = any(stored.event.state_change.content_sha256 for stored in stream)
     found = [await _told(deps, stored) for stored in (stream if whole else rows)]
     recovery = await asyncio.to_thread(recover, found, run=run, damage=damage)
@@ -84,25 +86,39 @@ async def _from_stream(deps: Dependencies, run: str) -> list[StoredEvent]:
         return []
 
 
-async def _from_table(deps: Dependencies, run: str, known: Mapping[int, str]) -> tuple[list[StoredEvent], Fault | None]:
-    """The events that read back as they were published, up to the first that does not: nothing is restored past it."""
-    found: list[StoredEvent] = []
+async def _from_table(
+    deps: Dependencies, run: str, stream: Sequence[StoredEvent]
+) -> tuple[list[StoredEvent], Fault | None]:
+    """The events that read back, and the first place where the table is not what was published: `restore` reads it."""
+    published = {stored.seq: sha256_hex(stored.raw) for stored in stream}
+    found, faults = list[StoredEvent](), list[Fault]()
+    hashes, event_ids = dict[int, str](), set[str]()
     async for row in deps.store.run_events(run):
-        digest = sha256_hex(row.raw)
-        if digest != row.sha256 or known.get(row.seq, digest) != digest:
-            return found, Fault(seq=row.seq, agent_id="", agent_seq=0, why="the table holds other bytes for it")
+        digest = hashes[row.seq] = sha256_hex(row.raw)
+        event_ids.add(row.event_id)
+        if digest != row.sha256 or published.get(row.seq, digest) != digest:
+            faults.append(_damage(row.seq, "the table holds other bytes for it than were published"))
         try:
             found.append(row.stored())
         except NotAnEvent as error:
-            return found, Fault(seq=row.seq, agent_id="", agent_seq=0, why=str(error))
-    return found, None
+            faults.append(_damage(row.seq, str(error)))
+    missing = (stored.seq for stored in lacking(hashes, event_ids, stream) if not is_recent(stored))
+    return found, earliest([*faults, *(_damage(seq, "the table does not hold it") for seq in missing)])
+
+
+def _damage(seq: int, why: str) -> Fault:
+    return Fault(seq=seq, agent_id="", agent_seq=0, why=why)
 
 
 async def _told(deps: Dependencies, stored: StoredEvent) -> StoredEvent:
-    """The event with its moved-out fields where checks may be among them."""
+    """The event with its moved-out fields where checks may be among them; without, where they are not kept any more."""
     if not stored.event.blobs or not stored.event.HasField("run_transition"):
         return stored
-    return replace(stored, event=await deps.bus.inflate(stored.event))
+    async with deps.bus.use() as bus:
+        try:
+            return replace(stored, event=await bus.inflate(stored.event))
+        except (BlobMissing, BlobCorrupt):
+            return stored
 
 
 def _document(run: str, recovery: Recovery) -> dict[str, Any]:

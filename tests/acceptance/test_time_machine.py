@@ -69,6 +69,21 @@ def test_a_state_is_previewed_restored_and_put_back(
     assert "--force" in refused.stderr
 
 
+def test_the_last_valid_state_of_a_merged_run_is_what_was_merged_and_the_named_command_restores_it(
+    swarm: HomeUnderTest, merged: dict[str, Any], tmp_path: Path
+) -> None:
+    found = swarm.run("recover", merged["run_id"], "--json")
+    document = json.loads(found.stdout)
+    last = main_changes(merged)[-1]
+    assert (found.returncode, document["fault"], document["later"]) == (0, None, [])
+    assert (document["valid"]["seq"], document["valid"]["why_not"]) == (last["seq"], "")
+    restore, fork = document["next"]
+    assert fork.startswith(f"enchanted fork {merged['run_id']} --at ")
+    swarm.run(*restore.removeprefix("enchanted ").replace("FOLDER", str(tmp_path / "into")).split(), "--yes")
+    git = Git(cwd=Path(merged["repo"]))
+    assert (tmp_path / "into" / "shop.py").read_bytes() == git.run("show", f"{merged['branch']}:shop.py")
+
+
 def test_a_state_is_restored_onto_a_branch_of_the_users(swarm: HomeUnderTest, merged: dict[str, Any]) -> None:
     at = str(main_changes(merged)[-1]["seq"])
     swarm.run("restore", merged["run_id"], "--at", at, "--branch", "as-it-was", "--yes")

@@ -234,3 +234,10 @@ def test_a_producer_that_is_no_orchestrator_of_ours_has_states_and_no_checks() -
     found = recover(run.log)
     assert (found.valid, found.base) == (None, None)
     assert [state.why_not for state in found.later] == ["no check ran on it"]
+
+
+def test_a_later_copy_of_an_event_is_no_fault() -> None:
+    log = two_green().log
+    copied = [*log, replace(log[5], seq=len(log) + 1), replace(log[3], seq=len(log) + 2)]
+    found = recover(copied, run="run-1")
+    assert (valid_of(found), found.fault) == (("two", 7, 8), None)

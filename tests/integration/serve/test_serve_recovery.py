@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from enchanted.bus.agent_log import AgentLog
 from enchanted.cluster import cli
 from enchanted.schemas.chain import heads_of
 from enchanted.schemas.events import ChangeReason, run_transition, state_change
+from enchanted.serve import proof
 from enchanted.serve.testing import History, World, scripted
 
 Typed = Callable[..., Any]
@@ -130,14 +132,21 @@ async def test_a_log_that_does_not_verify_ends_what_is_valid(world: World, typed
     assert (code, "the log does not verify from sequence" in said) == (0, True)
 
 
-async def test_a_row_of_the_table_that_was_altered_ends_what_can_be_restored(world: World) -> None:
-    run = await begun(world, "run-altered-row")
+ALTERED = "UPDATE sha256 = unhex(repeat('00', 32))"
+
+
+@pytest.mark.parametrize("spoil", [ALTERED, "DELETE"])
+async def test_a_row_of_the_table_that_was_altered_or_deleted_ends_what_can_be_restored(
+    world: World, spoil: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof, "FLUSH_GRACE", timedelta())
+    run = await begun(world, f"run-spoilt-row-{spoil[0]}")
     await run.checked(passed=True)
     await run.changed("b" * 64)
     last = await run.checked(passed=True)
     await world.stored(run.run, len(run.seqs))
     await world.table.command(
-        "ALTER TABLE events UPDATE sha256 = unhex(repeat('00', 32)) "
+        f"ALTER TABLE events {spoil} "
         "WHERE run = {run:String} AND stream_seq = {seq:UInt64} SETTINGS mutations_sync = 2",
         parameters={"run": run.run, "seq": last},
     )
