@@ -142,8 +142,8 @@ class TargetStopped(ActorError):
     def __init__(self, folder: object, path: object, why: str, *, snapshot: str = "") -> None:
         kept = f"; what was there is kept in {snapshot}" if snapshot else ""
         super().__init__(
-            f"{_short(path)} in {folder} cannot be exchanged ({why}); put that right (chmod u+rwx its folder, make "
-            f"room, move away what lies there) and give the same command again, which goes on from there{kept}"
+            f"{_short(path)} in {folder} cannot be read or written ({why}); put that right (chmod u+rwx its folder, "
+            f"make room, move away what lies there) and give the same command again, which goes on from there{kept}"
         )
 
 

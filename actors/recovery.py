@@ -93,8 +93,10 @@ class Recovery:
 
 
 class MainStates:
-    """The states of the main workspace and what checks said of each, event by event; what no orchestrator of ours
-    wrote says nothing."""
+    """The states of the main workspace and what checks said of each, event by event.
+
+    Details of another form than our orchestrator's say nothing.
+    """
 
     def __init__(self) -> None:
         self._states: list[MainState] = []

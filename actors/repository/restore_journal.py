@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from enchanted.actors.errors import TargetBlocked, TargetBusy, UnsafePath
+from enchanted.actors.errors import TargetBlocked, TargetBusy, TargetStopped, UnsafePath
 from enchanted.actors.repository.folder_files import FileEntry, flush, flush_folder
 
 MARK = ".enchanted-restore"
@@ -70,24 +70,32 @@ class Journal:
         Raises:
             TargetBusy: somebody does.
             TargetBlocked: the repository brought records of its own.
+            TargetStopped: the folder cannot be made or written.
             UnsafePath: the records are behind a link.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         if self.mark.is_symlink():
             raise UnsafePath(MARK, "is a link")
         if any(path.startswith(MARK + "/") for path in tracked):
             raise TargetBlocked(self.folder, (f"{MARK} came with the repository and is not a restore's",))
-        self.mark.mkdir(exist_ok=True, mode=0o700)
-        with suppress(FileExistsError):
-            os.close(os.open(self.mark / ".gitignore", os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
-            (self.mark / ".gitignore").write_text("*\n")
-        file = os.open(self.mark / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            file = self._opened()
+        except OSError as error:
+            raise TargetStopped(self.folder, MARK, (error.strerror or str(error)).lower()) from error
         with os.fdopen(file, "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise TargetBusy(self.folder) from None
             yield
+
+    def _opened(self) -> int:
+        """The lock; the folder and its records are made where they are missing."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.mark.mkdir(exist_ok=True, mode=0o700)
+        with suppress(FileExistsError):
+            os.close(os.open(self.mark / ".gitignore", os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+            (self.mark / ".gitignore").write_text("*\n")
+        return os.open(self.mark / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
     def begin(self, operation: str) -> Path:
         """A place to prepare an operation in, while none is pending; what was never planned is removed."""

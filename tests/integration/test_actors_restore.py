@@ -425,7 +425,7 @@ def test_nothing_of_ours_is_written_through_a_link(store: TreeStore, tmp_path: P
     (tmp_path / "outside").write_text("{}")
     (tmp_path / "into" / MARK).mkdir(parents=True)
     (tmp_path / "into" / MARK / name).symlink_to(tmp_path / "outside")
-    with suppress(OSError):
+    with suppress(TargetStopped):
         restore(store, tmp_path / "into", {"a": ("100644", b"2")})
     assert (tmp_path / "outside").read_text() == "{}"
 
@@ -489,6 +489,17 @@ def test_a_folder_that_is_read_only_when_its_turn_comes_stops_a_restore_until_it
         assert on_disk(folder) == new
         Target(folder).put_back(operation="y")
         assert on_disk(folder) == old
+
+
+def test_a_folder_that_cannot_be_made_or_written_says_so(open_place: Path) -> None:
+    store = TreeStore.create(open_place / "repo.git")
+    (open_place / "mine").mkdir(mode=0o555)
+    (open_place / "file").write_text("mine")
+    with as_nobody(open_place):
+        for into in ("mine", "mine/new", "file", "file/new"):
+            with pytest.raises(TargetStopped, match=r"cannot be read or written \(.*\); put that right"):
+                restore(store, open_place / into, {"a": ("100644", b"2")})
+    assert (open_place / "file").read_text() == "mine"
 
 
 def test_a_folder_that_cannot_be_looked_into_is_not_taken_for_an_empty_one(open_place: Path) -> None:

@@ -33,6 +33,7 @@ from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.chain import verify
 from enchanted.schemas.events import StoredEvent, SwarmEvent
 from enchanted.schemas.fold import DB_SCHEMA, ENV_VAR, FILE_SYSTEM, MAIN_WORKSPACE, RunState, WorkspaceState, fold
+from enchanted.serve.checkpoints import read_slim, slim
 from enchanted.serve.errors import UndoRefused
 from enchanted.serve.undo import find_target, record, taken_back
 
@@ -372,8 +373,15 @@ async def check(ground: Ground, history: Sequence[tuple[str, Operation]], stops:
         assert list(recorded.moments) == list(range(1, len(recorded.events) + 1))
         for seq, moment in recorded.moments.items():
             require_same(fold(recorded.events, at=seq), moment)
+            require_same(resumed(recorded.events, seq, len(stops) * seq // 5), moment)
         repository = await rebuilt(ground, recorded, Path(folder) / "again.git", sorted(stops))
         require_contents(repository, recorded)
+
+
+def resumed(log: Sequence[StoredEvent], seq: int, cut: int) -> RunState:
+    """The state as a seek finds it: from a checkpoint, with what is kept of the events since."""
+    since = b"".join(map(slim, log[cut:seq]))
+    return fold(read_slim(since, seq), start=fold(log[:cut]))
 
 
 def undoable(recorded: Recorded) -> list[str]:
@@ -424,6 +432,7 @@ CHECKED = {"deadline": None, "suppress_health_check": [HealthCheck.function_scop
 STOPS = st.lists(st.integers(1, 20), max_size=4)
 
 
+@pytest.mark.timeout(600)
 @settings(max_examples=300, **CHECKED)
 @given(history=HISTORIES, stops=STOPS)
 async def test_state_at_every_sequence_is_the_workspace_that_produced_it(
