@@ -5,8 +5,9 @@ PYTHON ?= python3
 # A folder with a "torch …+cpu" wheel may be given in PIP_FIND_LINKS; without one uv takes PyTorch's CPU index.
 TORCH := $(if $(wildcard $(PIP_FIND_LINKS)/torch-*+cpu*.whl),--find-links $(PIP_FIND_LINKS),--torch-backend cpu)
 UV := $(BIN)/uv pip
+UI := serve/ui
 
-.PHONY: install demo test check bench lock proto down clean
+.PHONY: install demo test check bench lock proto ui ui-check down clean
 
 install: $(VENV)/.installed
 
@@ -31,6 +32,8 @@ check: install
 	$(BIN)/lint-imports
 	$(BIN)/python -m enchanted.schemas.generate --check
 	$(BIN)/python -m enchanted.serve.openapi --check
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory ui-check; \
+	else echo 'note: no Node.js here, so the page (serve/ui) was not checked against its built files (serve/static)'; fi
 
 bench: install
 	$(BIN)/enchanted bench
@@ -43,8 +46,21 @@ lock: install
 proto: install
 	$(BIN)/python -m enchanted.schemas.generate
 
+# The page. Only who changes it needs Node.js (20.19 or newer): the built files are committed.
+ui: $(UI)/node_modules/.installed
+	cd $(UI) && npm run --silent api && npm run --silent build
+
+ui-check: $(UI)/node_modules/.installed
+	cd $(UI) && npm run --silent check && npm run --silent api:check
+	cd $(UI) && built=$$(mktemp -d) && npm run --silent build -- --outDir $$built --emptyOutDir --logLevel warn && \
+	  { diff -rq $$built ../static || { echo 'serve/static is stale; run `make ui`' >&2; exit 1; }; } && rm -r $$built
+
+$(UI)/node_modules/.installed: $(UI)/package-lock.json
+	cd $(UI) && npm ci --silent
+	touch $@
+
 down:
 	$(BIN)/enchanted down
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(UI)/node_modules .mypy_cache .ruff_cache

@@ -136,7 +136,7 @@ def fork_point(run: str, at: int, found: Sequence[StoredEvent]) -> ForkPoint:
         raise ForkPruned(run, at, "the stream no longer holds the beginning of its log")
     try:
         ledger = read_ledger(found)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CannotFork(run, at, "its log is not one of our orchestrator's") from error
     if base is None or ledger.request is None or not ledger.main_tree:
         raise CannotFork(run, at, "its files were not stored yet")

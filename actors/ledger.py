@@ -188,7 +188,12 @@ def request_to_json(request: RunRequest) -> dict[str, Any]:
 
 def request_from_json(value: dict[str, Any]) -> RunRequest:
     """The request `request_to_json` wrote."""
-    return RunRequest(**{**value, "checks": tuple(value["checks"]), "budget": Budget(**value["budget"])})
+    built = {
+        "checks": tuple(value["checks"]),
+        "models": dict(value.get("models", {})),
+        "budget": Budget(**value["budget"]),
+    }
+    return RunRequest(**{**value, **built})
 
 
 def spec_to_json(spec: TaskSpec) -> dict[str, Any]:

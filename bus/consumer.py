@@ -32,6 +32,8 @@ _SUBJECTS = 10_000
 _EXPIRES = 30.0
 _RECONNECT_WAIT = 10.0
 _REFUSED_WAIT = 0.5
+_CREATE_FAILED = 10012
+_NO_FOLDER = "no such file or directory"
 _RECLAIM_WAIT = 0.1
 _RECLAIM_SETTLE = 0.5
 """Seconds; the server takes a tenth of one to act on a changed ack_wait."""
@@ -304,7 +306,17 @@ class PullConsumer:
             config["filter_subjects"] = [self._filter]
         # Without an "action" an existing consumer is updated to these settings, and goes on where it was.
         request = {"stream_name": self._stream, "config": config}
-        await self._link.api(f"CONSUMER.CREATE.{self._stream}.{self._durable}", request)
+        name = f"{self._stream}.{self._durable}"
+        try:
+            await self._link.api(f"CONSUMER.CREATE.{name}", request)
+        except ApiRefused as error:
+            if error.err_code != _CREATE_FAILED or _NO_FOLDER not in error.description:
+                raise
+            # Deleted and made again at once, it may lose its folder to the deletion, and is refused from then on.
+            log.warning("consumer %s is deleted and made again: %s", self._durable, error)
+            await self._link.api(f"CONSUMER.DELETE.{name}")
+            await asyncio.sleep(_REFUSED_WAIT)
+            await self._link.api(f"CONSUMER.CREATE.{name}", request)
 
     async def _pull(self, inbox: Inbox) -> None:
         request = {

@@ -26,7 +26,7 @@ from enchanted.cluster.home import Home
 from enchanted.cluster.nats import NatsServer
 from enchanted.cluster.probes import NotReady
 from enchanted.cluster.ray_head import RayHead
-from enchanted.cluster.settings import Settings
+from enchanted.cluster.settings import ApiSettings, Settings
 from enchanted.cluster.state import Endpoints
 from enchanted.cluster.telemetry import WORKER_HOOK, worker_environment
 from enchanted.ingest import tables
@@ -184,10 +184,22 @@ def start_api(endpoints: Endpoints, settings: Settings) -> str:
     host, _, port = endpoints.api_url.rpartition("//")[2].partition(":")
     # A joined Ray may serve other applications already: then its own HTTP address holds, not ours.
     serve.start(http_options={"host": host, "port": int(port)}, proxy_location="HeadOnly")
-    config = {**endpoints.as_dict(), "ray_dashboard_url": dashboard_url(), "swarm": swarm_config(settings, endpoints)}
+    config = {
+        **endpoints.as_dict(),
+        "ray_dashboard_url": dashboard_url(),
+        "swarm": swarm_config(settings, endpoints),
+        **_who_may_ask(settings.api),
+    }
     serve.run(build_app(config), name=APPLICATION, route_prefix=PROXY_PATH)
     options = _get_global_client().http_config
     return f"http://{options.host}:{options.port}"
+
+
+def _who_may_ask(api: ApiSettings) -> dict[str, Any]:
+    from enchanted.serve.rate import Rate
+
+    rate = Rate(per_second=api.requests_per_second, burst=api.burst)
+    return {"hosts": api.hosts, "origins": api.origins, "rate": rate}
 
 
 def resume_runs(endpoints: Endpoints, settings: Settings) -> None:

@@ -148,6 +148,41 @@ class StreamSettings(_Section):
     """``always`` acknowledges after fsync; ``default`` does not, and a power cut loses what was acknowledged."""
 
 
+class ApiSettings(_Section):
+    """Who may use the HTTP API beside programs on this machine that know the token, and how often."""
+
+    hosts: tuple[str, ...] = ()
+    """Host names it is reached by, without ports; from the environment with commas between them."""
+    origins: tuple[str, ...] = ()
+    """Origins (https://host:port) of pages of others that may use it."""
+    requests_per_second: float = Field(default=50, ge=0)
+    """What one address that is not this machine's may ask for in the long run; 0 is no limit."""
+    burst: int = Field(default=200, ge=1)
+    """What it may ask for at once."""
+
+    @field_validator("hosts", "origins", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return [one.strip() for one in value.split(",") if one.strip()] if isinstance(value, str) else value
+
+    @field_validator("hosts")
+    @classmethod
+    def _names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if urlsplit(f"//{name}").netloc != name or urlsplit(f"//{name}").port or "*" in name:
+                raise ValueError(f"{name} is no host name; write it as clients do, without scheme and port")
+        return value
+
+    @field_validator("origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            _check_url(origin, HTTP_SCHEMES)
+            if urlsplit(origin).path:
+                raise ValueError(f"{origin} has a path; write http(s)://host:port as browsers send it")
+        return value
+
+
 class Settings(_Section):
     """Everything that can be set."""
 
@@ -168,6 +203,7 @@ class Settings(_Section):
     ray_dashboard_port: int = Field(default=8265, ge=0, le=65535)
     token_file: Path | None = None
     """Bearer token of the API; default ``<home>/token``."""
+    api: ApiSettings = ApiSettings()
     model: ModelSettings = ModelSettings()
     """The model of every role that names none."""
     models: RoleModels = RoleModels()

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Header, Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from enchanted.actors.errors import ActorError
 from enchanted.actors.fork import CannotFork, ForkPoint, read_fork_point
@@ -16,6 +25,7 @@ from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.repository.restore import Preview, Restored, Target
 from enchanted.actors.work import Budget, RoleName, RunRequest
 from enchanted.bus.agent_log import new_id
+from enchanted.bus.errors import BlobCorrupt, BlobMissing
 from enchanted.schemas.events import StoredEvent
 from enchanted.schemas.fold import MAIN_WORKSPACE, fold
 from enchanted.serve.act_documents import RestoreDocument, UndoDocument
@@ -28,7 +38,7 @@ from enchanted.serve.events import JsonResponse
 from enchanted.serve.history import workspace_at
 from enchanted.serve.parameters import MAX_SEQ, RunId
 from enchanted.serve.run_facts import facts_of
-from enchanted.serve.runs import ROLES, BudgetBody, ModelUrl, Starts, Text, find_run, repository_path, started
+from enchanted.serve.runs import ROLES, STARTED, BudgetBody, ModelUrl, Starts, Text, find_run, repository_path, started
 from enchanted.serve.seek import Seeker, events_between
 from enchanted.serve.undo import undone
 
@@ -41,6 +51,7 @@ def _absolute(text: str) -> str:
     return text
 
 
+_REQUEST = TypeAdapter(RunRequest)
 Folder = Annotated[str, StringConstraints(min_length=1, max_length=4_096), AfterValidator(_absolute)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
@@ -185,7 +196,7 @@ async def undo(run: RunId, body: UndoBody, request: Request, deps: Deps) -> Json
     return JsonResponse(await undone(deps, contents, run, body.event_id, dry_run=body.dry_run))
 
 
-@router.post("/runs/{run}/forks", status_code=202, response_model=None, responses=described(StartedRun, 202))
+@router.post("/runs/{run}/forks", status_code=202, response_model=None, responses=described(StartedRun, 202) | STARTED)
 async def fork(
     run: RunId,
     body: ForkBody,
@@ -206,7 +217,12 @@ async def _fork_point(deps: Dependencies, run: str, at: int) -> ForkPoint:
     async with deps.bus.use(RUN_DEADLINE) as bus:
         try:
             point = await read_fork_point(bus, run, at)
-        except CannotFork as error:
+        except (CannotFork, BlobMissing, BlobCorrupt) as error:
             raise ForkRefused(str(error)) from error
+    assert point.ledger.request is not None
+    try:
+        point.ledger.request = _REQUEST.validate_python(asdict(point.ledger.request))
+    except ValidationError as error:
+        raise ForkRefused(f"what was asked for in {run} is not such as the swarm takes") from error
     last = fold(point.events).seq
     return ForkPoint(**{**{name: getattr(point, name) for name in point.__slots__}, "at": last})

@@ -82,7 +82,7 @@ def _document(row: dict[str, Any], query: StatsQuery) -> dict[str, Any]:
         "errors": failed + row["critical_failures"],
         **{name: row[name] for name in failures},
         "error_rate": failed / calls if calls else None,
-        "confidence": _number(row["mean_confidence"]),
+        "confidence": finite(row["mean_confidence"]),
         "input_tokens": row["total_input_tokens"],
         "output_tokens": row["total_output_tokens"],
         "latency_ms": {"model_call": _latency(row["model_ms"]), "tool_call": _latency(row["tool_ms"])},
@@ -99,10 +99,10 @@ def _span(row: dict[str, Any], seconds: int) -> dict[str, str]:
 
 def _latency(quantiles: list[float]) -> dict[str, float | None]:
     middle, high = quantiles
-    return {"p50": _number(middle), "p95": _number(high)}
+    return {"p50": finite(middle), "p95": finite(high)}
 
 
-def _number(value: float) -> float | None:
+def finite(value: float) -> float | None:
     """None where there was nothing to take a mean of, or a producer's number was none."""
     return round(value, 6) if math.isfinite(value) else None
 

@@ -20,10 +20,12 @@ from enchanted.serve import (
     export,
     file_history,
     history,
+    jaeger_reads,
     ledger,
     live,
     live_socket,
     otlp,
+    outline,
     pages,
     pipeline,
     query,
@@ -39,11 +41,13 @@ from enchanted.serve.body import BodyLimit
 from enchanted.serve.codes import Codes
 from enchanted.serve.contents import Contents
 from enchanted.serve.dependencies import Dependencies, Deps
-from enchanted.serve.documents import Health, Problem, Readiness, described
+from enchanted.serve.description import ERRORS, describe
+from enchanted.serve.documents import Health, Readiness, described
 from enchanted.serve.errors import ServeError
 from enchanted.serve.events import JsonResponse
 from enchanted.serve.mcp import make_mcp
 from enchanted.serve.problem import install, problem
+from enchanted.serve.rate import RateLimit
 from enchanted.serve.seek import Seeker
 
 API_VERSION = "1.0.0"
@@ -52,8 +56,8 @@ MAX_BODY = 1 << 20
 """Bytes of a request."""
 
 _PARTS = (
-    *(runs, events, traces, history, file_history, compare, receipts, recovery, agents, ledger, query, export),
-    *(live, live_socket, acts, reruns, pipeline, cluster, otlp, sessions, pages),
+    *(runs, events, traces, jaeger_reads, history, outline, file_history, compare, receipts, recovery, agents, ledger),
+    *(query, export, live, live_socket, acts, reruns, pipeline, cluster, otlp, sessions, pages),
 )
 
 health = APIRouter(tags=["health"])
@@ -108,7 +112,7 @@ def create_app(dependencies: Dependencies) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        responses={"default": {"model": Problem, "description": "RFC 9457 problem, `application/problem+json`"}},
+        responses=ERRORS,
     )
     app.state.dependencies = dependencies
     app.state.codes = Codes(dependencies.access.token, since=time.time())
@@ -124,4 +128,6 @@ def create_app(dependencies: Dependencies) -> FastAPI:
     mcp = make_mcp(app, dependencies.access)
     app.add_middleware(BodyLimit, most=MAX_BODY, paths={otlp.PATH: otlp.MAX_EXPORT})
     app.add_middleware(Guard, access=dependencies.access)
+    app.add_middleware(RateLimit, rate=dependencies.rate)
+    describe(app)
     return app

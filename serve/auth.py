@@ -15,6 +15,8 @@ from enchanted.serve.problem import problem_of
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 OPEN_PATHS = frozenset({"/", "/healthz", "/api/v1/sessions"})
 """A session is opened with a code in the place of the token."""
+OPEN_FOLDERS = ("/static/", "/runs/", "/traces/")
+"""The page and its files, which hold no data; the API's own paths begin with /api and /v1."""
 SOCKET_PATH = "/api/v1/live"
 """Browsers cannot send a header with a WebSocket: the token comes in its first message."""
 
@@ -38,10 +40,11 @@ class Access:
         return hmac.compare_digest(token, self.token.encode())
 
 
-def access_from(token_file: Path, *, host: str, origins: Iterable[str] = ()) -> Access:
-    """The guard's settings for an API that listens on ``host``."""
+def access_from(token_file: Path, *, hosts: Iterable[str], origins: Iterable[str] = ()) -> Access:
+    """The guard's settings for an API that is reached by ``hosts`` beside loopback's names."""
     token = token_file.read_text(encoding="ascii").strip()
-    return Access(token=token, hosts=frozenset({*LOOPBACK_NAMES, host.lower()}), origins=frozenset(origins))
+    names = frozenset({*LOOPBACK_NAMES, *(host.lower() for host in hosts)})
+    return Access(token=token, hosts=names, origins=frozenset(origin.lower() for origin in origins))
 
 
 class Guard:
@@ -68,7 +71,7 @@ class Guard:
         own = {f"http://{host}", f"https://{host}"}
         if origin is not None and origin not in own | self._access.origins:
             return OriginRefused()
-        if path not in OPEN_PATHS and not self._authorized(headers):
+        if path not in OPEN_PATHS and not path.startswith(OPEN_FOLDERS) and not self._authorized(headers):
             return Unauthorized()
         return None
 

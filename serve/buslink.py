@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import Self
 
 from enchanted.bus.connection import Bus
-from enchanted.bus.errors import BusError, MessageMissing
+from enchanted.bus.errors import BlobCorrupt, BlobMissing, BusError, MessageMissing
 from enchanted.bus.reader import RawMessage
 from enchanted.bus.streams import StreamInfo
 from enchanted.schemas.events import StoredEvent, SwarmEvent
-from enchanted.serve.errors import BusUnavailable
+from enchanted.serve.errors import BusUnavailable, ContentUnavailable
 
 AT_ONCE = 64
 """Single messages asked for at a time."""
@@ -88,13 +88,21 @@ class BusLink:
         return [stored for stored in found if isinstance(stored, StoredEvent)]
 
     async def inflate(self, event: SwarmEvent) -> SwarmEvent:
-        """The event with its moved-out fields."""
-        async with self.use() as bus:
+        """The event with its moved-out fields.
+
+        Raises:
+            ContentUnavailable: the store does not have them.
+        """
+        async with self.use() as bus, _named_content():
             return await bus.inflate(event)
 
     async def blob(self, sha256: str) -> bytes:
-        """One object of the store, checked."""
-        async with self.use(RUN_DEADLINE) as bus:
+        """One object of the store, checked.
+
+        Raises:
+            ContentUnavailable: there is none, or another one.
+        """
+        async with self.use(RUN_DEADLINE) as bus, _named_content():
             return await bus.blobs.get(sha256)
 
     async def _connect(self) -> Bus:
@@ -102,6 +110,15 @@ class BusLink:
             if self._bus is None:
                 self._bus = await self._stack.enter_async_context(Bus.connect(self._url, name=self._name))
             return self._bus
+
+
+@asynccontextmanager
+async def _named_content() -> AsyncIterator[None]:
+    """Any event may name content that nobody stored; the bus is well all the same."""
+    try:
+        yield
+    except (BlobMissing, BlobCorrupt) as error:
+        raise ContentUnavailable(str(error)) from error
 
 
 async def _get(bus: Bus, seq: int) -> StoredEvent | RawMessage | None:

@@ -58,6 +58,8 @@ class ApiFailed(ClientError):
 
 _BY_STATUS: dict[int, type[ClientError]] = {
     404: NothingFound,
+    # Too much at once: it is there, but not for now.
+    429: ApiUnreachable,
     502: ApiUnreachable,
     503: ApiUnreachable,
     504: ApiUnreachable,

@@ -5,11 +5,9 @@ A code is made from the token by whoever can read it, and asks nobody: time, non
 
 from __future__ import annotations
 
-import binascii
 import hashlib
 import hmac
 import struct
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 LIFETIME = 600.0
 """Seconds a code may wait to be used."""
@@ -27,7 +25,7 @@ def new_code(token: str, *, now: float, nonce: bytes) -> str:
     ``now``: seconds since 1970. ``nonce``: 12 random bytes.
     """
     head = _HEAD.pack(int(now * 1_000), nonce)
-    return urlsafe_b64encode(head + _mac(token, head)).decode()
+    return (head + _mac(token, head)).hex()
 
 
 def _mac(token: str, head: bytes) -> bytes:
@@ -51,7 +49,7 @@ class Codes:
         made = _HEAD.unpack(head[: _HEAD.size])[0] / 1_000
         self._used = {used: until for used, until in self._used.items() if until > now}
         good = self._since <= made <= now + AHEAD and now < made + LIFETIME
-        # As it is spelt canonically: base64 has several spellings of one code.
+        # As it is spelt canonically: hex has several spellings of one code.
         spelt = head.hex()
         if not good or spelt in self._used:
             return False
@@ -61,7 +59,7 @@ class Codes:
 
 def _read(code: str) -> bytes | None:
     try:
-        found = urlsafe_b64decode(code.encode("ascii"))
-    except (binascii.Error, ValueError):
+        found = bytes.fromhex(code)
+    except ValueError:
         return None
     return found if len(found) == _HEAD.size + MAC else None

@@ -165,9 +165,11 @@ def _stripped(event: SwarmEvent) -> SwarmEvent:
 
 def _forked_at(found: Sequence[Mapping[str, Any]]) -> int:
     request = found[1]["request"]
-    if isinstance(request, dict) and request.get("forked_from") == found[0]["run_id"]:
-        return int(request.get("forked_at") or 0)
-    return 0
+    if not isinstance(request, dict) or request.get("forked_from") != found[0]["run_id"]:
+        return 0
+    # Anybody may have written it.
+    at = request.get("forked_at")
+    return at if type(at) is int and 0 <= at <= MAX_SEQ else 0
 
 
 def _opening(log: Sequence[StoredEvent]) -> int:

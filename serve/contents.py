@@ -15,7 +15,7 @@ from enchanted.actors.repository.rebuild import Rebuilder, is_object_id
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import StoredEvent
 from enchanted.serve.dependencies import Dependencies
-from enchanted.serve.errors import ContentUnavailable
+from enchanted.serve.errors import ContentDelayed, ContentUnavailable
 from enchanted.serve.parameters import MAX_SEQ
 from enchanted.serve.seek import events_between
 
@@ -70,6 +70,7 @@ class Contents:
 
         Raises:
             ContentUnavailable: a tree cannot be rebuilt.
+            ContentDelayed: it can, but not now.
         """
         scratch = self._scratch(run)
         try:
@@ -78,11 +79,12 @@ class Contents:
                     await self._make(scratch.rebuilder, run, events, trees)
                 yield scratch.rebuilder.repository
         except TimeoutError as error:
-            raise ContentUnavailable(f"rebuilding takes longer than {REBUILD_DEADLINE:g} s") from error
+            raise ContentDelayed(f"rebuilding takes longer than {REBUILD_DEADLINE:g} s") from error
         except (ActorError, OSError) as error:
             # The cache may have been deleted under us: begin anew next time.
             self._scratches.pop(run, None)
-            raise ContentUnavailable(str(error)) from error
+            wrong = ContentDelayed if isinstance(error, OSError) else ContentUnavailable
+            raise wrong(str(error)) from error
 
     async def _make(self, rebuilder: Rebuilder, run: str, events: Sequence[StoredEvent], trees: Sequence[str]) -> None:
         try:

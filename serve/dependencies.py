@@ -14,12 +14,14 @@ from starlette.requests import HTTPConnection
 from enchanted.actors.work import RunRequest
 from enchanted.serve.auth import Access
 from enchanted.serve.buslink import BusLink
+from enchanted.serve.rate import Rate
 from enchanted.serve.store import Store
 
 HEARTBEAT = 15.0
 SLOW_CLIENT = 30.0
 MAX_STREAMS = 256
 SETTLED = timedelta(minutes=2)
+RATE = Rate()
 
 
 class RunStarter(Protocol):
@@ -73,6 +75,7 @@ class Dependencies:
     settled: timedelta = SETTLED
     """Age of an event after which none before it is still on its way into the table, where producers number theirs."""
     max_streams: int = MAX_STREAMS
+    rate: Rate = RATE
 
 
 def _dependencies(connection: HTTPConnection) -> Dependencies:

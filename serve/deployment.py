@@ -23,6 +23,7 @@ from enchanted.serve.auth import access_from
 from enchanted.serve.buslink import BusLink
 from enchanted.serve.dependencies import Dependencies
 from enchanted.serve.errors import RunsUnavailable
+from enchanted.serve.rate import Rate
 from enchanted.serve.store import Store
 
 # A live stream holds its place for as long as it is open.
@@ -97,18 +98,24 @@ def dependencies_from(config: Mapping[str, Any]) -> Dependencies:
     """Dependencies for the keys nats_url, clickhouse_url, clickhouse_reader_url, token_file, home and
     ray_dashboard_url.
 
-    ``swarm`` (a SwarmConfig) lets the API start runs; ``api_url`` or ``api_host``, and ``origins``, widen who may ask.
+    ``swarm`` (a SwarmConfig) lets the API start runs; ``api_url`` or ``api_host``, ``hosts`` and ``origins`` widen who
+    may ask, ``rate`` (a Rate) says how often.
     """
     swarm: SwarmConfig | None = config.get("swarm")
     return Dependencies(
         store=Store(config["clickhouse_url"]),
         reader=Store(config.get("clickhouse_reader_url") or config["clickhouse_url"]),
         bus=BusLink(config["nats_url"]),
-        access=access_from(Path(config["token_file"]), host=_host_of(config), origins=config.get("origins", ())),
+        access=access_from(
+            Path(config["token_file"]),
+            hosts=(_host_of(config), *config.get("hosts", ())),
+            origins=config.get("origins", ()),
+        ),
         cache=Path(config["home"], "cache", "serve"),
         starter=None if swarm is None else RayRuns(swarm),
         reconciliation=last_reconciliation,
         cluster=RayView(dashboard_url=config.get("ray_dashboard_url", "")),
+        rate=config.get("rate", Rate()),
     )
 
 

@@ -19,22 +19,30 @@ class Problem(BaseModel):
     code: str
 
 
-class EventDocument(BaseModel):
-    """Every field of SwarmEvent by its name in the .proto (unset ones are left out), and these."""
+class ListedEvent(BaseModel):
+    """Every field of SwarmEvent by its name in the .proto (unset ones are left out), and these; or those asked for."""
 
     model_config = ConfigDict(extra="allow")
 
     seq: int
     """JetStream stream sequence."""
-    stream_time: str
-    """When the stream stored it."""
     kind: str
-    subject: str
-    sha256: str
-    """Of the published bytes."""
     event_id: str = ""
+    stream_time: str = ""
+    """When the stream stored it."""
+    subject: str = ""
+    sha256: str = ""
+    """Of the published bytes."""
     corrupted: bool = False
     """The stored bytes are not the published ones."""
+
+
+class EventDocument(ListedEvent):
+    """A whole event."""
+
+    stream_time: str
+    subject: str
+    sha256: str
 
 
 class PageMeta(BaseModel):
@@ -47,7 +55,7 @@ class PageMeta(BaseModel):
 class EventPage(BaseModel):
     """Events in stream order."""
 
-    data: list[EventDocument]
+    data: list[ListedEvent]
     meta: PageMeta
 
 
@@ -119,26 +127,6 @@ class TraceDocument(BaseModel):
     roots: list[str]
     """Span ids of those whose parent is not among the spans."""
     meta: TraceMeta
-
-
-class JaegerTraces(BaseModel):
-    """Jaeger's answer about a trace."""
-
-    data: list[dict[str, Any]]
-    total: int
-    limit: int
-    offset: int
-    errors: Any = None
-
-
-class JaegerServices(BaseModel):
-    """Jaeger's answer about services."""
-
-    data: list[str]
-    total: int
-    limit: int
-    offset: int
-    errors: Any = None
 
 
 class RunDocument(BaseModel):

@@ -98,3 +98,27 @@ class ReceiptDocument(BaseModel):
     """Sequence, place in `agents`, agent_seq, first 16 digits of the SHA-256."""
     checksum: str
     """SHA-256 of all this, without it, as JSON with sorted keys and no spaces."""
+
+
+class OutlineDocument(BaseModel):
+    """The events of a run in stream order, each a line; every column has an entry for every event."""
+
+    seq: list[int]
+    time: list[int]
+    """Microseconds since 1970 by the agent's own clock; the stream's where the event names no time."""
+    event_id: list[str]
+    kind: list[str]
+    role: list[str]
+    agent: list[str]
+    """The agent's name; its id where it has none."""
+    task_id: list[str]
+    name: list[str]
+    """What a decision answered, the file of a change, the tool or the model of a call."""
+    result: list[str]
+    """Why the files changed, a tool's outcome, the state after a transition, a process' status."""
+    text: list[str]
+    """The begin of what the event mainly says: rationale, patch, completion, output or reason."""
+    confidence: list[float | None]
+    input_tokens: list[int]
+    output_tokens: list[int]
+    duration_ms: list[float | None]

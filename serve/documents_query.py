@@ -125,7 +125,8 @@ class RevertedDecision(BaseModel):
     agent_id: str
     agent_name: str
     task_id: str
-    confidence: float
+    confidence: float | None
+    """Absent where the producer's number was none."""
     rationale: str
     """Its first 200 characters."""
     hops: int

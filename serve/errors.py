@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Any, ClassVar
 
 
@@ -12,7 +13,7 @@ class ServeError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal-error"
     title: ClassVar[str] = "Internal error"
-    retry_after: ClassVar[int | None] = None
+    retry_after: int | None = None
     """Seconds after which the same request may succeed."""
     members: Mapping[str, Any] = {}
     """Further members of the problem document."""
@@ -42,7 +43,7 @@ class OriginRefused(ServeError):
     status, code, title = 403, "origin-refused", "This origin may not use the API"
 
     def __init__(self) -> None:
-        super().__init__("open the page from the API's own address, or add its origin to the allowed ones")
+        super().__init__("open the page from the API's own address, or name its origin in the setting `api.origins`")
 
 
 class HostRefused(ServeError):
@@ -51,7 +52,7 @@ class HostRefused(ServeError):
     status, code, title = 421, "host-refused", "This host name is not served here"
 
     def __init__(self) -> None:
-        super().__init__("use the address that `enchanted status` prints, or add the name to the allowed hosts")
+        super().__init__("use the address that `enchanted status` prints, or name the host in the setting `api.hosts`")
 
 
 class NotFound(ServeError):
@@ -175,6 +176,15 @@ class SqlResultTooLarge(BadRequest):
         super().__init__(f"no answer has more than {most} bytes; select fewer columns or rows, or use GET /export")
 
 
+class TooMuchAsked(BadRequest):
+    """A question whose answer, or the way to it, is larger than the API's limits."""
+
+    code, title = "too-much-asked", "The question takes too much"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}; ask for a run, an agent, a service or a shorter time")
+
+
 class BadCursor(BadRequest):
     """A cursor that was not given out for these filters."""
 
@@ -211,6 +221,19 @@ class TooManyStreams(ServeError):
         super().__init__(f"{limit} streams are open; close one and try again")
 
 
+class RateLimited(ServeError):
+    """One client asks too often."""
+
+    status, code, title = 429, "rate-limited", "Too many requests"
+
+    def __init__(self, seconds: float) -> None:
+        self.retry_after = max(1, ceil(seconds))
+        super().__init__(
+            f"this address may ask again in {self.retry_after} s; ask for more at a time (`limit`, GET /export, "
+            "GET /stream), or raise `api.requests_per_second` in the settings"
+        )
+
+
 class RestoreRefused(ServeError):
     """The place to restore into does not allow it."""
 
@@ -245,14 +268,23 @@ class EventCorrupted(ServeError):
         )
 
 
-class ContentUnavailable(ServeError):
-    """The files of a run cannot be rebuilt."""
+class ContentUnavailable(NotFound):
+    """What is stored of a run does not lead to its files, and will not."""
 
-    status, code, title = 503, "content-unavailable", "The run's files cannot be rebuilt now"
-    retry_after = 5
+    code, title = "content-unavailable", "The run's files cannot be rebuilt"
 
     def __init__(self, why: str) -> None:
         super().__init__(f"{why}; file contents need the run's base bundle on the bus and every patch since")
+
+
+class ContentDelayed(ServeError):
+    """The files of a run cannot be rebuilt for now."""
+
+    status, code, title = 503, "content-delayed", "The run's files cannot be rebuilt now"
+    retry_after = 5
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}; what was made so far is kept, and the next attempt goes on from there")
 
 
 class StoreUnavailable(ServeError):

@@ -156,13 +156,12 @@ def _copy(source: dict[str, Any], target: dict[str, Any], parts: list[str]) -> N
 
 
 async def read_page(store: Store, query: EventQuery) -> dict[str, Any]:
-    """One page of events in stream order, and the cursor of the next one."""
+    """One page of events in stream order, and the cursor of the next one; large events make it shorter than asked."""
     filters = query.filters()
     digest = digest_of(filters)
     window = _window(query, digest)
     bounds = {"after": window.after, "before": window.before, "descending": int(window.order != "a")}
-    rows = await store.events("events_page", **filters, **bounds, limit=query.limit + 1)
-    more, rows = len(rows) > query.limit, rows[: query.limit]
+    rows, more = await store.fitting_events("events_page", query.limit, **filters, **bounds)
     cursor = None
     if more:
         cursor = Cursor(order="a" if window.order == "a" else "d", seq=rows[-1].seq, digest=digest).encode()

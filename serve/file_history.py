@@ -24,7 +24,7 @@ from enchanted.serve.documents_history import BlameDocument, FileHistoryDocument
 from enchanted.serve.errors import BadRequest, BinaryFile, ContentUnavailable, PathNotFound, TooLargeToBlame
 from enchanted.serve.events import JsonResponse
 from enchanted.serve.parameters import MAX_SEQ, Identifier, PathHex, RunId, Sequence
-from enchanted.serve.runs import find_run, tagged
+from enchanted.serve.runs import NOT_MODIFIED, find_run, tagged
 from enchanted.serve.seek import events_between
 from enchanted.serve.tracks import Tracks, Version, version_document
 
@@ -69,7 +69,7 @@ def _wanted(
 Wanted = Annotated[WantedFile, Depends(_wanted)]
 
 
-@router.get("/runs/{run}/history", response_model=None, responses=described(FileHistoryDocument))
+@router.get("/runs/{run}/history", response_model=None, responses=described(FileHistoryDocument) | NOT_MODIFIED)
 async def read_file_history(run: RunId, request: Request, deps: Deps, wanted: Wanted) -> Response:
     """Every change of a file up to ``at``, the newest last; also of one that was removed.
 
@@ -82,7 +82,7 @@ async def read_file_history(run: RunId, request: Request, deps: Deps, wanted: Wa
     return tagged(request, found, JsonResponse(document))
 
 
-@router.get("/runs/{run}/blame", response_model=None, responses=described(BlameDocument))
+@router.get("/runs/{run}/blame", response_model=None, responses=described(BlameDocument) | NOT_MODIFIED)
 async def read_blame(run: RunId, request: Request, deps: Deps, wanted: Wanted) -> Response:
     """For each line of a file at ``at`` the change that wrote it, with its decision, agent and span.
 

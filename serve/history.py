@@ -19,7 +19,7 @@ from enchanted.serve.errors import BadRequest, PathNotFound, WorkspaceNotFound
 from enchanted.serve.events import JsonResponse, rfc3339
 from enchanted.serve.parameters import MAX_SEQ, Identifier, PathHex, RunId, Sequence
 from enchanted.serve.proof import prove
-from enchanted.serve.runs import find_run, parsed, tagged
+from enchanted.serve.runs import NOT_MODIFIED, find_run, parsed, tagged
 from enchanted.serve.seek import Seeker
 
 router = APIRouter(prefix="/api/v1", tags=["history"])
@@ -90,7 +90,11 @@ def file_at(space: WorkspaceState, path: str, path_hex: str, seq: int) -> FileSt
         raise PathNotFound(path or f"path_hex={path_hex}", seq) from None
 
 
-@router.get("/runs/{run}/state", response_model=None, responses={200: {"model": StateDocument | ContentDocument}})
+@router.get(
+    "/runs/{run}/state",
+    response_model=None,
+    responses={200: {"model": StateDocument | ContentDocument}, **NOT_MODIFIED},
+)
 async def read_state(
     run: RunId,
     request: Request,
@@ -134,7 +138,10 @@ def _text_or_base64(content: bytes) -> dict[str, str]:
 @router.get(
     "/runs/{run}/diff",
     response_model=None,
-    responses={200: {"content": {"text/x-diff": {}}, "description": "A unified diff that `git apply` takes"}},
+    responses={
+        200: {"content": {"text/x-diff": {}}, "description": "A unified diff that `git apply` takes"},
+        **NOT_MODIFIED,
+    },
 )
 async def read_diff(
     run: RunId,

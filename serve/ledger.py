@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict
 
+from enchanted.serve.agents import finite
 from enchanted.serve.dependencies import Deps
 from enchanted.serve.documents import described
 from enchanted.serve.documents_query import RevertedDecisions
@@ -48,7 +49,7 @@ def _document(row: dict[str, Any]) -> dict[str, Any]:
     return {
         **{name: row[name] for name in _AS_IT_IS},
         "stream_time": rfc3339(row["stream_time"].replace(tzinfo=UTC)),
-        "confidence": round(row["confidence"], 6),
+        "confidence": finite(row["confidence"]),
         "changes": [dict(zip(_CHANGE, change, strict=True)) for change in row["changes"]],
     }
 

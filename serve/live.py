@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import anyio
 import orjson
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -78,22 +78,44 @@ class LiveQuery(BaseModel):
         return {**words, "role": self.role or "", "kind": self.kind or "", "since": 0, "until": 0, "q": ""}
 
 
+class Places:
+    """So many at a time. A place is taken before anything is waited for, and given back whatever happens."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.taken = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """A place for as long as the block takes.
+
+        Raises:
+            TooManyStreams: there is none.
+        """
+        if self.taken >= self._most:
+            raise TooManyStreams(self._most)
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
+
+
 class Streams:
-    """The open live streams of this process."""
+    """The live streams of this process."""
 
     def __init__(self, deps: Dependencies) -> None:
         self._deps = deps
-        self.open = 0
+        self.places = Places(deps.max_streams)
+        self.waiting = Places(deps.max_streams)
+        """Of sockets that have not said who they are: they must not take the places of those who have."""
 
     async def begin(self, query: LiveQuery, after: int | None) -> AsyncGenerator[Piece, None]:
-        """What a client is to be told, starting after ``after``, or now; it never ends.
+        """What a client that has a place is to be told, starting after ``after``, or now; it never ends.
 
         Raises:
             SequenceAhead: the stream never had that sequence.
-            TooManyStreams: the cap is reached.
         """
-        if self.open >= self._deps.max_streams:
-            raise TooManyStreams(self._deps.max_streams)
         info = await self._deps.bus.stream_info()
         start = info.last_seq if after is None else after
         if start > info.last_seq:
@@ -119,15 +141,6 @@ class Streams:
         """Seconds a client may take for one piece."""
         return self._deps.slow_client
 
-    @contextmanager
-    def counted(self) -> Iterator[None]:
-        """While one is open."""
-        self.open += 1
-        try:
-            yield
-        finally:
-            self.open -= 1
-
     async def _pieces(self, query: LiveQuery, start: int, info: StreamInfo) -> AsyncGenerator[Piece, None]:
         if start + 1 < info.first_seq:
             async with aclosing(self._from_table(query, start, info.first_seq)) as old:
@@ -141,12 +154,12 @@ class Streams:
     async def _from_table(self, query: LiveQuery, after: int, before: int) -> AsyncGenerator[Piece, None]:
         """What the stream no longer holds."""
         while True:
-            bounds = {"after": after, "before": before, "limit": PAGE}
-            rows = await self._deps.store.events("events_page", **query.bound(), **bounds)
+            bounds = {"after": after, "before": before}
+            rows, more = await self._deps.store.fitting_events("events_page", PAGE, **query.bound(), **bounds)
             if rows:
                 yield Piece(tuple((row.seq, row_document(row)) for row in rows))
                 after = rows[-1].seq
-            if len(rows) < PAGE:
+            if not more:
                 return
 
     async def _from_stream(self, query: LiveQuery, after: int) -> AsyncGenerator[Piece, None]:
@@ -213,17 +226,16 @@ class LiveResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection, from its head to its end."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        with self._streams.counted():
-            async with anyio.create_task_group() as group:
+        async with anyio.create_task_group() as group:
 
-                async def watch() -> None:
-                    while (await receive())["type"] != "http.disconnect":
-                        pass
-                    group.cancel_scope.cancel()
-
-                group.start_soon(watch)
-                await self._send_all(send)
+            async def watch() -> None:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
                 group.cancel_scope.cancel()
+
+            group.start_soon(watch)
+            await self._send_all(send)
+            group.cancel_scope.cancel()
 
     async def _send_all(self, send: Send) -> None:
         try:
@@ -243,9 +255,17 @@ class LiveResponse(Response):
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
+async def _place(request: Request) -> AsyncGenerator[None, None]:
+    """Taken before the request waits for anything, given back after its answer was sent."""
+    streams: Streams = request.app.state.streams
+    with streams.places.one():
+        yield
+
+
 @router.get(
     "/stream",
     response_model=None,
+    dependencies=[Depends(_place)],
     responses={200: {"content": {"text/event-stream": {}}, "description": "Events; each frame's id is its SEQ"}},
 )
 async def stream(

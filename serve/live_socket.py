@@ -12,7 +12,7 @@ import anyio
 import orjson
 from fastapi import APIRouter, WebSocket
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.websockets import WebSocketDisconnect
+from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from enchanted.bus.errors import BusError
 from enchanted.serve.auth import SOCKET_PATH
@@ -58,30 +58,31 @@ async def live(socket: WebSocket) -> None:
     """
     deps: Dependencies = socket.app.state.dependencies
     streams: Streams = socket.app.state.streams
-    await socket.accept()
     try:
-        pieces = await _begun(socket, deps, streams)
-        with streams.counted():
-            await _serve(socket, pieces, streams.slow)
+        with streams.waiting.one():
+            await socket.accept()
+            hello = await _hello(socket, deps)
+        with streams.places.one():
+            after = hello.filter.after if hello.resume_from is None else hello.resume_from
+            await _serve(socket, await streams.begin(hello.filter, after), streams.slow)
     except _Refused as refusal:
         await _close(socket, refusal.code, refusal.document)
+    except ServeError as error:
+        await _close(socket, TRY_AGAIN if error.retry_after else POLICY, document_of(error))
     except WebSocketDisconnect:
         return
 
 
-async def _begun(socket: WebSocket, deps: Dependencies, streams: Streams) -> AsyncGenerator[Piece, None]:
-    hello = await _hello(socket)
+async def _hello(socket: WebSocket, deps: Dependencies) -> Hello:
+    """The first message of somebody who may ask."""
+    hello = _read(await _first_message(socket))
     given = socket.headers.get("authorization", "").removeprefix("Bearer ") or hello.token
     if not deps.access.opens(given.encode("utf-8", "surrogatepass")):
         raise _Refused(POLICY, document_of(Unauthorized()))
-    after = hello.filter.after if hello.resume_from is None else hello.resume_from
-    try:
-        return await streams.begin(hello.filter, after)
-    except ServeError as error:
-        raise _Refused(TRY_AGAIN if error.retry_after else POLICY, document_of(error)) from error
+    return hello
 
 
-async def _hello(socket: WebSocket) -> Hello:
+async def _first_message(socket: WebSocket) -> str:
     try:
         async with asyncio.timeout(FIRST_MESSAGE_SECONDS):
             message = await socket.receive()
@@ -89,7 +90,10 @@ async def _hello(socket: WebSocket) -> Hello:
         raise _Refused(POLICY, {"title": f"no first message within {FIRST_MESSAGE_SECONDS:g} s"}) from None
     if message["type"] == "websocket.disconnect":
         raise WebSocketDisconnect
-    text = message.get("text") or ""
+    return message.get("text") or ""
+
+
+def _read(text: str) -> Hello:
     try:
         if len(text) > MOST:
             raise ValueError(f"more than {MOST} characters")
@@ -145,5 +149,6 @@ async def _close(socket: WebSocket, code: int, document: dict[str, Any]) -> None
     # Whoever reads nothing is not waited for, and whoever is gone needs no answer.
     with suppress(RuntimeError, WebSocketDisconnect, TimeoutError):
         async with asyncio.timeout(1.0):
-            await socket.send_text(orjson.dumps({"type": "error", "problem": document}).decode())
+            if socket.application_state is WebSocketState.CONNECTED:
+                await socket.send_text(orjson.dumps({"type": "error", "problem": document}).decode())
             await socket.close(code)

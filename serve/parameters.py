@@ -12,7 +12,8 @@ from enchanted.schemas.gen import events_pb2 as pb
 
 MAX_SEQ = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST_MICROSECOND = 4_102_444_800_000_000
+LAST_MICROSECOND = 4_102_444_800_000_000
+"""Since 1970; the tables compare times up to about there."""
 META_FIELDS = ("seq", "stream_time", "kind", "subject", "sha256")
 """What an event document has beside the fields of the .proto."""
 
@@ -47,6 +48,7 @@ Fields = Annotated[str, StringConstraints(max_length=2_000), AfterValidator(_fie
 RunId = Annotated[str, Path(min_length=1, max_length=256), AfterValidator(_printable)]
 EventId = Annotated[str, Path(min_length=1, max_length=256), AfterValidator(_printable)]
 TraceId = Annotated[str, Path(min_length=1, max_length=256), AfterValidator(_printable)]
+ServiceName = Annotated[str, Path(min_length=1, max_length=256), AfterValidator(_printable)]
 
 
 def microseconds(moment: datetime | None) -> int:
@@ -55,4 +57,4 @@ def microseconds(moment: datetime | None) -> int:
         return 0
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     delta = aware - _EPOCH
-    return min(_LAST_MICROSECOND, max(1, (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds))
+    return min(LAST_MICROSECOND, max(1, (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds))

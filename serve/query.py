@@ -11,6 +11,7 @@ import orjson
 from fastapi import APIRouter
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from enchanted.schemas.foreign import MOST_LEVELS, is_deep
 from enchanted.serve.dependencies import Deps
 from enchanted.serve.documents import described
 from enchanted.serve.documents_query import SqlDocument
@@ -96,6 +97,8 @@ def _document(body: bytes) -> dict[str, Any]:
         # A server that fails after its first bytes says why at the end of them.
         found = _EXCEPTION.search(body[-4_000:].decode("utf-8", "replace"))
         raise SqlFailed(found[0] if found else "the answer broke off") from error
+    if is_deep(document):
+        raise SqlFailed(f"the answer has values nested deeper than {MOST_LEVELS} levels; select their parts")
     return document
 
 

@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from enchanted.schemas.chain import CLOSED_STATES
 from enchanted.schemas.events import StoredEvent
+from enchanted.schemas.foreign import foreign_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,8 +40,8 @@ def facts_of(events: Iterable[StoredEvent]) -> RunFacts:
 
 def _details(text: str) -> dict[str, Any]:
     try:
-        found = orjson.loads(text) if text else {}
-    except orjson.JSONDecodeError:
+        found = foreign_json(text) if text else {}
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-import orjson
 from fastapi import APIRouter, Header, Query, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import Response
@@ -23,6 +22,7 @@ from enchanted.schemas.canonical import canonical_json, sha256_hex
 from enchanted.schemas.chain import CLOSED_STATES
 from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of, parse_event
+from enchanted.schemas.foreign import foreign_json
 from enchanted.schemas.gen.events_pb2 import RunTransition
 from enchanted.serve.cursor import Cursor, digest_of
 from enchanted.serve.dependencies import Dependencies, Deps
@@ -198,12 +198,12 @@ def summary(row: Mapping[str, Any], steps: Sequence[Step]) -> dict[str, Any]:
 
 
 def parsed(text: str) -> Any:
-    """The JSON of a details field; text that is none as it is, nothing for empty."""
+    """The JSON of a details field; text that is none, or that nobody could show, as it is; nothing for empty."""
     if not text:
         return None
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
+        return foreign_json(text)
+    except ValueError:
         return text
 
 
@@ -276,6 +276,13 @@ def etag_of(run: Mapping[str, Any]) -> str:
     return f'W/"{run["last_seq"]}"'
 
 
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The client has it, as `If-None-Match` says"}}
+"""What a tagged route may answer besides."""
+STARTED: dict[int | str, dict[str, Any]] = {
+    200: {"model": StartedRun, "description": "This Idempotency-Key has started it before"}
+}
+
+
 def tagged(request: Request, run: Mapping[str, Any], content: Response) -> Response:
     """``content`` with the run's ETag, or 304 when the client has it."""
     etag = etag_of(run)
@@ -307,14 +314,14 @@ def shown(run: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in run.items() if name not in ("closing_hash", "closing_seq")}
 
 
-@router.get("/runs/{run}", response_model=None, responses=described(RunDocument))
+@router.get("/runs/{run}", response_model=None, responses=described(RunDocument) | NOT_MODIFIED)
 async def read_run(run: RunId, request: Request, deps: Deps) -> Response:
     """Where a run stands."""
     found = await find_run(deps, run)
     return tagged(request, found, JsonResponse(shown(found)))
 
 
-@router.post("/runs", status_code=202, response_model=None, responses=described(StartedRun, 202))
+@router.post("/runs", status_code=202, response_model=None, responses=described(StartedRun, 202) | STARTED)
 async def start_run(
     body: RunBody,
     request: Request,

@@ -21,12 +21,14 @@ from enchanted.ingest.errors import IngestError
 from enchanted.ingest.tables import connect, reason
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import StoredEvent, parse_event
-from enchanted.serve.errors import SqlFailed, StoreSlow, StoreUnavailable
+from enchanted.serve.errors import SqlFailed, StoreSlow, StoreUnavailable, TooMuchAsked
 
 QUERY_DEADLINE = 15.0
 """Seconds a read may take before it is answered with 503."""
 PAGE = 2_000
 """Rows fetched at a time when a whole run is read."""
+PAGE_BYTES = 32 << 20
+"""Of the rows of one answer: a thousand events may have a gigabyte."""
 LAST_SEQ = 2**64 - 1
 _FINAL = {"use_skip_indexes_if_final_exact_mode": 0, "do_not_merge_across_partitions_select_final": 1}
 """With FINAL, ClickHouse reads every granule that might hold another copy of a row, and merges all partitions. Copies
@@ -65,6 +67,8 @@ class EventRow:
 
 _NOT_THE_STATEMENTS = frozenset({192, 193, 194, 202, 203, 209, 210, 236, 279, 516, 439})
 """ClickHouse's codes for a login that is refused, too many queries, and a server that cannot go on."""
+_TOO_MUCH = frozenset({158, 191, 307, 396})
+"""ClickHouse's codes for more rows or bytes than a query's settings allow."""
 _OWN_WORDS = re.compile(r"Code: \d+\..*", re.DOTALL)
 
 _IF = re.compile(r"^(.*) -- if (\w+)\n", re.MULTILINE)
@@ -107,10 +111,11 @@ class Store:
         """Raise StoreUnavailable unless a query is answered."""
         await self.rows("ping")
 
-    async def rows(self, name: str, **parameters: object) -> list[dict[str, Any]]:
+    async def rows(self, name: str, *, most_bytes: int = 0, **parameters: Any) -> list[dict[str, Any]]:
         """The answer of a named query, one dict a row; a parameter that is empty or 0 counts as not given.
 
         Raises:
+            TooMuchAsked: it has more than ``most_bytes`` (0 is no limit), or the query reached a limit of its own.
             StoreUnavailable: the store refused, broke off, or took longer than the deadline.
         """
         async with self._asking() as client:
@@ -118,7 +123,11 @@ class Store:
                 query_text(name, frozenset(one for one, value in parameters.items() if value)),
                 parameters=dict(parameters),
                 column_formats=_RAW_AS_BYTES.get(name),
-                settings={"max_execution_time": max(1, int(self._deadline)), **_FINAL},
+                settings={
+                    "max_execution_time": max(1, int(self._deadline)),
+                    "max_result_bytes": most_bytes,
+                    **_FINAL,
+                },
             )
         return list(result.named_results())
 
@@ -153,7 +162,24 @@ class Store:
                     raise
                 raise SqlFailed(_own_words(error)) from error
 
-    async def events(self, name: str, **parameters: object) -> list[EventRow]:
+    async def fitting(self, name: str, limit: int, **parameters: Any) -> tuple[list[dict[str, Any]], bool]:
+        """Up to ``limit`` rows of a named query, fewer where they are large, and whether there are more."""
+        while True:
+            try:
+                rows = await self.rows(name, most_bytes=PAGE_BYTES, limit=limit + 1, **parameters)
+            except TooMuchAsked:
+                if limit == 1:
+                    raise
+                limit = max(1, limit // 4)
+            else:
+                return rows[:limit], len(rows) > limit
+
+    async def fitting_events(self, name: str, limit: int, **parameters: Any) -> tuple[list[EventRow], bool]:
+        """The same of a named query that selects event rows."""
+        rows, more = await self.fitting(name, limit, **parameters)
+        return [_event_row(row) for row in rows], more
+
+    async def events(self, name: str, **parameters: Any) -> list[EventRow]:
         """The answer of a named query that selects event rows."""
         return [_event_row(row) for row in await self.rows(name, **parameters)]
 
@@ -177,6 +203,10 @@ class Store:
             raise StoreSlow(self._deadline) from error
         except IngestError as error:
             raise StoreUnavailable(str(error)) from error
+        except DatabaseError as error:
+            if error.code in _TOO_MUCH:
+                raise TooMuchAsked(_own_words(error)) from error
+            raise StoreUnavailable(reason(error)) from error
         except (ClickHouseError, aiohttp.ClientError, OSError) as error:
             raise StoreUnavailable(reason(error)) from error
 

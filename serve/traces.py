@@ -1,18 +1,17 @@
-"""Traces: the spans of the table as a tree, with the events that were published in each; Jaeger's form beside it."""
+"""Traces: the spans of the table as a tree, with the events that were published in each."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter
 
 from enchanted.serve.dependencies import Dependencies, Deps
-from enchanted.serve.documents import JaegerServices, JaegerTraces, TraceDocument, described
+from enchanted.serve.documents import TraceDocument, described
 from enchanted.serve.errors import TraceNotFound
 from enchanted.serve.events import JsonResponse, rfc3339_of, row_document
-from enchanted.serve.jaeger import jaeger_trace
 from enchanted.serve.parameters import TraceId
 
 router = APIRouter(tags=["traces"])
@@ -23,43 +22,28 @@ TRACE_LIMIT = 10_000
 @router.get("/api/v1/traces/{trace_id}", response_model=None, responses=described(TraceDocument))
 async def read_trace(trace_id: TraceId, deps: Deps) -> JsonResponse:
     """A trace: each span with its parent, its children and the events that were published in it."""
-    rows, stored = await asyncio.gather(
-        deps.store.events("trace_events", trace=trace_id, limit=TRACE_LIMIT + 1), _stored(deps, trace_id)
+    (rows, more), (stored, more_spans) = await asyncio.gather(
+        deps.store.fitting_events("trace_events", TRACE_LIMIT, trace=trace_id), stored_spans(deps, [trace_id.lower()])
     )
     if not rows and not stored:
         raise TraceNotFound(trace_id)
     spans: dict[str, dict[str, Any]] = {}
-    for row in rows[:TRACE_LIMIT]:
+    for row in rows:
         document = row_document(row)
         span = spans.setdefault(document.get("span_id", ""), _span_of_event(document))
         span["ended_at"] = document["stream_time"]
         span["events"].append(document)
-    for one in stored[:TRACE_LIMIT]:
+    for one in stored:
         span = spans.setdefault(one["SpanId"], _span_of_row(one))
         span |= _told(one)
     roots = relate(spans)
     meta = {
-        "events": min(len(rows), TRACE_LIMIT),
-        "stored_spans": min(len(stored), TRACE_LIMIT),
-        "truncated": len(rows) > TRACE_LIMIT,
-        "spans_truncated": len(stored) > TRACE_LIMIT,
+        "events": len(rows),
+        "stored_spans": len(stored),
+        "truncated": more,
+        "spans_truncated": more_spans,
     }
     return JsonResponse({"trace_id": trace_id, "spans": list(spans.values()), "roots": roots, "meta": meta})
-
-
-@router.get("/api/traces/{trace_id}", response_model=None, responses=described(JaegerTraces))
-async def read_jaeger_trace(trace_id: TraceId, deps: Deps) -> JsonResponse:
-    """The stored spans of a trace as Jaeger's query service gives them."""
-    stored = await _stored(deps, trace_id)
-    if not stored:
-        raise TraceNotFound(trace_id)
-    return JsonResponse(_jaeger([jaeger_trace(trace_id, stored[:TRACE_LIMIT])]))
-
-
-@router.get("/api/services", response_model=None, responses=described(JaegerServices))
-async def list_jaeger_services(deps: Deps) -> JsonResponse:
-    """The names of the services that sent spans, as Jaeger's query service gives them."""
-    return JsonResponse(_jaeger([row["service"] for row in await deps.store.rows("services")]))
 
 
 def relate(spans: Mapping[str, dict[str, Any]]) -> list[str]:
@@ -95,8 +79,9 @@ def _below(spans: Mapping[str, dict[str, Any]], roots: Iterable[str]) -> Iterabl
             yield span_id
 
 
-async def _stored(deps: Dependencies, trace_id: str) -> list[dict[str, Any]]:
-    return await deps.store.rows("trace_spans", trace=trace_id.lower(), limit=TRACE_LIMIT + 1)
+async def stored_spans(deps: Dependencies, trace_ids: Sequence[str]) -> tuple[list[dict[str, Any]], bool]:
+    """The spans of traces by start, and whether there are more."""
+    return await deps.store.fitting("trace_spans", TRACE_LIMIT, traces=list(trace_ids))
 
 
 def _span_of_event(first: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,7 +142,3 @@ def _told(row: Mapping[str, Any]) -> dict[str, Any]:
             )
         ],
     }
-
-
-def _jaeger(data: list[Any]) -> dict[str, Any]:
-    return {"data": data, "total": len(data), "limit": 0, "offset": 0, "errors": None}

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from enchanted.schemas.events import SwarmEvent, event_to_dict, kind_of
+from enchanted.schemas.foreign import foreign_json
 
 MASKED = (
     "event_id",
@@ -81,8 +82,8 @@ def _difference(field: str, recorded: Any, new: Any) -> Difference:
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
     if prefix in _JSON and isinstance(value, str):
         try:
-            value = orjson.loads(value)
-        except orjson.JSONDecodeError:
+            value = foreign_json(value)
+        except ValueError:
             yield prefix, value
             return
     if isinstance(value, dict) and value:

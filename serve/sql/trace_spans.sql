@@ -1,6 +1,6 @@
 SELECT
     toUnixTimestamp64Nano(Timestamp) AS start,
-    SpanId, ParentSpanId, TraceState, SpanName, SpanKind, ServiceName, ResourceAttributes, ScopeName, ScopeVersion,
+    TraceId, SpanId, ParentSpanId, TraceState, SpanName, SpanKind, ServiceName, ResourceAttributes, ScopeName, ScopeVersion,
     SpanAttributes, Duration, StatusCode, StatusMessage,
     arrayMap(time -> toUnixTimestamp64Nano(time), Events.Timestamp) AS event_times,
     Events.Name AS event_names,
@@ -9,7 +9,7 @@ SELECT
     Links.SpanId AS link_spans,
     Links.Attributes AS link_attributes
 FROM spans
-WHERE TraceId = {trace:String}
+WHERE TraceId IN {traces:Array(String)}
 ORDER BY start
-LIMIT 1 BY SpanId
+LIMIT 1 BY TraceId, SpanId
 LIMIT {limit:UInt32}

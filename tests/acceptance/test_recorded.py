@@ -37,7 +37,7 @@ def test_the_recorded_demo_is_there_to_be_asked_played_and_verified(
 
 
 def test_the_link_opens_the_page_once(swarm: HomeUnderTest, recorded: dict[str, Any]) -> None:
-    url, code = re.fullmatch(r"(http://[\d.:]+)/#/runs/[\w-]+\?code=([\w=-]+)", recorded["url"]).groups()  # type: ignore[union-attr]
+    url, code = re.fullmatch(r"(http://[\d.:]+)/#/runs/[\w-]+\?code=([0-9a-f]+)", recorded["url"]).groups()  # type: ignore[union-attr]
     opened = httpx.post(f"{url}/api/v1/sessions", json={"code": code})
     assert opened.status_code == 200
     headers = {"Authorization": f"Bearer {opened.json()['token']}"}

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(300)
 TASK = "make the linter pass"
 RUFF = ("--check", "ruff check .")
 LAST_LINE = re.compile(
-    r"(run-[0-9a-f]{12}) (\w+), (branch \S+|no branch), (http://\S+/#/runs/(run-[0-9a-f]{12})\?code=[\w=-]{48})\n"
+    r"(run-[0-9a-f]{12}) (\w+), (branch \S+|no branch), (http://\S+/#/runs/(run-[0-9a-f]{12})\?code=[0-9a-f]{72})\n"
 )
 OPERATIONS = {"invoke_workflow", "invoke_agent", "execute_tool", "chat"}
 

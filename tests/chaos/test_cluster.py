@@ -21,7 +21,7 @@ from enchanted.bus.connection import Bus
 from enchanted.bus.errors import PublishOutcomeUnknown, PublishRefused
 from enchanted.bus.reader import RawMessage, message_at, read_all
 from enchanted.bus.streams import EVENTS_STREAM
-from enchanted.cluster.chaos_nodes import Node, NodeCluster, node_cluster
+from enchanted.cluster.chaos.nodes import Node, NodeCluster, node_cluster
 from enchanted.cluster.store.testing import StoreProcess, store_process
 from enchanted.ingest import tables
 from enchanted.ingest.batch import BatchLimits

@@ -13,7 +13,7 @@ from enchanted.bus.agent_log import AgentLog, new_id
 from enchanted.bus.batch import Ack, Outgoing
 from enchanted.bus.connection import Bus
 from enchanted.bus.errors import BusUnavailable, StateConflict
-from enchanted.cluster.chaos_nodes import NodeCluster, node_cluster
+from enchanted.cluster.chaos.nodes import NodeCluster, node_cluster
 from enchanted.schemas import events
 from enchanted.schemas.chain import verify
 from enchanted.schemas.events import SwarmEvent

@@ -17,7 +17,7 @@ import pytest
 from enchanted.bus.connection import Bus
 from enchanted.bus.reader import holes, read_all, read_range
 from enchanted.bus.streams import EVENTS_STREAM
-from enchanted.cluster.chaos_rot import EVENTS, World, cut_short, flip, flip_somewhere, world_of
+from enchanted.cluster.chaos.rot import EVENTS, World, cut_short, flip, flip_somewhere, world_of
 from enchanted.cluster.commands.data_damage import scrub_rows
 from enchanted.cluster.ingest_actor import MEASURED_EVERY, SCRUB_SECONDS
 from enchanted.cluster.store.testing import StoreProcess, store_process

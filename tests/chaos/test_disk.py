@@ -13,7 +13,7 @@ import pytest
 
 from enchanted.bus.connection import Bus
 from enchanted.cluster import services
-from enchanted.cluster.chaos import RunWatch
+from enchanted.cluster.chaos.kills import RunWatch
 from enchanted.cluster.home import FULL
 from enchanted.cluster.testing import eventually, home_under_test
 

@@ -14,7 +14,7 @@ import pytest
 
 from enchanted.bus.connection import Bus
 from enchanted.cluster import services
-from enchanted.cluster.chaos import Kill, RunWatch, Strike, strike, strikes
+from enchanted.cluster.chaos.kills import Kill, RunWatch, Strike, strike, strikes
 from enchanted.cluster.processes import ProcessId, descendants
 from enchanted.cluster.testing import HomeUnderTest
 from enchanted.ingest import tables

@@ -17,7 +17,7 @@ import pytest
 from enchanted.bus.agent_log import AgentLog, new_id
 from enchanted.bus.connection import Bus
 from enchanted.bus.testing import nats_server
-from enchanted.cluster.chaos_proxy import TcpProxy
+from enchanted.cluster.chaos.proxy import TcpProxy
 from enchanted.cluster.store.testing import StoreProcess, store_process
 from enchanted.ingest import tables
 from enchanted.ingest.batch import BatchLimits

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from enchanted.cluster.chaos_load import NONE, Ledger, Mix, publish
-from enchanted.cluster.chaos_pipeline import Pipeline, kill_every, pipeline
-from enchanted.cluster.chaos_watch import Watch, stored, visible, watching
+from enchanted.cluster.chaos.load import NONE, Ledger, Mix, publish
+from enchanted.cluster.chaos.pipeline import Pipeline, kill_every, pipeline
+from enchanted.cluster.chaos.watch import Watch, stored, visible, watching
 
 SEED = 11
 

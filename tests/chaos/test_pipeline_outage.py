@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from enchanted.cluster.chaos_load import NONE, Ledger, publish
-from enchanted.cluster.chaos_pipeline import Pipeline, pipeline
-from enchanted.cluster.chaos_watch import visible, watching
+from enchanted.cluster.chaos.load import NONE, Ledger, publish
+from enchanted.cluster.chaos.pipeline import Pipeline, pipeline
+from enchanted.cluster.chaos.watch import visible, watching
 from enchanted.ingest.reconciler import Reconciler
 
 SEED, RATE = 31, 1_000.0

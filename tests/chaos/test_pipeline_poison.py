@@ -11,9 +11,9 @@ import pytest
 
 from enchanted.bus.connection import Bus
 from enchanted.bus.dead_letters import DeadLetters
-from enchanted.cluster.chaos_load import NONE, Ledger, Mix, publish
-from enchanted.cluster.chaos_pipeline import pipeline
-from enchanted.cluster.chaos_watch import visible
+from enchanted.cluster.chaos.load import NONE, Ledger, Mix, publish
+from enchanted.cluster.chaos.pipeline import pipeline
+from enchanted.cluster.chaos.watch import visible
 
 SEED = 23
 

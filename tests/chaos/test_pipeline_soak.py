@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from enchanted.cluster.chaos_load import NONE, Hopeful, Ledger, Mix, Producer, publish
-from enchanted.cluster.chaos_pipeline import Pipeline, fault_every, kill_every, pipeline
-from enchanted.cluster.chaos_watch import visible, watching
+from enchanted.cluster.chaos.load import NONE, Hopeful, Ledger, Mix, Producer, publish
+from enchanted.cluster.chaos.pipeline import Pipeline, fault_every, kill_every, pipeline
+from enchanted.cluster.chaos.watch import visible, watching
 
 SEED, RATE = 43, 300.0
 PARTS = 100

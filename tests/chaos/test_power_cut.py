@@ -19,7 +19,7 @@ from enchanted.bus.connection import Bus
 from enchanted.bus.errors import BusError
 from enchanted.bus.server_config import Sync
 from enchanted.bus.testing import NatsServer, nats_server
-from enchanted.cluster.chaos_disks import LoopDisk
+from enchanted.cluster.chaos.disks import LoopDisk
 from enchanted.cluster.store.testing import StoreProcess, store_process
 from enchanted.ingest import tables
 from enchanted.ingest.batch import BatchLimits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -172,6 +173,28 @@ async def test_a_consumer_that_is_deleted_is_made_again(bus: Bus) -> None:
         await publish(bus, 5)
         assert {d.seq for d in await take(consumer, 10)} == set(range(1, 11))
         assert consumer.rebuilds > 0
+
+
+async def test_a_consumer_whose_folder_went_with_an_older_one_of_its_name_is_made_again(
+    bus: Bus, server: NatsServer
+) -> None:
+    await publish(bus, 3)
+    async with PullConsumer(bus, durable="ingest") as consumer:
+        await consumer.ack_all(await take(consumer, 3))
+        (folder,) = server.folder.glob(f"store/jetstream/APP/streams/{EVENTS_STREAM}/obs/ingest")
+        shutil.rmtree(folder)
+        before = consumer.rebuilds
+        consumer._inbox.lose()  # type: ignore[union-attr]
+        await publish(bus, 1)
+        # Counts from the beginning again, as a consumer does that somebody deleted.
+        seen: set[int] = set()
+        while len(seen) < 4:
+            deliveries = await consumer.next_batch(10, MIB, 1.0)
+            seen |= {delivery.seq for delivery in deliveries}
+            await consumer.ack_all(deliveries)
+        assert seen == {1, 2, 3, 4}
+        assert consumer.rebuilds > before
+        assert await consumer.pending() == 0
 
 
 async def test_a_pull_the_server_forgot_is_noticed_and_asked_again(bus: Bus) -> None:

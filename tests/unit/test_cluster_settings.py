@@ -163,3 +163,30 @@ def test_a_refused_address_does_not_show_its_password(tmp_path: Path) -> None:
         loaded(tmp_path, ENCHANTED_CLICKHOUSE_URL="htp://user:hidden@h:8123/d")
     assert "hidden" not in str(refused.value)
     assert "htp://***@h:8123/d" in str(refused.value)
+
+
+def test_hosts_and_origins_are_lists_in_a_file_and_commas_in_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "enchanted.toml").write_text('[api]\nhosts = ["swarm.example"]\nburst = 9\n')
+    found = loaded(tmp_path, ENCHANTED_API__ORIGINS="https://a.example, http://b.example:3000")
+    assert found.settings.api.hosts == ("swarm.example",)
+    assert found.settings.api.origins == ("https://a.example", "http://b.example:3000")
+    assert (found.settings.api.requests_per_second, found.settings.api.burst) == (50, 9)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ENCHANTED_API__HOSTS", "https://swarm.example"),
+        ("ENCHANTED_API__HOSTS", "swarm.example:8000"),
+        ("ENCHANTED_API__HOSTS", "*.example"),
+        ("ENCHANTED_API__HOSTS", "a/b"),
+        ("ENCHANTED_API__ORIGINS", "a.example"),
+        ("ENCHANTED_API__ORIGINS", "https://a.example/path"),
+        ("ENCHANTED_API__REQUESTS_PER_SECOND", "-1"),
+        ("ENCHANTED_API__REQUESTS_PER_SECOND", "nan"),
+        ("ENCHANTED_API__BURST", "0"),
+    ],
+)
+def test_who_may_ask_the_api_is_not_guessed(tmp_path: Path, variable: str, value: str) -> None:
+    with pytest.raises(SettingsInvalid, match=variable):
+        loaded(tmp_path, **{variable: value})

@@ -63,12 +63,10 @@ def test_no_text_is_a_code_by_chance(text: str) -> None:
     assert not codes().redeem(text, STARTED + 2)
 
 
-@given(
-    place=st.integers(0, 47), other=st.sampled_from("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_=")
-)
+@given(place=st.integers(0, 71), other=st.sampled_from("0123456789abcdefABCDEF g"))
 def test_an_altered_code_is_refused(place: int, other: str) -> None:
     altered = code()[:place] + other + code()[place + 1 :]
-    assert codes().redeem(altered, STARTED + 2) == (altered == code())
+    assert codes().redeem(altered, STARTED + 2) == (altered.lower() == code())
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -101,18 +103,36 @@ async def test_the_own_page_and_named_origins_are_served(client: httpx.AsyncClie
 
 
 async def test_the_page_is_open_and_runs_only_its_own_script(client: httpx.AsyncClient) -> None:
-    response = await client.get("/")
-    assert response.status_code == 200
-    policy = response.headers["content-security-policy"]
-    assert policy.startswith("default-src 'none'; script-src 'sha256-")
-    assert "unsafe" not in policy
-    assert "http" not in response.text.replace("httpx", "")
+    for path in ("/", "/runs/run-1", "/traces/00aa"):
+        response = await client.get(path)
+        assert (response.status_code, response.headers["cache-control"]) == (200, "no-cache")
+        policy = response.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; ")
+        assert "unsafe" not in policy
+        assert "http" not in response.text
+        assert "<script>" not in response.text
+
+
+async def test_the_files_of_the_page_are_kept_by_the_browser(client: httpx.AsyncClient) -> None:
+    page = (await client.get("/")).text
+    names = re.findall(r'"(/static/[^"]+)"', page)
+    assert len(names) >= 3
+    for name in names:
+        response = await client.get(name)
+        assert response.status_code == 200
+        assert ("immutable" in response.headers["cache-control"]) == name.startswith("/static/assets/")
+        known = {"If-None-Match": response.headers["etag"]}
+        assert (await client.get(name, headers=known)).status_code == 304
+    assert_problem(await client.get("/static/../auth.py"), 401, "unauthorized")
+    assert_problem(await client.get("/static/%2e%2e/auth.py"), 404, "not-found")
 
 
 async def test_unknown_paths_methods_and_parameters_are_problems(client: httpx.AsyncClient) -> None:
     client.headers.update(ALLOWED)
     assert_problem(await client.get("/nothing"), 404, "not-found")
-    assert_problem(await client.delete("/api/v1/runs"), 405, "method-not-allowed")
+    refused = await client.delete("/api/v1/runs")
+    assert_problem(refused, 405, "method-not-allowed")
+    assert refused.headers["allow"] == "GET, POST"
     document = assert_problem(await client.get("/api/v1/events?limit=5000&colour=red"), 422, "invalid-request")
     assert {error["where"][-1] for error in document["errors"]} == {"limit", "colour"}
 
@@ -183,7 +203,27 @@ async def test_runs_cannot_be_started_without_a_starter(client: httpx.AsyncClien
 def test_an_empty_token_is_refused(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("\n")
     with pytest.raises(ValueError, match="token"):
-        access_from(tmp_path / "token", host="127.0.0.1")
+        access_from(tmp_path / "token", hosts=())
+
+
+def test_names_and_origins_from_the_settings_are_let_in_whatever_their_case(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("t\n")
+    access = access_from(tmp_path / "token", hosts=("Swarm.Example",), origins=("https://Page.Example",))
+    assert access.hosts >= {"swarm.example", "localhost"}
+    assert access.origins == {"https://page.example"}
+
+
+def test_every_answer_that_is_an_error_is_described_as_a_problem() -> None:
+    document = json.loads(description())
+    assert document["security"] == [{"bearer": []}]
+    for answer in document["components"]["responses"].values():
+        assert answer["content"].keys() == {"application/problem+json"}
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert {"401", "413", "421", "429", "500", "503", "4XX"} <= operation["responses"].keys()
+            assert not {"default", "5XX"} & operation["responses"].keys()
+            assert operation["responses"]["4XX"] == {"$ref": "#/components/responses/Refused"}
+            assert (operation.get("security") == []) == (path in ("/", "/healthz", "/api/v1/sessions"))
 
 
 def test_the_committed_description_is_current() -> None:

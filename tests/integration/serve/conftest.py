@@ -2,67 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 
-import httpx
 import pytest
 
-from enchanted.bus.connection import Bus
-from enchanted.bus.testing import nats_server
-from enchanted.cluster.store.testing import store_process
-from enchanted.ingest.spans import SpanWorker
-from enchanted.ingest.tables import apply_ddl, connect
-from enchanted.ingest.worker import IngestWorker
-from enchanted.serve.auth import Access
-from enchanted.serve.buslink import BusLink
-from enchanted.serve.dependencies import Dependencies
-from enchanted.serve.store import Store
-from enchanted.serve.testing import History, ScriptedStarter, World, scripted, served
-
-TOKEN = "api-token"
+from enchanted.cluster.testing_world import served_world
+from enchanted.serve.testing import History, World, scripted
 
 
 @pytest.fixture(scope="package")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    folder = tmp_path_factory.mktemp("serve")
-    token_file = folder / "token"
-    token_file.write_text(TOKEN + "\n")
-    async with contextlib.AsyncExitStack() as stack:
-        server = await stack.enter_async_context(nats_server(folder / "nats"))
-        store = await stack.enter_async_context(store_process(folder / "store"))
-        table = await connect(store.url)
-        stack.push_async_callback(table.close)
-        await apply_ddl(table)
-        bus = await stack.enter_async_context(Bus.connect(server.url))
-        worker = await stack.enter_async_context(IngestWorker(nats_url=server.url, clickhouse_url=store.url))
-        ingesting = asyncio.create_task(worker.run())
-        stack.push_async_callback(_ended, ingesting)
-        spans = await stack.enter_async_context(SpanWorker(nats_url=server.url, clickhouse_url=store.url))
-        stack.push_async_callback(_ended, asyncio.create_task(spans.run()))
-        starter = ScriptedStarter(bus)
-        deps = Dependencies(
-            store=Store(store.url, deadline=3),
-            reader=Store(store.reader_url, deadline=3),
-            bus=BusLink(server.url),
-            access=Access(token=TOKEN),
-            cache=folder / "cache",
-            starter=starter,
-        )
-        url = await stack.enter_async_context(served(deps))
-        headers = {"Authorization": f"Bearer {TOKEN}"}
-        http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, headers=headers, timeout=30))
-        yield World(
-            nats=server, store_url=store.url, store_pid=store.pid, table=table, bus=bus, http=http, url=url,
-            token_file=token_file, starter=starter, folder=folder,
-        )  # fmt: skip
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    async with served_world(tmp_path_factory.mktemp("serve")) as world:
+        yield world
 
 
 @pytest.fixture(scope="package")

@@ -11,11 +11,14 @@ import uuid
 from typing import Any
 
 import nats
+import pytest
 
 from enchanted.bus.agent_log import AgentLog
+from enchanted.bus.batch import Outgoing
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import SwarmEvent, model_call
 from enchanted.schemas.gen import events_pb2 as pb
+from enchanted.serve import store
 from enchanted.serve.testing import History, World, until
 
 
@@ -138,3 +141,38 @@ async def test_a_field_that_was_moved_out_comes_back_on_a_single_read(world: Wor
     assert whole["inflated"] is True
     assert whole["model_call"]["messages"] == json.dumps(["x" * 600_000])
     assert (await world.get(f"events/{stored.event.event_id}/raw")).content == stored.raw
+
+
+async def test_a_page_of_large_events_is_shorter_and_the_next_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages = []
+    for number in range(40):
+        event = SwarmEvent(event_id=f"large-{number}", run_id="run-many-large", trace_id="1a" * 16, agent_id="a")
+        event.decision.rationale = "x" * 50_000
+        payload = event.SerializeToString()
+        messages.append(Outgoing(subject="swarm.events.coder.decision", payload=payload, event_id=event.event_id))
+    await world.bus.publisher.publish_many(messages)
+    await world.stored("run-many-large", 40)
+    monkeypatch.setattr(store, "PAGE_BYTES", 1_000_000)
+    seen: list[int] = []
+    cursor, pages = None, 0
+    while cursor is not None or not pages:
+        page = await world.document(
+            "events", run="run-many-large", limit=1_000, **({"cursor": cursor} if cursor else {})
+        )
+        seen += [event["seq"] for event in page["data"]]
+        cursor, pages = page["meta"]["cursor"], pages + 1
+    assert len(seen) == len(set(seen)) == 40
+    assert seen == sorted(seen)
+    assert pages > 2
+    trace = await world.document(f"traces/{'1a' * 16}")
+    assert trace["meta"]["truncated"]
+    assert 0 < trace["meta"]["events"] < 40
+
+
+async def test_an_event_larger_than_any_answer_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.stored("run-many-large", 40)
+    monkeypatch.setattr(store, "PAGE_BYTES", 1_000)
+    response = await world.get("events", run="run-many-large")
+    assert (response.status_code, response.json()["code"]) == (400, "too-much-asked")

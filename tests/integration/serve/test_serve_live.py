@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +180,46 @@ async def test_only_so_many_streams_are_open_at_once(nats: NatsServer, tmp_path:
                     if again.status_code == 200:
                         break
                 await asyncio.sleep(0.02)
+
+
+async def test_of_many_that_come_at_once_only_so_many_get_a_stream(nats: NatsServer, tmp_path: Path) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    limits = httpx.Limits(max_connections=None)
+    async with (
+        serving(nats, tmp_path, free_port(), max_streams=5) as url,
+        httpx.AsyncClient(headers=headers, limits=limits, timeout=20) as http,
+    ):
+        for _ in range(3):
+            async with AsyncExitStack() as stack:
+                opened = stack.enter_async_context
+                answers = await asyncio.gather(*(opened(http.stream("GET", f"{url}/api/v1/stream")) for _ in range(40)))
+                assert sorted(answer.status_code for answer in answers) == [200] * 5 + [429] * 35
+            await _until_free(http, url, 5)
+
+
+async def _until_free(http: httpx.AsyncClient, url: str, count: int) -> None:
+    """Wait until so many streams can be opened again."""
+
+    async def free() -> bool:
+        async with AsyncExitStack() as stack:
+            for _ in range(count):
+                answer = await stack.enter_async_context(http.stream("GET", f"{url}/api/v1/stream"))
+                if answer.status_code != 200:
+                    return False
+        return True
+
+    await until(free)
+
+
+async def test_a_stream_that_is_refused_gives_its_place_back(nats: NatsServer, tmp_path: Path) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with serving(nats, tmp_path, free_port(), max_streams=1) as url, httpx.AsyncClient(headers=headers) as http:
+        for _ in range(3):
+            assert (await http.get(f"{url}/api/v1/stream", params={"after": 10**9})).status_code == 409
+            assert (await http.get(f"{url}/api/v1/stream", params={"role": "king"})).status_code == 422
+            assert (await http.get(f"{url}/api/v1/stream", headers={"Last-Event-ID": "x"})).status_code == 400
+        async with http.stream("GET", f"{url}/api/v1/stream") as answer:
+            assert answer.status_code == 200
 
 
 async def test_a_client_that_takes_nothing_is_cut_off(nats: NatsServer, tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.connection import Bus
@@ -22,7 +23,7 @@ from enchanted.serve.auth import Access
 from enchanted.serve.buslink import BusLink
 from enchanted.serve.dependencies import Dependencies
 from enchanted.serve.store import Store
-from enchanted.serve.testing import served
+from enchanted.serve.testing import served, until
 
 TOKEN = "live-token"
 
@@ -150,6 +151,46 @@ async def test_another_origin_another_path_and_another_host_get_no_socket(
             with pytest.raises(InvalidHandshake):
                 async with connect(target, additional_headers=headers, origin=None):
                     pass
+
+
+async def test_of_many_sockets_at_once_only_so_many_are_served(nats: NatsServer, bus: Bus, tmp_path: Path) -> None:
+    async with serving(nats, tmp_path, max_streams=5) as url, AsyncExitStack() as stack:
+        opened = await asyncio.gather(*(connect(url) for _ in range(5)))
+        for socket in opened:
+            stack.push_async_callback(socket.close)
+        # Five are waited for, so nobody else is let in, whoever they are.
+        for _ in range(3):
+            with pytest.raises(InvalidStatus):
+                await connect(url)
+        for socket in opened:
+            await socket.send(json.dumps({"token": TOKEN, "resume_from": 0}))
+        await AgentLog(bus, run_id="r", role="coder", agent_name="coder-1").emit(thought(1))
+        assert [len(await said(socket, 1)) for socket in opened] == [1] * 5
+        for _ in range(3):
+            async with connect(url) as late:
+                await late.send(json.dumps({"token": TOKEN}))
+                told = await refusal(late)
+                assert (told["close"], told["code"]) == (1013, "too-many-streams")
+
+
+async def test_sockets_that_say_nothing_take_no_place_of_those_who_may_ask(
+    nats: NatsServer, bus: Bus, tmp_path: Path
+) -> None:
+    async with serving(nats, tmp_path, max_streams=2) as url:
+        http = url.replace("ws:", "http:").replace("/live", "/stream")
+        async with connect(url), connect(url):
+            headers = {"Authorization": f"Bearer {TOKEN}"}
+            async with httpx.AsyncClient(headers=headers) as client, client.stream("GET", http) as answer:
+                assert answer.status_code == 200
+
+        async def free() -> bool:
+            try:
+                async with connect(url), connect(url):
+                    return True
+            except InvalidStatus:
+                return False
+
+        await until(free)
 
 
 async def test_a_client_that_never_reads_is_cut_off_and_others_go_on(

@@ -1,6 +1,6 @@
 """An ingest worker in a process of its own, to be killed; also workers with one fault each, that tests must notice.
 
-`python -m enchanted.cluster.chaos_worker <way> <NATS URL> <ClickHouse URL>`; prints a line when it begins to work.
+`python -m enchanted.cluster.chaos.worker <way> <NATS URL> <ClickHouse URL>`; prints a line when it begins to work.
 """
 
 from __future__ import annotations

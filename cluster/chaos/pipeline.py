@@ -25,7 +25,7 @@ from enchanted.bus.errors import BusUnavailable
 from enchanted.bus.reader import consumer_state
 from enchanted.bus.streams import EVENTS_STREAM, StreamLimits
 from enchanted.bus.testing import NatsServer, nats_server
-from enchanted.cluster.chaos_proxy import TcpProxy
+from enchanted.cluster.chaos.proxy import TcpProxy
 from enchanted.cluster.store.testing import StoreProcess, store_process
 from enchanted.ingest.worker import DURABLE
 
@@ -65,7 +65,7 @@ class Worker:
     """An ingest worker's process, started again whenever it ends, as Ray does with the actor."""
 
     def __init__(self, nats_url: str, clickhouse_url: str, log: Path, way: str = "safe") -> None:
-        self._arguments = ("-m", "enchanted.cluster.chaos_worker", way, nats_url, clickhouse_url)
+        self._arguments = ("-m", "enchanted.cluster.chaos.worker", way, nats_url, clickhouse_url)
         self._log = log
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None

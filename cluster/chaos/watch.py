@@ -17,8 +17,8 @@ import aiohttp
 from clickhouse_connect.driver.asyncclient import AsyncClient
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from enchanted.cluster.chaos_load import Pair
-from enchanted.cluster.chaos_pipeline import Pipeline
+from enchanted.cluster.chaos.load import Pair
+from enchanted.cluster.chaos.pipeline import Pipeline
 from enchanted.ingest.errors import TableUnavailable
 from enchanted.ingest.tables import connect
 

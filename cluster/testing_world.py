@@ -1,0 +1,79 @@
+"""For tests: everything the API leans on, without Ray, and the API before it on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+
+from enchanted.actors.rerun.recording import Recording
+from enchanted.bus.batch import Outgoing
+from enchanted.bus.connection import Bus
+from enchanted.bus.testing import nats_server
+from enchanted.cluster.store.testing import store_process
+from enchanted.ingest.spans import SpanWorker
+from enchanted.ingest.tables import apply_ddl, connect
+from enchanted.ingest.worker import IngestWorker
+from enchanted.serve.auth import Access
+from enchanted.serve.buslink import BusLink
+from enchanted.serve.dependencies import Dependencies
+from enchanted.serve.store import Store
+from enchanted.serve.testing import ScriptedStarter, World, served
+
+TOKEN = "api-token"
+
+
+@contextlib.asynccontextmanager
+async def served_world(folder: Path) -> AsyncIterator[World]:
+    """A bus, a store, a worker for events and one for spans, and the API; all end with the block."""
+    token_file = folder / "token"
+    token_file.write_text(TOKEN + "\n")
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(nats_server(folder / "nats"))
+        store = await stack.enter_async_context(store_process(folder / "store"))
+        table = await connect(store.url)
+        stack.push_async_callback(table.close)
+        await apply_ddl(table)
+        bus = await stack.enter_async_context(Bus.connect(server.url))
+        worker = await stack.enter_async_context(IngestWorker(nats_url=server.url, clickhouse_url=store.url))
+        stack.push_async_callback(_ended, asyncio.create_task(worker.run()))
+        spans = await stack.enter_async_context(SpanWorker(nats_url=server.url, clickhouse_url=store.url))
+        stack.push_async_callback(_ended, asyncio.create_task(spans.run()))
+        starter = ScriptedStarter(bus)
+        deps = Dependencies(
+            store=Store(store.url, deadline=3),
+            reader=Store(store.reader_url, deadline=3),
+            bus=BusLink(server.url),
+            access=Access(token=TOKEN),
+            cache=folder / "cache",
+            starter=starter,
+        )
+        url = await stack.enter_async_context(served(deps))
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, headers=headers, timeout=30))
+        yield World(
+            nats=server, store_url=store.url, store_pid=store.pid, table=table, bus=bus, http=http, url=url,
+            token_file=token_file, starter=starter, folder=folder,
+        )  # fmt: skip
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def published(world: World, recording: Recording) -> None:
+    """Bring a recorded run into the world as its agents published it, and wait until the table has it."""
+    for content in recording.blobs.values():
+        await world.bus.blobs.put(content)
+    await world.bus.publisher.publish_many(
+        [
+            Outgoing(subject=stored.subject, payload=stored.raw, event_id=stored.event.event_id)
+            for stored in recording.events
+        ]
+    )
+    await world.stored(recording.run_id, len(recording.events))

@@ -1,0 +1,32 @@
+/** What the API says when it does not do what it was asked for (RFC 9457). */
+
+export class ApiProblem extends Error {
+  constructor(
+    readonly status: number,
+    readonly code: string,
+    readonly title: string,
+    detail: string,
+  ) {
+    super(detail);
+  }
+}
+
+export async function problemOf(response: Response): Promise<ApiProblem> {
+  const document: unknown = await response.json().catch(() => null);
+  const told = (document ?? {}) as { code?: string; title?: string; detail?: string };
+  return new ApiProblem(
+    response.status,
+    told.code ?? "unknown",
+    told.title ?? `HTTP ${response.status}`,
+    told.detail ?? "the API gave no reason",
+  );
+}
+
+/** No answer at all. */
+export const unreachable = () =>
+  new ApiProblem(
+    0,
+    "unreachable",
+    "The API does not answer",
+    "`enchanted status` shows the services, `enchanted up` starts them",
+  );

@@ -1,0 +1,111 @@
+/** Every question the page asks, with its place in the cache. */
+
+import { infiniteQueryOptions, queryOptions } from "@tanstack/react-query";
+import { api, ask, documentOf } from "./client";
+import type { SwarmEvent } from "./event";
+import type { components } from "./schema";
+
+export type Run = components["schemas"]["RunDocument"];
+export type State = components["schemas"]["StateDocument"];
+export type Content = components["schemas"]["ContentDocument"];
+export type Verdict = components["schemas"]["VerifyDocument"];
+export type Trace = components["schemas"]["TraceDocument"];
+export type Span = components["schemas"]["SpanDocument"];
+export type Outline = components["schemas"]["OutlineDocument"];
+
+const RUNS_REFRESH = 5_000;
+
+export const runsQuery = infiniteQueryOptions({
+  queryKey: ["runs"],
+  queryFn: ({ pageParam, signal }) => {
+    const query = pageParam ? { cursor: pageParam, limit: 200 } : { limit: 200 };
+    return documentOf(api.GET("/api/v1/runs", { params: { query }, signal }));
+  },
+  initialPageParam: "",
+  getNextPageParam: (page) => page.meta.cursor,
+  refetchInterval: RUNS_REFRESH,
+});
+
+export const runQuery = (run: string) =>
+  queryOptions({
+    queryKey: ["run", run],
+    queryFn: ({ signal }) => documentOf(api.GET("/api/v1/runs/{run}", { params: { path: { run } }, signal })),
+    refetchInterval: (query) => (query.state.data?.closed ? false : RUNS_REFRESH),
+  });
+
+/** The chain's verdict; asked anew when the run has grown. */
+export const verdictQuery = (run: string, lastSeq: number) =>
+  queryOptions({
+    queryKey: ["verdict", run, lastSeq],
+    queryFn: ({ signal }) => documentOf(api.GET("/api/v1/runs/{run}/verify", { params: { path: { run } }, signal })),
+    staleTime: Number.POSITIVE_INFINITY,
+  });
+
+/** Files, tasks and agents at a sequence, which never change once they are there. */
+export const stateQuery = (run: string, at: number) =>
+  queryOptions({
+    queryKey: ["state", run, at],
+    queryFn: async ({ signal }) => {
+      const params = { path: { run }, query: { at } };
+      return (await documentOf(api.GET("/api/v1/runs/{run}/state", { params, signal }))) as State;
+    },
+    staleTime: Number.POSITIVE_INFINITY,
+  });
+
+export interface FileAt {
+  run: string;
+  at: number;
+  workspace: string;
+  path: string;
+  pathHex: string;
+}
+
+export const contentQuery = ({ run, at, workspace, path, pathHex }: FileAt) =>
+  queryOptions({
+    queryKey: ["content", run, at, workspace, path, pathHex],
+    queryFn: async ({ signal }) => {
+      const name = pathHex ? { path_hex: pathHex } : { path };
+      const params = { path: { run }, query: { at, workspace, ...name } };
+      return (await documentOf(api.GET("/api/v1/runs/{run}/state", { params, signal }))) as Content;
+    },
+    staleTime: Number.POSITIVE_INFINITY,
+  });
+
+export const eventQuery = (eventId: string) =>
+  queryOptions({
+    queryKey: ["event", eventId],
+    queryFn: async ({ signal }) => {
+      const params = { path: { event_id: eventId } };
+      return (await documentOf(api.GET("/api/v1/events/{event_id}", { params, signal }))) as unknown as SwarmEvent;
+    },
+    staleTime: Number.POSITIVE_INFINITY,
+  });
+
+export const DECISIONS_AT_ONCE = 100;
+
+/** What a stretch of decisions chose and turned down, by sequence; the outline has no room for it. */
+export const decisionsQuery = (run: string, after: number) =>
+  queryOptions({
+    queryKey: ["decisions", run, after],
+    queryFn: async ({ signal }) => {
+      const fields = "decision.action,decision.rejected_alternatives";
+      const query = { run, kind: "decision" as const, after, limit: DECISIONS_AT_ONCE, fields };
+      const page = await documentOf(api.GET("/api/v1/events", { params: { query }, signal }));
+      return new Map((page.data as unknown as SwarmEvent[]).map((event) => [event.seq, event.decision ?? {}]));
+    },
+    staleTime: Number.POSITIVE_INFINITY,
+  });
+
+export const traceQuery = (trace: string) =>
+  queryOptions({
+    queryKey: ["trace", trace],
+    queryFn: ({ signal }) => {
+      const params = { path: { trace_id: trace } };
+      return documentOf(api.GET("/api/v1/traces/{trace_id}", { params, signal }));
+    },
+  });
+
+export async function readOutline(run: string, after: number, limit: number, signal: AbortSignal): Promise<Outline> {
+  const url = `${location.origin}/api/v1/runs/${encodeURIComponent(run)}/outline?after=${after}&limit=${limit}`;
+  return (await ask(url, { signal })).json() as Promise<Outline>;
+}

@@ -1,0 +1,41 @@
+/** The cursor in the address: `?at=SEQ`, so that a link names a moment. */
+
+import { useEffect } from "react";
+import { useCursor } from "./store";
+
+/** Browsers refuse more than a hundred changes of the address in ten seconds or so. */
+const SETTLE_MILLISECONDS = 200;
+
+export function useCursorInAddress(run: string): void {
+  // biome-ignore lint/correctness/useExhaustiveDependencies: another run begins with its own address
+  useEffect(() => {
+    read();
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const stop = useCursor.subscribe((cursor) => {
+      clearTimeout(timer);
+      timer = setTimeout(() => write(cursor.seq), SETTLE_MILLISECONDS);
+    });
+    addEventListener("popstate", read);
+    return () => {
+      clearTimeout(timer);
+      stop();
+      removeEventListener("popstate", read);
+      useCursor.setState({ seq: null, playing: false });
+    };
+  }, [run]);
+}
+
+/** The address of a moment of a run. */
+export const linkTo = (run: string, seq: number): string => `/runs/${encodeURIComponent(run)}?at=${seq}`;
+
+function read(): void {
+  const text = new URLSearchParams(location.search).get("at") ?? "";
+  useCursor.setState({ seq: /^\d{1,18}$/.test(text) ? Number(text) : null, playing: false });
+}
+
+function write(seq: number | null): void {
+  const url = new URL(location.href);
+  if (seq === null) url.searchParams.delete("at");
+  else url.searchParams.set("at", String(seq));
+  if (url.href !== location.href) history.replaceState(history.state, "", url);
+}

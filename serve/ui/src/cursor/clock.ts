@@ -1,0 +1,38 @@
+/** Moves the cursor while it plays: at the pace of the run, with long waits shortened. */
+
+import { useEffect } from "react";
+import type { RunLog } from "../run/log";
+import { moveTo } from "./moves";
+import { useCursor } from "./store";
+
+/** Milliseconds that the longest wait between two events takes at speed 1. */
+const LONGEST_WAIT = 1_000;
+
+export function useClock(log: RunLog): void {
+  const playing = useCursor((cursor) => cursor.playing);
+  useEffect(() => {
+    if (!playing) return;
+    let before = performance.now();
+    let owed = 0;
+    let frame = requestAnimationFrame(function step(now: number) {
+      const { seq, speed, setPlaying } = useCursor.getState();
+      owed += (now - before) * speed;
+      before = now;
+      const start = seq === null ? log.last : log.indexAt(seq);
+      let index = start;
+      for (let wait = waitAfter(log, index); index < log.last && wait <= owed; wait = waitAfter(log, index)) {
+        owed -= wait;
+        index += 1;
+      }
+      if (index !== start) moveTo(log, index);
+      if (index >= log.last) setPlaying(false);
+      frame = requestAnimationFrame(step);
+    });
+    return () => cancelAnimationFrame(frame);
+  }, [playing, log]);
+}
+
+function waitAfter(log: RunLog, index: number): number {
+  const wait = (log.rows[index + 1]?.time ?? 0) - (log.rows[index]?.time ?? 0);
+  return Math.min(LONGEST_WAIT, Math.max(1, wait));
+}

@@ -1,0 +1,44 @@
+/** The keyboard: one list, which the help shows too. */
+
+import { useEffect } from "react";
+import type { RunLog } from "../run/log";
+import { moveBy, moveTo, togglePlaying, toNextChange, toPreviousChange } from "./moves";
+import { useCursor } from "./store";
+
+interface Shortcut {
+  keys: string[];
+  shown: string;
+  does: string;
+  act: (log: RunLog) => void;
+}
+
+export const SHORTCUTS: Shortcut[] = [
+  { keys: [" "], shown: "Space", does: "play or pause", act: togglePlaying },
+  { keys: ["ArrowLeft"], shown: "←", does: "one event back", act: (log) => moveBy(log, -1) },
+  { keys: ["ArrowRight"], shown: "→", does: "one event on", act: (log) => moveBy(log, 1) },
+  { keys: ["PageUp"], shown: "Page up", does: "ten events back", act: (log) => moveBy(log, -10) },
+  { keys: ["PageDown"], shown: "Page down", does: "ten events on", act: (log) => moveBy(log, 10) },
+  { keys: ["["], shown: "[", does: "previous change of files", act: toPreviousChange },
+  { keys: ["]"], shown: "]", does: "next change of files", act: toNextChange },
+  { keys: ["Home"], shown: "Home", does: "the first event", act: (log) => moveTo(log, 0) },
+  { keys: ["End", "l"], shown: "End or L", does: "the end, and follow it", act: () => useCursor.getState().follow() },
+];
+
+const TYPING = "input, textarea, select, [contenteditable]";
+const PRESSED_BY_SPACE = "button, a, summary, [role=option]";
+
+export function useShortcuts(log: RunLog): void {
+  useEffect(() => {
+    const press = (event: KeyboardEvent) => {
+      if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
+      const target = event.target instanceof Element ? event.target : document.body;
+      if (target.closest(TYPING) || (event.key === " " && target.closest(PRESSED_BY_SPACE))) return;
+      const shortcut = SHORTCUTS.find((one) => one.keys.includes(event.key));
+      if (!shortcut) return;
+      event.preventDefault();
+      shortcut.act(log);
+    };
+    addEventListener("keydown", press);
+    return () => removeEventListener("keydown", press);
+  }, [log]);
+}

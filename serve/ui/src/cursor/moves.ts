@@ -1,0 +1,34 @@
+/** Everything that moves the cursor, whether a key, a button or the clock asks for it. */
+
+import type { RunLog } from "../run/log";
+import { useCursor } from "./store";
+
+const place = (log: RunLog): number => {
+  const { seq } = useCursor.getState();
+  return seq === null ? log.last : log.indexAt(seq);
+};
+
+/** To a place of the log, held within it. */
+export function moveTo(log: RunLog, index: number): void {
+  const row = log.rows[Math.min(log.last, Math.max(0, index))];
+  if (row) useCursor.getState().goTo(row.seq);
+}
+
+export const moveBy = (log: RunLog, steps: number): void => moveTo(log, place(log) + steps);
+
+export function toNextChange(log: RunLog): void {
+  const next = log.changeAfter(place(log));
+  if (next >= 0) moveTo(log, next);
+}
+
+export function toPreviousChange(log: RunLog): void {
+  const previous = log.changeAt(place(log) - 1);
+  if (previous >= 0) moveTo(log, previous);
+}
+
+/** Play from the cursor, from the beginning where it is at the end; or stop. */
+export function togglePlaying(log: RunLog): void {
+  const { playing, setPlaying } = useCursor.getState();
+  if (!playing && place(log) >= log.last) moveTo(log, 0);
+  setPlaying(!playing);
+}

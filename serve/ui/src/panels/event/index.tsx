@@ -1,0 +1,80 @@
+/** The event at the cursor, whole. */
+
+import { keepPreviousData, useQuery } from "@tanstack/react-query";
+import { memo } from "react";
+import { Link } from "wouter";
+import type { SwarmEvent } from "../../api/event";
+import { eventQuery } from "../../api/queries";
+import { useCursor } from "../../cursor/store";
+import { AgentName } from "../../parts/badges";
+import { Failure, Loading } from "../../parts/notes";
+import { Panel } from "../../parts/panel";
+import type { RunLog } from "../../run/log";
+import { KIND_NAMES } from "../../run/sentence";
+import { useSettled } from "../../run/settled";
+import { moment } from "../../run/words";
+import { Payload } from "./payload";
+import "./event.css";
+
+interface Props {
+  run: string;
+  log: RunLog;
+  index: number;
+}
+
+const SETTLE_MILLISECONDS = 120;
+
+export const EventPanel = memo(function EventPanel({ run, log, index }: Props) {
+  const row = log.rows[index];
+  const eventId = useSettled(row?.eventId ?? "", SETTLE_MILLISECONDS);
+  const { data, error, refetch } = useQuery({
+    ...eventQuery(eventId),
+    enabled: eventId !== "",
+    placeholderData: keepPreviousData,
+  });
+  const tools = data && <span className="dim">{KIND_NAMES[data.kind]}</span>;
+  return (
+    <Panel name="event" title="At the cursor" tools={tools}>
+      <div className="event" data-event={data?.event_id} aria-busy={data?.event_id !== row?.eventId}>
+        {error && <Failure error={error} retry={refetch} />}
+        {!data && !error && <Loading what="the event" />}
+        {data && row && (
+          <>
+            <p className="event-head">
+              <AgentName name={data.agent_name ?? ""} role={row.role} />
+              <time dateTime={data.timestamp ?? data.stream_time}>{moment(data.timestamp ?? data.stream_time)}</time>
+              {data.task_id && <span className="tag">{data.task_id}</span>}
+            </p>
+            {data.corrupted && (
+              <p role="alert">The stored bytes are not the published ones: what is shown may be wrong.</p>
+            )}
+            <Payload event={data} />
+            <Links run={run} event={data} log={log} />
+          </>
+        )}
+      </div>
+    </Panel>
+  );
+});
+
+function Links({ event, log }: { run: string; event: SwarmEvent; log: RunLog }) {
+  const goTo = useCursor((cursor) => cursor.goTo);
+  const cause = log.rows.find((row) => row.eventId === event.parent_event_id);
+  return (
+    <footer className="event-links">
+      {cause && (
+        <button type="button" className="quiet" onClick={() => goTo(cause.seq)}>
+          Its cause
+        </button>
+      )}
+      {event.trace_id && <Link to={`/traces/${event.trace_id}?span=${event.span_id ?? ""}`}>Its span</Link>}
+      <details>
+        <summary>Everything it holds</summary>
+        <pre>{JSON.stringify(event, null, 1).slice(0, RAW_CHARACTERS)}</pre>
+      </details>
+    </footer>
+  );
+}
+
+/** More than a person reads, less than what makes a browser slow. */
+const RAW_CHARACTERS = 200_000;

@@ -1,0 +1,90 @@
+/** The files as they were at the cursor. */
+
+import { keepPreviousData, useQuery } from "@tanstack/react-query";
+import { memo, useState } from "react";
+import { type State, stateQuery } from "../../api/queries";
+import { Empty, Failure, Loading } from "../../parts/notes";
+import { Panel } from "../../parts/panel";
+import type { RunLog } from "../../run/log";
+import { useSettled } from "../../run/settled";
+import { count } from "../../run/words";
+import { FileContent } from "./content";
+import { type File, FileList } from "./list";
+import "./files.css";
+
+interface Props {
+  run: string;
+  log: RunLog;
+  index: number;
+}
+
+const MAIN = "main";
+const SETTLE_MILLISECONDS = 120;
+
+export const FilesPanel = memo(function FilesPanel({ run, log, index }: Props) {
+  // Files move with state changes alone, so all events up to the next one have the same answer.
+  const changed = log.rows[log.changeAt(index)]?.seq ?? 0;
+  const at = useSettled(changed, SETTLE_MILLISECONDS);
+  const [workspace, setWorkspace] = useState(MAIN);
+  const [path, setPath] = useState<string | null>(null);
+  const { data, error, refetch } = useQuery({
+    ...stateQuery(run, at),
+    enabled: at > 0,
+    placeholderData: keepPreviousData,
+  });
+  const state = at > 0 ? data : undefined;
+  const files = state?.workspaces[workspace]?.files ?? [];
+  const open = files.find((file) => file.path === path);
+  const tools = state && (
+    <Workspaces state={state} workspace={workspace} onChange={setWorkspace} files={files.length} />
+  );
+  return (
+    <Panel name="files" title="Files at the cursor" tools={tools}>
+      {/* data-at tells which moment is shown, and "busy" that another one is on its way. */}
+      <div className="files" data-at={state?.at} aria-busy={state ? state.at !== changed : changed > 0}>
+        {error && <Failure error={error} retry={refetch} />}
+        {!at && (
+          <Empty title="No files yet">
+            {log.changes.length
+              ? "They begin with the run's base, a few events further on."
+              : "This run has changed none so far."}
+          </Empty>
+        )}
+        {at > 0 && !data && !error && <Loading what="the files" />}
+        {state && !files.length && <Empty title={`${workspace} is empty here`} />}
+        {files.length > 0 && <FileList files={files} changedAt={state?.at ?? 0} open={path} onOpen={setPath} />}
+        {open && state && (
+          <FileContent
+            key={open.blob}
+            run={run}
+            at={state.at}
+            workspace={workspace}
+            file={open as File}
+            onClose={() => setPath(null)}
+          />
+        )}
+      </div>
+    </Panel>
+  );
+});
+
+interface WorkspacesProps {
+  state: State;
+  workspace: string;
+  files: number;
+  onChange: (workspace: string) => void;
+}
+
+function Workspaces({ state, workspace, files, onChange }: WorkspacesProps) {
+  const names = Object.keys(state.workspaces);
+  return (
+    <>
+      <span className="dim">{count(files)}</span>
+      <select aria-label="Workspace" value={workspace} onChange={(event) => onChange(event.target.value)}>
+        {(names.includes(workspace) ? names : [workspace, ...names]).map((name) => (
+          <option key={name}>{name}</option>
+        ))}
+      </select>
+    </>
+  );
+}

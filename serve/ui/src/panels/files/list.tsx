@@ -1,0 +1,54 @@
+/** Files of a workspace; ten thousand of them are a few dozen rows of the document. */
+
+import { useVirtualizer } from "@tanstack/react-virtual";
+import { useRef } from "react";
+import type { components } from "../../api/schema";
+import { bytes } from "../../run/words";
+
+export type File = components["schemas"]["FileDocument"];
+
+interface Props {
+  files: File[];
+  /** Sequence of the change at the cursor: what it touched is marked. */
+  changedAt: number;
+  open: string | null;
+  onOpen: (path: string) => void;
+}
+
+const ROW_HEIGHT = 28;
+
+export function FileList({ files, changedAt, open, onOpen }: Props) {
+  const scroller = useRef<HTMLDivElement>(null);
+  const virtual = useVirtualizer({
+    count: files.length,
+    getScrollElement: () => scroller.current,
+    estimateSize: () => ROW_HEIGHT,
+    overscan: 10,
+  });
+  return (
+    <div ref={scroller} className="file-list">
+      <ul style={{ height: virtual.getTotalSize() }}>
+        {virtual.getVirtualItems().map((item) => {
+          const file = files[item.index];
+          return (
+            file && (
+              <li key={`${file.path_hex}${file.path}`} style={{ transform: `translateY(${item.start}px)` }}>
+                <button
+                  type="button"
+                  aria-expanded={open === file.path}
+                  className={file.seq === changedAt ? "file file-changed" : "file"}
+                  data-blob={file.blob}
+                  onClick={() => onOpen(file.path)}
+                >
+                  <bdi className="file-path">{file.path}</bdi>
+                  {file.seq === changedAt && <span className="file-mark">changed last</span>}
+                  <span className="dim">{bytes(file.size)}</span>
+                </button>
+              </li>
+            )
+          );
+        })}
+      </ul>
+    </div>
+  );
+}

@@ -1,0 +1,31 @@
+/** Whether the run's hash chains hold, and where one breaks. */
+
+import { useQuery } from "@tanstack/react-query";
+import { type Run, type Verdict, verdictQuery } from "../../api/queries";
+import { useCursor } from "../../cursor/store";
+import { count } from "../../run/words";
+
+export function ChainBadge({ run }: { run: Run }) {
+  // An open run is checked once it is looked at; only its close makes the verdict whole.
+  const { data, error } = useQuery(verdictQuery(run.run_id, run.closed ? run.last_seq : 0));
+  const goTo = useCursor((cursor) => cursor.goTo);
+  if (error) return <span className="badge badge-dull">chain not checked</span>;
+  if (!data) return <span className="badge badge-dull">checking the chain …</span>;
+  const fault = data.first_bad ?? data.missing[0];
+  if (!fault) {
+    const found = data.closed ? "intact and complete" : "intact so far";
+    return (
+      <span className="badge badge-good" title={`${count(data.checked)} events checked: ${found}`}>
+        <span aria-hidden="true">✓</span> chain {data.closed ? "verified" : "intact so far"}
+      </span>
+    );
+  }
+  const where = fault.seq ? `at ${fault.seq}` : `before ${fault.agent_seq}`;
+  return (
+    <button type="button" className="badge badge-bad" title={fault.why} onClick={() => fault.seq && goTo(fault.seq)}>
+      <span aria-hidden="true">!</span> {brokenIn(data)} {where}
+    </button>
+  );
+}
+
+const brokenIn = (verdict: Verdict) => (verdict.intact ? "event missing" : "chain broken");

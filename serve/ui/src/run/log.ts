@@ -1,0 +1,147 @@
+/** What the page holds of a run: its rows in stream order, and sums up to each of them. */
+
+import type { Decision, SwarmEvent } from "../api/event";
+import { type Role, type Row, rowOfEvent } from "./row";
+
+export interface Agent {
+  name: string;
+  role: Role;
+}
+
+export interface Totals {
+  events: number;
+  decisions: number;
+  changes: number;
+  inputTokens: number;
+  outputTokens: number;
+  /** Mean over the decisions that named one; undefined where none did. */
+  confidence: number | undefined;
+  /** Since the run's first event. */
+  seconds: number;
+}
+
+interface Sums {
+  decisions: number;
+  confident: number;
+  confidence: number;
+  changes: number;
+  inputTokens: number;
+  outputTokens: number;
+}
+
+const NOTHING: Sums = { decisions: 0, confident: 0, confidence: 0, changes: 0, inputTokens: 0, outputTokens: 0 };
+
+export class RunLog {
+  readonly rows: Row[] = [];
+  /** In the order they first spoke. */
+  readonly agents: Agent[] = [];
+  /** Places of the state changes among the rows. */
+  readonly changes: number[] = [];
+  /** Decisions that came by the live stream, by sequence. */
+  readonly decided = new Map<number, Decision>();
+  /** Grows with every change. */
+  version = 0;
+
+  private readonly sums: Sums[] = [];
+  private readonly lanes = new Map<string, number>();
+  private readonly listeners = new Set<() => void>();
+
+  readonly subscribe = (listener: () => void): (() => void) => {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  };
+
+  readonly getVersion = (): number => this.version;
+
+  get last(): number {
+    return this.rows.length - 1;
+  }
+
+  laneOf(row: Row): number {
+    return this.lanes.get(row.agent) ?? 0;
+  }
+
+  /** Take in rows in stream order; those that are here already are passed over. */
+  append(rows: readonly Row[]): void {
+    const fresh = rows.filter((row) => this.rows[this.indexAt(row.seq)]?.seq !== row.seq);
+    const [first] = fresh;
+    if (!first) return;
+    // Several workers fill the table: a row may come behind later ones.
+    const kept = this.indexAt(first.seq) + 1;
+    const tail = this.rows.splice(kept);
+    const merged = tail.length ? [...tail, ...fresh].sort((a, b) => a.seq - b.seq) : fresh;
+    this.sums.length = kept;
+    while ((this.changes.at(-1) ?? -1) >= kept) this.changes.pop();
+    for (const row of merged) this.push(row);
+    this.version += 1;
+    for (const listener of this.listeners) listener();
+  }
+
+  appendEvents(events: readonly SwarmEvent[]): void {
+    for (const event of events) if (event.decision) this.decided.set(event.seq, event.decision);
+    this.append(events.map(rowOfEvent));
+  }
+
+  /** Place of the last row up to a sequence; -1 before the first. */
+  indexAt(seq: number): number {
+    return lastUpTo(this.rows.length, (place) => (this.rows[place] as Row).seq <= seq);
+  }
+
+  /** Place of the last state change up to a row; -1 before the first. */
+  changeAt(index: number): number {
+    return this.changes[lastUpTo(this.changes.length, (place) => (this.changes[place] ?? 0) <= index)] ?? -1;
+  }
+
+  /** Place of the first state change after a row; -1 behind the last. */
+  changeAfter(index: number): number {
+    return this.changes[lastUpTo(this.changes.length, (place) => (this.changes[place] ?? 0) <= index) + 1] ?? -1;
+  }
+
+  totalsAt(index: number): Totals {
+    const { confidence, confident, ...rest } = this.sums[index] ?? NOTHING;
+    const seconds = ((this.rows[index]?.time ?? 0) - (this.rows[0]?.time ?? 0)) / 1_000;
+    return {
+      ...rest,
+      events: index + 1,
+      confidence: confident ? confidence / confident : undefined,
+      seconds: Math.max(0, index < 0 ? 0 : seconds),
+    };
+  }
+
+  /** How many decisions come up to a row, itself included. */
+  decisionsAt(index: number): number {
+    return this.sums[index]?.decisions ?? 0;
+  }
+
+  private push(row: Row): void {
+    const before = this.sums.at(-1) ?? NOTHING;
+    const decision = row.kind === "decision" ? 1 : 0;
+    const confident = decision && row.confidence > 0 ? 1 : 0;
+    this.sums.push({
+      decisions: before.decisions + decision,
+      confident: before.confident + confident,
+      confidence: before.confidence + (confident ? row.confidence : 0),
+      changes: before.changes + (row.kind === "state_change" ? 1 : 0),
+      inputTokens: before.inputTokens + row.inputTokens,
+      outputTokens: before.outputTokens + row.outputTokens,
+    });
+    if (row.kind === "state_change") this.changes.push(this.rows.length);
+    if (!this.lanes.has(row.agent)) {
+      this.lanes.set(row.agent, this.agents.length);
+      this.agents.push({ name: row.agent, role: row.role });
+    }
+    this.rows.push(row);
+  }
+}
+
+/** The last of `count` places that holds, where all that hold come first; -1 for none. */
+function lastUpTo(count: number, holds: (place: number) => boolean): number {
+  let low = 0;
+  let high = count;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (holds(middle)) low = middle + 1;
+    else high = middle;
+  }
+  return low - 1;
+}

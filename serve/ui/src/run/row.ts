@@ -1,0 +1,73 @@
+/** One line of a run's log, as light as a list of fifty thousand needs it. */
+
+import type { Kind, SwarmEvent } from "../api/event";
+import type { Outline } from "../api/queries";
+
+export type Role = "architect" | "coder" | "reviewer" | "operator" | "";
+
+export interface Row {
+  seq: number;
+  /** By the agent's own clock, milliseconds since 1970. */
+  time: number;
+  eventId: string;
+  kind: Kind;
+  role: Role;
+  agent: string;
+  taskId: string;
+  name: string;
+  result: string;
+  text: string;
+  confidence: number;
+  inputTokens: number;
+  outputTokens: number;
+  durationMs: number;
+}
+
+const TEXT = 200;
+
+export function rowsOf(outline: Outline): Row[] {
+  return outline.seq.map((seq, at) => ({
+    seq,
+    time: (outline.time[at] ?? 0) / 1_000,
+    eventId: outline.event_id[at] ?? "",
+    kind: (outline.kind[at] ?? "unknown") as Kind,
+    role: (outline.role[at] ?? "") as Role,
+    agent: outline.agent[at] ?? "",
+    taskId: outline.task_id[at] ?? "",
+    name: outline.name[at] ?? "",
+    result: outline.result[at] ?? "",
+    text: outline.text[at] ?? "",
+    confidence: outline.confidence[at] ?? 0,
+    inputTokens: outline.input_tokens[at] ?? 0,
+    outputTokens: outline.output_tokens[at] ?? 0,
+    durationMs: outline.duration_ms[at] ?? 0,
+  }));
+}
+
+/** The same line from an event of the live stream. */
+export function rowOfEvent(event: SwarmEvent): Row {
+  return {
+    seq: event.seq,
+    time: Date.parse(event.timestamp ?? event.stream_time),
+    eventId: event.event_id,
+    kind: event.kind,
+    role: (event.agent_role ?? "").replace("ROLE_", "").replace("UNSPECIFIED", "").toLowerCase() as Role,
+    agent: event.agent_name || event.agent_id || "",
+    taskId: event.task_id ?? "",
+    inputTokens: event.model_call?.input_tokens ?? 0,
+    outputTokens: event.model_call?.output_tokens ?? 0,
+    confidence: event.decision?.confidence_score ?? 0,
+    durationMs: event.model_call?.duration_ms ?? event.tool_call?.duration_ms ?? 0,
+    ...saidBy(event),
+  };
+}
+
+function saidBy({ decision, state_change, model_call, tool_call, run_transition, system_signal }: SwarmEvent) {
+  const said = (name = "", result = "", text = "") => ({ name, result, text: text.slice(0, TEXT) });
+  if (decision) return said(decision.input_trigger, "", decision.rationale);
+  if (state_change) return said(state_change.target_resource, state_change.reason, state_change.diff_patch);
+  if (model_call) return said(model_call.model, "", model_call.completion || model_call.error);
+  if (tool_call) return said(tool_call.tool, tool_call.outcome, tool_call.output);
+  if (run_transition) return said("", run_transition.to_state, run_transition.reason);
+  return said("", system_signal?.status, system_signal?.detail);
+}

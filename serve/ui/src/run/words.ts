@@ -1,0 +1,38 @@
+/** Numbers and times in the words of the page. */
+
+const WHOLE = new Intl.NumberFormat("en");
+const DAY_AND_TIME = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "short" });
+
+export const count = (value: number): string => WHOLE.format(value);
+
+export const percent = (fraction: number | undefined): string =>
+  fraction === undefined ? "–" : `${(fraction * 100).toFixed(fraction < 0.1 ? 1 : 0)} %`;
+
+export const moment = (time: string): string => DAY_AND_TIME.format(new Date(time));
+
+/** "0.2 s", "14 s", "3 min 05 s", "2 h 10 min". */
+export function seconds(value: number): string {
+  if (value < 10) return `${value.toFixed(1)} s`;
+  if (value < 60) return `${Math.floor(value)} s`;
+  if (value < 3_600) return `${Math.floor(value / 60)} min ${pad(Math.floor(value % 60))} s`;
+  return `${Math.floor(value / 3_600)} h ${pad(Math.floor((value % 3_600) / 60))} min`;
+}
+
+export const milliseconds = (value: number): string =>
+  value < 1_000 ? `${Math.round(value)} ms` : seconds(value / 1_000);
+
+/** "+00:12.4", since the run began. */
+export function offset(value: number): string {
+  const hours = Math.floor(value / 3_600);
+  const minutes = Math.floor((value % 3_600) / 60);
+  const rest = (value % 60).toFixed(1).padStart(4, "0");
+  return `+${hours ? `${hours}:` : ""}${pad(minutes)}:${rest}`;
+}
+
+export function bytes(value: number): string {
+  if (value < 1_024) return `${value} B`;
+  if (value < 1_048_576) return `${(value / 1_024).toFixed(1)} KiB`;
+  return `${(value / 1_048_576).toFixed(1)} MiB`;
+}
+
+const pad = (value: number) => String(value).padStart(2, "0");

@@ -1,0 +1,268 @@
+"""Mission Control in a real browser, on the API and its real services."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+from enchanted.actors.rerun import file
+from enchanted.actors.rerun.recording import Recording
+from enchanted.bus.agent_log import AgentLog
+from enchanted.cluster.testing_browser import ChromiumMissing, browser, chromium, watched
+from enchanted.cluster.testing_world import TOKEN, published, served_world
+from enchanted.schemas.events import StoredEvent, decision, kind_of, run_transition, tool_call
+from enchanted.serve.testing import History, World, scripted
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "repair-0.1.0.zip"
+HOSTILE = (
+    "<img src=x onerror=\"document.title='owned'\">",
+    "<script>document.title='owned'</script>",
+    "\x1b[31mred\x1b[0m \u202etxt.exe\u202c \u0000",
+    "x" * 300_000,
+)
+
+
+@pytest.fixture(scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    async with served_world(tmp_path_factory.mktemp("page")) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+async def recording(world: World) -> Recording:
+    recording = await file.load(GOLDEN)
+    await published(world, recording)
+    return recording
+
+
+@pytest.fixture(scope="module")
+async def history(world: World) -> History:
+    return await scripted(world, "run-scripted")
+
+
+@pytest.fixture(scope="module")
+async def chromium_browser() -> AsyncIterator[Browser]:
+    async with browser() as running:
+        yield running
+
+
+@pytest.fixture
+async def page(chromium_browser: Browser, world: World) -> AsyncIterator[Page]:
+    """A page that is signed in; whatever it did wrong fails the test."""
+    async with watched(chromium_browser, world.url) as found:
+        await found.page.goto("/")
+        await sign_in(found.page)
+        yield found.page
+        assert found.wrongs == []
+
+
+async def sign_in(page: Page, token: str = TOKEN) -> None:
+    await page.get_by_label("Token of this API").fill(token)
+    await page.get_by_role("button", name="Open").click()
+
+
+async def opened(page: Page, run: str, at: int | None = None) -> None:
+    await page.goto(f"/runs/{run}" + ("" if at is None else f"?at={at}"))
+    await expect(page.locator(".log-row").first).to_be_visible()
+
+
+async def cursor(page: Page) -> int:
+    return int(await page.locator(".place").get_attribute("data-seq") or 0)
+
+
+async def settled(page: Page) -> None:
+    """Files and event of the cursor's moment are shown, and of no other."""
+    await expect(page.locator(".event")).to_have_attribute("aria-busy", "false")
+    await expect(page.locator(".files")).to_have_attribute("aria-busy", "false")
+
+
+async def files_shown(page: Page) -> list[tuple[str, str]]:
+    files = page.locator(".file-list .file")
+    found: list[list[str]] = await files.evaluate_all(
+        "all => all.map(one => [one.querySelector('.file-path').textContent, one.dataset.blob])"
+    )
+    return sorted((path, blob) for path, blob in found)
+
+
+async def files_at(world: World, run: str, seq: int) -> list[tuple[str, str]]:
+    state = await world.document(f"runs/{run}/state", at=seq)
+    files: list[dict[str, Any]] = state["workspaces"].get("main", {"files": []})["files"]
+    return sorted((one["path"], one["blob"]) for one in files)
+
+
+async def test_the_list_leads_to_a_run_with_its_verdict_and_its_chain(page: Page, recording: Recording) -> None:
+    row = page.get_by_role("row").filter(has_text=recording.run_id)
+    await expect(row).to_contain_text("merged")
+    await page.get_by_label("Search runs").fill("no such task")
+    await expect(row).to_have_count(0)
+    await page.get_by_label("Search runs").fill(recording.run_id)
+    await row.get_by_role("link").click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("make the checks pass")
+    await expect(page.get_by_text("chain verified")).to_be_visible()
+    await expect(page.locator(".place")).to_contain_text(f"of {len(recording.events)}")
+
+
+@pytest.mark.parametrize("run", ["run-scripted", "golden"])
+async def test_scrubbing_shows_the_files_of_the_moment(
+    page: Page, world: World, recording: Recording, history: History, run: str
+) -> None:
+    run = recording.run_id if run == "golden" else run
+    await opened(page, run)
+    slider = page.get_by_role("slider")
+    box = await slider.bounding_box()
+    assert box is not None
+    visited = set()
+    for step in range(11):
+        await page.mouse.click(box["x"] + 1 + (box["width"] - 2) * step / 10, box["y"] + box["height"] / 2)
+        seq = await cursor(page)
+        visited.add(seq)
+        await settled(page)
+        assert await files_shown(page) == await files_at(world, run, seq)
+    assert len(visited) == 11
+    assert "at=" in page.url
+
+
+async def test_steps_by_change_visit_every_change_both_ways(page: Page, history: History) -> None:
+    await opened(page, history.run)
+    changes = [stored.seq for stored in history.events if kind_of(stored.event) == "state_change"]
+    assert len(changes) > 5
+    await page.keyboard.press("Home")
+    for key, wanted in (("]", changes), ("[", changes[-2::-1])):
+        for seq in wanted:
+            await page.keyboard.press(key)
+            assert await cursor(page) == seq
+    await page.keyboard.press("]")
+    await settled(page)
+    await expect(page.locator(".diff")).to_be_visible()
+
+
+async def test_the_keyboard_alone_is_enough(page: Page, history: History) -> None:
+    await page.keyboard.press("Tab")
+    for _ in range(20):
+        if await page.evaluate("document.activeElement.textContent") == "tidy":
+            break
+        await page.keyboard.press("Tab")
+    await page.keyboard.press("Enter")
+    await expect(page.locator(".log-row").first).to_be_visible()
+    first, second, last = history.events[0].seq, history.events[1].seq, history.events[-1].seq
+    for key, seq in (("Home", first), ("ArrowRight", second), ("ArrowLeft", first), ("End", last)):
+        await page.keyboard.press(key)
+        assert await cursor(page) == seq
+    await page.keyboard.press("Home")
+    await page.locator(".speed select").focus()
+    await page.keyboard.press("End")
+    await page.get_by_role("slider").focus()
+    await page.keyboard.press(" ")
+    await expect(page.locator(".place")).to_have_attribute("data-seq", str(last))
+    rows = page.get_by_role("listbox")
+    await rows.focus()
+    await page.keyboard.press("ArrowUp")
+    await expect(rows.locator("[aria-selected=true]")).to_have_count(1)
+    assert await cursor(page) < last
+    assert await rows.get_attribute("aria-activedescendant") == f"row-{await cursor(page)}"
+
+
+async def test_a_link_names_a_moment_and_a_decision_is_a_sentence(page: Page, recording: Recording) -> None:
+    stored = next(one for one in recording.events if one.event.decision.rejected_alternatives)
+    found = page.locator(".log-row").filter(has_text="chose")
+    await opened(page, recording.run_id)
+    await page.get_by_label("Search the log").fill(stored.event.decision.rationale[:30])
+    await found.first.click()
+    seq = await cursor(page)
+    await expect(page).to_have_url(re.compile(rf"\?at={seq}$"))
+    await opened(page, recording.run_id, seq)
+    assert await cursor(page) == seq
+    await settled(page)
+    sentence = page.locator(".event-sentence")
+    await expect(sentence).to_contain_text(stored.event.decision.rationale)
+    await expect(sentence).to_contain_text("49 %")
+    rejected = list(stored.event.decision.rejected_alternatives)
+    await expect(page.locator(".event-rejected li")).to_have_text(rejected)
+    await expect(page.locator("[aria-selected=true] .log-rejected")).to_contain_text(rejected[0])
+    await page.get_by_role("link", name="Its span").click()
+    await expect(page.locator(".waterfall [aria-pressed=true]")).to_contain_text("architect")
+    await page.get_by_role("link", name=f"seq {seq}").click()
+    await expect(page.locator(".place")).to_have_attribute("data-seq", str(seq))
+
+
+async def test_a_run_is_watched_live_and_scrubbing_lets_go(page: Page, world: World) -> None:
+    log = AgentLog(world.bus, run_id="run-live", role="coder", agent_name="coder-1")
+    begun = await log.emit(run_transition(subject="run", from_state="", to_state="created", reason="live"))
+    await world.stored("run-live", 1)
+    await opened(page, "run-live")
+    await expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
+
+    async def said(number: int) -> StoredEvent:
+        stored = await log.emit(tool_call(tool=f"tool-{number}", arguments={}, outcome="OK"))
+        return stored[-1]
+
+    newest = begun[-1]
+    for number in range(20):
+        newest = await said(number)
+        await expect(page.locator(".place")).to_have_attribute("data-seq", str(newest.seq))
+    await page.keyboard.press("Home")
+    newest = await said(20)
+    await expect(page.locator(".place")).to_contain_text("of 22")
+    assert await cursor(page) == begun[0].seq
+    await page.get_by_role("button", name="Detached: go live").click()
+    await expect(page.locator(".place")).to_have_attribute("data-seq", str(newest.seq))
+
+
+async def test_what_a_hostile_run_says_stays_text(page: Page, world: World) -> None:
+    log = AgentLog(world.bus, run_id="run-hostile", role="coder", agent_name=HOSTILE[0])
+    events = [run_transition(subject="run", from_state="", to_state="created", reason=HOSTILE[1])]
+    for text in HOSTILE:
+        events.append(decision(context_hash="c", trigger=text[:100], rationale=text, action={"choice": text}))
+        events.append(tool_call(tool="t", arguments={"a": text}, outcome="OK", output=text))
+    stored = await log.emit(*events)
+    await world.stored("run-hostile", len(stored))
+    await opened(page, "run-hostile")
+    await page.keyboard.press("Home")
+    for one in stored:
+        await expect(page.locator(".place")).to_have_attribute("data-seq", str(one.seq))
+        await settled(page)
+        await page.keyboard.press("ArrowRight")
+    assert "owned" not in await page.title()
+    assert await page.locator("main img, main script, main iframe").count() == 0
+
+
+async def test_a_wrong_token_is_asked_for_again_and_unknown_things_teach(
+    world: World, chromium_browser: Browser
+) -> None:
+    async with watched(chromium_browser, world.url) as found:
+        page = found.page
+        await page.goto("/runs/nothing")
+        await sign_in(page, "wrong")
+        await expect(page.get_by_role("alert")).to_contain_text("does not open the API")
+        await sign_in(page)
+        await expect(page.get_by_role("alert").first).to_contain_text("enchanted runs")
+        await page.goto("/traces/00")
+        await expect(page.get_by_role("alert").first).to_be_visible()
+        assert not [wrong for wrong in found.wrongs if "Failed to load resource" not in wrong]
+
+
+def test_without_a_browser_the_error_says_how_to_install_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENCHANTED_CHROMIUM", "no-such-browser")
+    with pytest.raises(ChromiumMissing, match="apt-get install -y --no-install-recommends chromium"):
+        chromium()
+
+
+async def test_both_colours_are_drawn(
+    chromium_browser: Browser, world: World, recording: Recording, tmp_path: Path
+) -> None:
+    grounds = set()
+    for colours in ("dark", "light"):
+        async with watched(chromium_browser, world.url, colours=colours) as found:
+            await found.page.goto("/")
+            await sign_in(found.page)
+            await opened(found.page, recording.run_id)
+            grounds.add(await found.page.evaluate("getComputedStyle(document.body).backgroundColor"))
+            await asyncio.gather(settled(found.page), found.page.screenshot(path=tmp_path / f"{colours}.png"))
+            assert found.wrongs == []
+    assert len(grounds) == 2
