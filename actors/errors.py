@@ -136,11 +136,39 @@ class TargetUnfinished(ActorError):
         super().__init__(f"{folder} is between two states: {label} was cut off; finish that one first by the same call")
 
 
+class TargetStopped(ActorError):
+    """The file system does not let a restore take a step."""
+
+    def __init__(self, folder: object, path: object, why: str, *, snapshot: str = "") -> None:
+        kept = f"; what was there is kept in {snapshot}" if snapshot else ""
+        super().__init__(
+            f"{_short(path)} in {folder} cannot be read or written ({why}); put that right (chmod u+rwx its folder, "
+            f"make room, move away what lies there) and give the same command again, which goes on from there{kept}"
+        )
+
+
 class TargetBusy(ActorError):
     """Another restore is at work in this folder."""
 
     def __init__(self, folder: object) -> None:
         super().__init__(f"another restore is at work in {folder}; wait for its end")
+
+
+class OutOfTime(ActorError):
+    """The run used all the wall time it may."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the run's budget of {seconds:.0f} s is spent; raise ENCHANTED_BUDGET__SECONDS")
+
+
+class LogBroken(ActorError):
+    """A run that is taken up again has a log that is not what its agents wrote."""
+
+    def __init__(self, seq: int, why: str) -> None:
+        super().__init__(
+            f"the run's log does not verify from sequence {seq} on ({why}), so nothing is built on it; "
+            "`enchanted recover RUN` names the last valid state and how to go on from there"
+        )
 
 
 class SandboxUnavailable(ActorError):

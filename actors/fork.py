@@ -19,6 +19,7 @@ from enchanted.actors.repository.rebuild import Rebuilder
 from enchanted.actors.repository.tree_store import Patch
 from enchanted.actors.work import RunRequest
 from enchanted.bus.agent_log import AgentLog
+from enchanted.bus.errors import BlobCorrupt, BlobMissing
 from enchanted.bus.ports import BusPort
 from enchanted.schemas import events
 from enchanted.schemas.canonical import Json
@@ -42,8 +43,20 @@ TASK_SIGNALS = {
 class CannotFork(ActorError):
     """There is no state to fork from."""
 
+    def __init__(self, run: str, at: int, why: str, remedy: str = "") -> None:
+        remedy = remedy or f"`enchanted events {run}` lists its sequences"
+        super().__init__(f"{run} cannot be forked at {at}: {why}; {remedy}")
+
+
+class ForkPruned(CannotFork):
+    """What the fork would begin with was there once and is not kept any more."""
+
     def __init__(self, run: str, at: int, why: str) -> None:
-        super().__init__(f"{run} cannot be forked at {at}: {why}; `enchanted events {run}` lists its sequences")
+        remedy = (
+            f"if the API has its files yet, `enchanted restore {run} --at {at} --into FOLDER` writes them; else begin "
+            "anew with `enchanted run TASK --repo REPO`"
+        )
+        super().__init__(run, at, why, remedy)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,11 +103,26 @@ async def read_fork_point(bus: BusPort, run: str, at: int) -> ForkPoint:
 
     Raises:
         CannotFork: the stream does not hold the run, or its base was not stored yet at ``at``.
+        ForkPruned: the beginning of its log, or content that its events name, is not kept any more.
     """
-    found = [await inflated(bus, stored) for stored in await bus.read_run(run, until=at)]
+    try:
+        found = [await inflated(bus, stored) for stored in await bus.read_run(run, until=at)]
+    except (BlobMissing, BlobCorrupt) as error:
+        raise ForkPruned(run, at, f"part of its log cannot be had: {error}") from error
     if not found:
         raise CannotFork(run, at, "the stream holds none of its events up to there")
-    return fork_point(run, at, found)
+    point = fork_point(run, at, found)
+    if not await bus.blobs.has(point.base_content):
+        raise ForkPruned(run, at, _without_base(point))
+    return point
+
+
+def _without_base(point: ForkPoint) -> str:
+    assert point.ledger.request is not None
+    parent = point.ledger.request.forked_from
+    whose = f", which was {parent}'s," if parent else ""
+    gone = f"is no more in the bus's object store ({point.base_content[:12]})"
+    return f"the bundle its log begins with{whose} {gone}"
 
 
 def fork_point(run: str, at: int, found: Sequence[StoredEvent]) -> ForkPoint:
@@ -104,6 +132,8 @@ def fork_point(run: str, at: int, found: Sequence[StoredEvent]) -> ForkPoint:
         CannotFork: as above.
     """
     base = next((one.event.state_change for one in found if one.event.state_change.content_sha256), None)
+    if _begins_in_the_middle(found):
+        raise ForkPruned(run, at, "the stream no longer holds the beginning of its log")
     try:
         ledger = read_ledger(found)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -111,6 +141,14 @@ def fork_point(run: str, at: int, found: Sequence[StoredEvent]) -> ForkPoint:
     if base is None or ledger.request is None or not ledger.main_tree:
         raise CannotFork(run, at, "its files were not stored yet")
     return ForkPoint(run=run, at=at, events=tuple(found), ledger=ledger, base_content=base.content_sha256)
+
+
+def _begins_in_the_middle(found: Sequence[StoredEvent]) -> bool:
+    """Whether an agent's first event is not there; who does not number events tells nothing."""
+    first: dict[str, int] = {}
+    for stored in found:
+        first.setdefault(stored.event.agent_id, stored.event.agent_seq)
+    return any(number > 1 for number in first.values())
 
 
 def beginning(point: ForkPoint, request: RunRequest) -> Beginning:
@@ -260,6 +298,13 @@ async def fork_repository(folder: Path, bus: BusPort, request: RunRequest) -> Sh
         CannotFork, CannotRebuild: the parent's events are not there any more, or do not lead there.
     """
     point = await read_fork_point(bus, request.forked_from, request.forked_at)
+    try:
+        return await _with_trees(folder, bus, point, request)
+    except (BlobMissing, BlobCorrupt) as error:
+        raise ForkPruned(point.run, point.at, f"part of its log cannot be had: {error}") from error
+
+
+async def _with_trees(folder: Path, bus: BusPort, point: ForkPoint, request: RunRequest) -> ShadowRepository:
     inner = [tree for trees in beginning(point, request).workspaces.values() for tree in trees]
     trees = [point.ledger.base_tree, *inner, point.ledger.valid_tree, point.ledger.main_tree]
     return await make_repository(

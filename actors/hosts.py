@@ -19,7 +19,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from enchanted.actors import spans
 from enchanted.actors.config import RoleModel, SwarmConfig
 from enchanted.actors.desk import SandboxedSite
-from enchanted.actors.errors import ActorError
+from enchanted.actors.errors import ActorError, LogBroken
 from enchanted.actors.fork import fork_repository, inflated
 from enchanted.actors.ledger import Ledger, read_ledger
 from enchanted.actors.lifecycle import CLOSED_RUN, RunSignal, RunState, next_run_state
@@ -29,6 +29,7 @@ from enchanted.actors.models.minimal import MinimalModel
 from enchanted.actors.models.model import Model
 from enchanted.actors.models.openai import OpenAIModel
 from enchanted.actors.orchestrator import Orchestrator
+from enchanted.actors.recovery import Recovery, recover
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.roles import Manner, make_role
 from enchanted.actors.team import Team
@@ -120,7 +121,8 @@ class OrchestratorHost:
     async def run(self) -> RunState:
         """Drive the run to its verdict."""
         async with Bus.connect(self._config.nats_url, name=ORCHESTRATOR) as bus:
-            ledger = read_ledger([await inflated(bus, e) for e in await bus.read_run(self._run_id)])
+            found = [await inflated(bus, e) for e in await bus.read_run(self._run_id)]
+            ledger = read_ledger(found)
             if ledger.state in CLOSED_RUN or ledger.request is None:
                 return ledger.state
             log = AgentLog(
@@ -133,11 +135,13 @@ class OrchestratorHost:
             context.attach(_context_of(ledger))
             try:
                 with spans.workflow_span(self._run_id):
-                    return await self._drive(bus, log, ledger, ledger.request)
+                    return await self._drive(bus, log, ledger, recover(found, run=self._run_id))
             finally:
                 await asyncio.to_thread(spans.flush)
 
-    async def _drive(self, bus: Bus, log: AgentLog, ledger: Ledger, request: RunRequest) -> RunState:
+    async def _drive(self, bus: Bus, log: AgentLog, ledger: Ledger, recovery: Recovery) -> RunState:
+        request = ledger.request
+        assert request is not None
         team: Team = self._make_team(request, self._config, ledger)
         folder = self._config.run_folder(self._run_id)
         async with vital(log, self._config.signal_seconds):
@@ -148,7 +152,9 @@ class OrchestratorHost:
             orchestrator = Orchestrator(
                 bus=bus, log=log, ledger=ledger, team=team, repository=repository, now=time.time
             )
-            self._driving = asyncio.create_task(orchestrator.drive())
+            broken = str(LogBroken(recovery.fault.seq, recovery.fault.why)) if recovery.fault else ""
+            driven = orchestrator.give_up(recovery, broken) if broken else orchestrator.drive()
+            self._driving = asyncio.create_task(driven)
             if self._cancelled:
                 self._driving.cancel()
             try:

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from enchanted.actors.lifecycle import CLOSED_TASK, RunState, TaskState
+from enchanted.actors.recovery import MainStates
 from enchanted.actors.work import Budget, CheckReport, CheckResult, RunRequest, TaskSpec
 from enchanted.schemas.events import StoredEvent, kind_of
 from enchanted.schemas.fold import FILE_SYSTEM, MAIN_WORKSPACE
@@ -54,20 +55,27 @@ class Ledger:
     base_commit: str = ""
     base_tree: str = ""
     main_tree: str = ""
-    main_seq: int = 0
-    """Stream sequence of the main workspace's last change."""
     trees: dict[str, str] = field(default_factory=dict)
     """Workspace -> its tree."""
     seqs: dict[str, int] = field(default_factory=dict)
-    """Workspace -> stream sequence of its last change."""
-    valid_tree: str = ""
-    """The newest tree of the main workspace whose checks were all green, else the base."""
+    """Workspace -> stream sequence of its last change, be it of files or of what is set in it."""
     report: CheckReport | None = None
     """The checks on the main workspace as it is."""
     tasks: dict[str, TaskRecord] = field(default_factory=dict)
     cancel_reason: str = ""
     agents: dict[str, str] = field(default_factory=dict)
     """Agent name -> its newest agent_id."""
+    _states: MainStates = field(default_factory=MainStates)
+
+    @property
+    def main_seq(self) -> int:
+        """Stream sequence of the main workspace's last change."""
+        return self.seqs.get(MAIN_WORKSPACE, 0)
+
+    @property
+    def valid_tree(self) -> str:
+        """The newest tree of the main workspace whose checks were all green, else the base."""
+        return self._states.valid_tree
 
     @property
     def open_tasks(self) -> list[TaskRecord]:
@@ -84,11 +92,19 @@ class Ledger:
                 self._run(stored)
             case "run_transition":
                 self._task(stored)
-            case "state_change" if event.state_change.target_type == FILE_SYSTEM:
-                self.trees[event.workspace_id] = event.state_change.new_state_hash
-                self.seqs[event.workspace_id] = stored.seq
-                if event.workspace_id == MAIN_WORKSPACE:
-                    self._main_changed(stored)
+            case "state_change":
+                self._changed(stored)
+        self._states.add(stored)
+
+    def _changed(self, stored: StoredEvent) -> None:
+        event = stored.event
+        # What is set in a workspace moves its head as well.
+        self.seqs[event.workspace_id] = stored.seq
+        if event.state_change.target_type != FILE_SYSTEM:
+            return
+        self.trees[event.workspace_id] = event.state_change.new_state_hash
+        if event.workspace_id == MAIN_WORKSPACE:
+            self._main_changed(stored)
 
     def _run(self, stored: StoredEvent) -> None:
         step = stored.event.run_transition
@@ -105,7 +121,6 @@ class Ledger:
         self.base_commit = details.get("base_commit", self.base_commit)
         if "report" in details:
             self._reported(report_from_json(details["report"]), as_it_was="forked_from" in details)
-        self.valid_tree = details.get("valid_tree", self.valid_tree)
 
     def _task(self, stored: StoredEvent) -> None:
         step, task_id = stored.event.run_transition, stored.event.task_id
@@ -131,17 +146,15 @@ class Ledger:
 
     def _main_changed(self, stored: StoredEvent) -> None:
         change = stored.event.state_change
-        self.main_tree, self.main_seq = change.new_state_hash, stored.seq
+        self.main_tree = change.new_state_hash
         if change.reason == "base":
-            self.base_tree = self.valid_tree = change.new_state_hash
+            self.base_tree = change.new_state_hash
         if change.reason == "merge" and stored.event.task_id in self.tasks:
             self.tasks[stored.event.task_id].merged = True
 
     def _reported(self, report: CheckReport, *, as_it_was: bool = False) -> None:
         if report.tree == self.main_tree or as_it_was:
             self.report = report
-        if report.green and report.tree == self.main_tree:
-            self.valid_tree = report.tree
 
 
 def read_ledger(events: Iterable[StoredEvent]) -> Ledger:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from enchanted.actors import spans
-from enchanted.actors.errors import ActorError, BaseMissing, CannotApply, NotARepository
+from enchanted.actors.errors import ActorError, BaseMissing, CannotApply, NotARepository, OutOfTime
 from enchanted.actors.fork import store_beginning
 from enchanted.actors.ledger import Ledger, TaskRecord, report_to_json, spec_to_json
 from enchanted.actors.lifecycle import (
@@ -24,6 +25,7 @@ from enchanted.actors.lifecycle import (
     next_task_state,
 )
 from enchanted.actors.models.errors import ModelError
+from enchanted.actors.recovery import Recovery
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.repository.merge_queue import Conflict, MergeQueue
 from enchanted.actors.team import AgentLost, Team
@@ -48,13 +50,6 @@ T = TypeVar("T")
 
 MAX_INTERRUPTIONS = 5
 """A task whose Coder died this often is given up."""
-
-
-class OutOfTime(ActorError):
-    """The run used all the wall time it may."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"the run's budget of {seconds:.0f} s is spent; raise ENCHANTED_BUDGET__SECONDS")
 
 
 class Orchestrator:
@@ -118,9 +113,16 @@ class Orchestrator:
         """Close the run as failed because its time is spent; whoever runs `drive` must have been stopped first."""
         await self._close(RunSignal.ERROR, str(OutOfTime(self._request.budget.seconds)))
 
+    async def give_up(self, recovery: Recovery, why: str) -> RunState:
+        """Close a run whose log does not verify, with the files of its last valid state."""
+        # A forged event may name files that nobody has: there is no way back from those.
+        there = await asyncio.to_thread(self._repository.store.has, [self._ledger.main_tree])
+        await self._close(RunSignal.ERROR, why, await self._roll_back(recovery.tree if there else ""))
+        return self._ledger.state
+
     def _time_left(self) -> float | None:
-        seconds = self._request.budget.seconds
-        return max(0.0, self._ledger.started_at + seconds - self._now()) if seconds else None
+        end = self._ledger.started_at + self._request.budget.seconds
+        return max(0.0, end - self._now()) if self._request.budget.seconds else None
 
     async def _store_base(self) -> None:
         if self._request.forked_from:
@@ -296,7 +298,7 @@ class Orchestrator:
             reason = f"every check passes; {published}{left}"
             return await self._close(RunSignal.GREEN, reason, {"branch": branch, "tree": report.tree})
         reason = f"checks still fail: {', '.join(report.failing)}"
-        return await self._close(RunSignal.RED, reason, await self._roll_back())
+        return await self._close(RunSignal.RED, reason, await self._roll_back(self._ledger.valid_tree))
 
     async def _publish(self) -> tuple[str, str]:
         """The branch, and in words what became of it."""
@@ -316,15 +318,15 @@ class Orchestrator:
                 return branch, f"branch {branch}, not applied: {error}"
         return branch, f"branch {branch}"
 
-    async def _roll_back(self) -> dict[str, Json]:
+    async def _roll_back(self, valid: str) -> dict[str, Json]:
         ledger = self._ledger
-        if ledger.main_tree == ledger.valid_tree or not ledger.valid_tree:
+        if ledger.main_tree == valid or not valid:
             return {"tree": ledger.main_tree, "rolled_back": []}
-        patch = await self._repository.diff(ledger.main_tree, ledger.valid_tree)
+        patch = await self._repository.diff(ledger.main_tree, valid)
         change = events.state_change(
             workspace_id=MAIN_WORKSPACE,
             previous_tree=ledger.main_tree,
-            new_tree=ledger.valid_tree,
+            new_tree=valid,
             patch=patch.text,
             files=patch.files,
             reason="rollback",
@@ -332,7 +334,7 @@ class Orchestrator:
             parent=ledger.last_event_id,
         )
         await self._change_main(change)
-        return {"tree": ledger.valid_tree, "rolled_back": [entry.path for entry in patch.files]}
+        return {"tree": valid, "rolled_back": [entry.path for entry in patch.files]}
 
     async def _checked(self, tree: str) -> CheckReport:
         report = self._ledger.report
@@ -343,16 +345,14 @@ class Orchestrator:
     @staticmethod
     async def _retried(call: Callable[[], Awaitable[T]]) -> T:
         for _ in range(MAX_INTERRUPTIONS):
-            try:
+            with suppress(AgentLost):
                 return await call()
-            except AgentLost:
-                continue
         return await call()
 
     async def _close(self, signal: RunSignal, reason: str, details: dict[str, Json] | None = None) -> None:
         await self._team.disband()
         if signal != RunSignal.GREEN and details is None:
-            details = await self._roll_back()
+            details = await self._roll_back(self._ledger.valid_tree)
         heads = heads_of(await self._bus.read_run(self._request.run_id))
         await self._step(signal, reason, details, heads=heads)
 

@@ -69,6 +69,11 @@ class BlobStore:
         )
         return name
 
+    async def has(self, sha256: str) -> bool:
+        """Whether the content with this hash is there, as far as can be told without reading all of it."""
+        entry = await self._entry(sha256)
+        return entry is not None and await self._is_complete(entry)
+
     async def get(self, sha256: str) -> bytes:
         """The content with this hash.
 

@@ -29,6 +29,9 @@ class InMemoryBlobs:
         self._content[name] = data
         return name
 
+    async def has(self, sha256: str) -> bool:
+        return sha256 in self._content
+
     async def get(self, sha256: str) -> bytes:
         if sha256 not in self._content:
             raise BlobMissing(sha256)

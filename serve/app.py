@@ -30,6 +30,7 @@ from enchanted.serve import (
     pipeline,
     query,
     receipts,
+    recovery,
     reruns,
     runs,
     sessions,
@@ -55,8 +56,8 @@ MAX_BODY = 1 << 20
 """Bytes of a request."""
 
 _PARTS = (
-    *(runs, events, traces, jaeger_reads, history, outline, file_history, compare, receipts, agents, ledger, query),
-    *(export, live, live_socket, acts, reruns, pipeline, cluster, otlp, sessions, pages),
+    *(runs, events, traces, jaeger_reads, history, outline, file_history, compare, receipts, recovery, agents, ledger),
+    *(query, export, live, live_socket, acts, reruns, pipeline, cluster, otlp, sessions, pages),
 )
 
 health = APIRouter(tags=["health"])

@@ -224,6 +224,10 @@ class ApiClient:
         """Nodes, engines, models, and everybody who said lately how it is."""
         return self._json("cluster")
 
+    def recovery(self, run: str) -> Json:
+        """The run's last valid state, and why the later ones are not."""
+        return self._json(f"runs/{_part(run)}/recovery")
+
     def ready(self) -> Json:
         """Each dependency's state; an unready API answers with the same members."""
         with self._errors():

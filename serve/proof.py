@@ -138,12 +138,13 @@ async def _caught_up(deps: Dependencies, run: str, stream: Sequence[StoredEvent]
         async for row in deps.store.run_events(run):
             rows.add(row)
         missing = lacking(rows.hashes, rows.event_ids, stream)
-        if not any(_is_recent(stored) for stored in missing):
+        if not any(is_recent(stored) for stored in missing):
             return rows
         await asyncio.sleep(FLUSH_POLL)
 
 
-def _is_recent(stored: StoredEvent) -> bool:
+def is_recent(stored: StoredEvent) -> bool:
+    """Whether it may still be on its way into the table."""
     return datetime.now(UTC) - stored.time < FLUSH_GRACE
 
 

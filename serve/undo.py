@@ -12,6 +12,7 @@ from enchanted.actors.repository.merge_queue import Conflict, MergeQueue
 from enchanted.actors.repository.tree_store import Patch
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.errors import StateConflict
+from enchanted.bus.ports import BusPort
 from enchanted.schemas.events import StoredEvent, kind_of, state_change
 from enchanted.schemas.fold import FILE_SYSTEM, MAIN_WORKSPACE
 from enchanted.serve.buslink import RUN_DEADLINE
@@ -24,20 +25,19 @@ from enchanted.serve.seek import events_between
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Target:
+class Target:
     """The change, and where its workspace stands now."""
 
     change: StoredEvent
-    last: StoredEvent
-    """The newest change of the same workspace."""
+    tree: str
+    """The files of the same workspace as they are now."""
+    last_seq: int
+    """Stream sequence of its newest change, be it of files or of what is set in it."""
 
     @property
     def workspace(self) -> str:
+        """The workspace the change is of."""
         return self.change.event.workspace_id or MAIN_WORKSPACE
-
-    @property
-    def tree(self) -> str:
-        return self.last.event.state_change.new_state_hash
 
 
 async def undone(deps: Dependencies, contents: Contents, run: str, event_id: str, *, dry_run: bool) -> dict[str, Any]:
@@ -48,14 +48,15 @@ async def undone(deps: Dependencies, contents: Contents, run: str, event_id: str
         UndoRefused: it is no change of files that can be taken back, or later work contradicts.
     """
     events = await _newest(deps, run)
-    target = _target(events, run, event_id)
+    target = find_target(events, run, event_id)
     step = target.change.event.state_change
     trees = [target.tree, step.previous_state_hash, step.new_state_hash]
     async with contents.trees(run, events, trees) as repository:
-        patch, tree = await _reversed(repository, target)
+        patch, tree = await taken_back(repository, target)
         if dry_run:
             return _document(run, target, patch, tree)
-        stored = await _record(deps, run, target, patch, tree)
+        async with deps.bus.use(RUN_DEADLINE) as bus:
+            stored = await record(bus, run, target, patch, tree)
         branch = await _branch_moved(repository, events, run, target, tree)
         return _document(run, target, patch, tree) | {
             "undo_event_id": stored.event.event_id,
@@ -75,7 +76,13 @@ async def _newest(deps: Dependencies, run: str) -> Sequence[StoredEvent]:
     return await events_between(deps, run, 0, MAX_SEQ)
 
 
-def _target(events: Sequence[StoredEvent], run: str, event_id: str) -> _Target:
+def find_target(events: Sequence[StoredEvent], run: str, event_id: str) -> Target:
+    """The change to take back, of all the run's events.
+
+    Raises:
+        EventNotFound: the run has no such event.
+        UndoRefused: it is none that can be taken back, or the run is at work.
+    """
     change = next((stored for stored in events if stored.event.event_id == event_id), None)
     if change is None:
         raise EventNotFound(event_id)
@@ -87,15 +94,21 @@ def _target(events: Sequence[StoredEvent], run: str, event_id: str) -> _Target:
     facts = facts_of(events)
     if facts.state and not facts.closed:
         raise UndoRefused(f"{run} is still at work; wait for its verdict, or cancel it")
-    last = [
+    space = [
         one
         for one in events
-        if one.event.state_change.target_type == FILE_SYSTEM and one.event.workspace_id == change.event.workspace_id
+        if kind_of(one.event) == "state_change" and one.event.workspace_id == change.event.workspace_id
     ]
-    return _Target(change=change, last=last[-1])
+    files = [one.event.state_change for one in space if one.event.state_change.target_type == FILE_SYSTEM]
+    return Target(change=change, tree=files[-1].new_state_hash, last_seq=space[-1].seq)
 
 
-async def _reversed(repository: ShadowRepository, target: _Target) -> tuple[Patch, str]:
+async def taken_back(repository: ShadowRepository, target: Target) -> tuple[Patch, str]:
+    """The files as they are now without the change, as a patch and a tree.
+
+    Raises:
+        UndoRefused: later work contradicts.
+    """
     step = target.change.event.state_change
     try:
         merged = await MergeQueue(repository).merge(
@@ -112,7 +125,12 @@ async def _reversed(repository: ShadowRepository, target: _Target) -> tuple[Patc
     return await repository.diff(target.tree, merged.tree), merged.tree
 
 
-async def _record(deps: Dependencies, run: str, target: _Target, patch: Patch, tree: str) -> StoredEvent:
+async def record(bus: BusPort, run: str, target: Target, patch: Patch, tree: str) -> StoredEvent:
+    """Write an undo into the run's log.
+
+    Raises:
+        UndoRefused: the workspace was changed since ``target`` was looked at.
+    """
     change = state_change(
         workspace_id=target.workspace,
         previous_tree=target.tree,
@@ -123,16 +141,15 @@ async def _record(deps: Dependencies, run: str, target: _Target, patch: Patch, t
         resource=", ".join(file.path for file in patch.files[:3]),
         parent=target.change.event.event_id,
     )
-    async with deps.bus.use(RUN_DEADLINE) as bus:
-        log = AgentLog(bus, run_id=run, role="operator", agent_name="operator")
-        try:
-            return await log.emit_change(change, expected_last=target.last.seq)
-        except StateConflict as error:
-            raise UndoRefused("the workspace was changed meanwhile; look again, then repeat it") from error
+    log = AgentLog(bus, run_id=run, role="operator", agent_name="operator")
+    try:
+        return await log.emit_change(change, expected_last=target.last_seq)
+    except StateConflict as error:
+        raise UndoRefused("the workspace was changed meanwhile; look again, then repeat it") from error
 
 
 async def _branch_moved(
-    repository: ShadowRepository, events: Sequence[StoredEvent], run: str, target: _Target, tree: str
+    repository: ShadowRepository, events: Sequence[StoredEvent], run: str, target: Target, tree: str
 ) -> str:
     """What became of the run's branch, in words."""
     facts = facts_of(events)
@@ -149,7 +166,7 @@ async def _branch_moved(
     return f"{branch} is at {commit[:12]} now"
 
 
-def _document(run: str, target: _Target, patch: Patch, tree: str) -> dict[str, Any]:
+def _document(run: str, target: Target, patch: Patch, tree: str) -> dict[str, Any]:
     return {
         "run_id": run,
         "event_id": target.change.event.event_id,

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,6 +19,7 @@ FileEntry = tuple[str, str]
 """Git mode and git blob id (SHA-256)."""
 LINK = "120000"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _PIECE = 1 << 20
 
 
@@ -63,7 +64,7 @@ def keep(folder: Path, path: str, into: Path, *, copy: bool = False) -> None:
             assert place is not None
             if not copy and _linked(source, place, name):
                 return
-            shutil.copy2(_at(source, name), _at(place, name), follow_symlinks=False)
+            _copy(source, place, name, name)
 
 
 def replace(source: Path, path: str, folder: Path) -> None:
@@ -82,7 +83,7 @@ def replace(source: Path, path: str, folder: Path) -> None:
                     raise
                 # A folder in there is another file system: the exchange itself stays a rename.
                 partial = f".enchanted-{secrets.token_hex(8)}"
-                shutil.copy2(_at(prepared, name), _at(place, partial), follow_symlinks=False)
+                _copy(prepared, place, name, partial)
                 os.rename(partial, name, src_dir_fd=place, dst_dir_fd=place)
                 os.unlink(name, dir_fd=prepared)
 
@@ -120,6 +121,38 @@ def others(folder: Path, known: Collection[str], *, skip: Collection[str] = ()) 
                 yield prefix + name
 
 
+def flush(folder: Path, *, contents: bool = True) -> None:
+    """Have the names of all files beneath, and by default what is in them, survive a power cut."""
+    for _, _, names, place in os.fwalk(folder, follow_symlinks=False):
+        for name in names if contents else ():
+            _flush_file(place, name)
+        os.fsync(place)
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder survive a power cut."""
+    place = os.open(folder, _FOLDER)
+    try:
+        os.fsync(place)
+    finally:
+        os.close(place)
+
+
+def flush_above(root: Path, paths: Iterable[str]) -> None:
+    """The same of the folders that hold these paths, or held them."""
+    folders = {above for path in paths for above in _parents(path)}
+    for folder in sorted(folders):
+        with _parent(root, f"{folder}/x" if folder else "x") as place:
+            if place is not None:
+                os.fsync(place)
+
+
+def _parents(path: str) -> Iterator[str]:
+    while path:
+        path = _above(path)
+        yield path
+
+
 def _linked(source: int, place: int, name: str) -> bool:
     """Give a file its second name; False where the file system, or its owner, does not allow that."""
     try:
@@ -131,6 +164,22 @@ def _linked(source: int, place: int, name: str) -> bool:
             raise
         return False
     return True
+
+
+def _copy(source: int, place: int, name: str, new: str) -> None:
+    """A copy whose content survives a power cut, as a second name would."""
+    shutil.copy2(_at(source, name), _at(place, new), follow_symlinks=False)
+    _flush_file(place, new)
+
+
+def _flush_file(parent: int, name: str) -> None:
+    if not stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+        return
+    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _at(folder: int, name: str) -> str:
@@ -165,8 +214,11 @@ def _parent(root: Path, path: str, *, make: bool = False) -> Iterator[int | None
             try:
                 below = os.open(part, _FOLDER, dir_fd=folder)
             except OSError as error:
+                if error.errno not in _NO_FOLDER:
+                    raise
                 if make:
-                    raise UnsafePath(os.fsencode(path), f"{part} is no folder") from error
+                    why = f"a file or a link lies where the folder {part} must be"
+                    raise NotADirectoryError(errno.ENOTDIR, why, path) from error
                 yield None
                 return
             os.close(folder)

@@ -1,43 +1,45 @@
 """Put the files of a tree into a folder: previewed first, what is replaced kept, finished later where it was cut off.
 
-Everything about it lies in `.enchanted-restore` in that folder. An operation is prepared there whole (`new` holds what
-comes, `old` is a second name of what goes) before `plan.json` makes it count; from then on each file is exchanged at
-once, by a rename, and a new call goes on where an earlier one was killed.
+An operation is prepared whole (see `restore_journal`) before it counts; from then on each file is exchanged at once, by
+a rename, and a new call goes on where an earlier one was killed.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from enchanted.actors.errors import (
     NotARepository,
     TargetBlocked,
-    TargetBusy,
     TargetChanged,
+    TargetStopped,
     TargetUnfinished,
     UnsafePath,
 )
-from enchanted.actors.repository.folder_files import FileEntry, delete, entries_of, entry_at, keep, others, replace
+from enchanted.actors.repository.folder_files import (
+    FileEntry,
+    delete,
+    entries_of,
+    entry_at,
+    flush_above,
+    keep,
+    others,
+    replace,
+)
 from enchanted.actors.repository.git import Git
+from enchanted.actors.repository.restore_journal import MARK, Files, Journal, Plan
 from enchanted.actors.repository.tree_store import TreeStore
 from enchanted.actors.repository.user_repository import UserRepository
 from enchanted.actors.tools.confined_files import forbidden_name
 
-MARK = ".enchanted-restore"
 LISTED = 100
 """Kept paths that a preview names."""
 Watch = Callable[[str, str], None]
 """Told of each step (what, path) before it is taken."""
-Files = dict[str, FileEntry]
-"""Path as the file system gives it -> mode and blob."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,13 +71,23 @@ class Restored:
     """An earlier call had been cut off, and this one finished it."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Way:
+    """What leads back to before the last operation."""
+
+    plan: Plan
+    saved: Path
+    """The files as they were."""
+    preview: Preview
+
+
 class Target:
     """A folder that files are put into."""
 
     def __init__(self, folder: Path, *, watch: Watch = lambda what, path: None) -> None:
         # Once: a folder that is a link is its target from here on.
         self.folder = Path(os.path.realpath(folder))
-        self._mark = self.folder / MARK
+        self._journal = Journal(self.folder)
         self._watch = watch
 
     def preview(self, store: TreeStore, tree: str) -> Preview:
@@ -83,8 +95,18 @@ class Target:
 
         Raises:
             UnsafePath: the tree has a path that must not be written.
+            TargetStopped: a folder there cannot be looked into.
         """
         return self._compared(_files_of(store, tree), self._owned())
+
+    def preview_back(self) -> Preview:
+        """What `put_back` would do; nothing is written.
+
+        Raises:
+            TargetBlocked: nothing was restored here.
+            TargetStopped: as in `preview`.
+        """
+        return self._way_back().preview
 
     def restore(self, store: TreeStore, tree: str, *, label: str, operation: str, force: bool = False) -> Restored:
         """Make the folder's files those of ``tree``; files that nobody put there stay.
@@ -95,18 +117,20 @@ class Target:
             TargetChanged: files would be lost that only this folder has; ``force`` overwrites them, after the snapshot.
             TargetBlocked: something is in the way that is neither.
             TargetUnfinished: another restore was cut off here.
+            TargetStopped: the file system refused a step; the same call goes on from there.
             TargetBusy: another one is at work.
             UnsafePath: the tree has a path that must not be written.
         """
         wanted = _files_of(store, tree)
-        with self._alone():
+        with self._journal.alone(_git_view(self.folder)[0]):
             resumed = self._finish(label, force=force)
             preview = self._compared(wanted, self._owned())
             self._require(preview, force)
             if not preview.write and not preview.delete:
-                self._save_state(wanted)
-                return Restored(preview=preview, snapshot=self._last() if resumed else "", resumed=resumed)
-            place = self._begin(operation)
+                self._journal.keep_files(wanted)
+                snapshot = str(self._journal.last() or "") if resumed else ""
+                return Restored(preview=preview, snapshot=snapshot, resumed=resumed)
+            place = self._journal.begin(operation)
             self._checked_out(store, tree, preview.write, place / "new")
             self._commit(place, label, preview, wanted)
             self._finish(label, force=force)
@@ -117,39 +141,44 @@ class Target:
 
         Raises:
             TargetBlocked: nothing was restored here.
-            TargetChanged, TargetUnfinished, TargetBusy: as in `restore`.
+            TargetChanged, TargetUnfinished, TargetStopped, TargetBusy: as in `restore`.
         """
-        if not self._mark.is_dir():
+        if not self._journal.mark.is_dir():
             raise TargetBlocked(self.folder, ("nothing was ever restored here",))
-        with self._alone():
+        with self._journal.alone(_git_view(self.folder)[0]):
             resumed = self._finish(None, force=force)
-            if resumed and _read(Path(self._last()) / "plan.json").get("back"):
-                return Restored(preview=self._compared({}, set()), snapshot=self._last(), resumed=True)
-            if not (last := self._last()):
-                raise TargetBlocked(self.folder, ("nothing was ever restored here",))
-            plan, saved = _read(Path(last) / "plan.json"), Path(last) / "old"
-            touched = {*plan["write"], *plan["delete"]}
-            wanted = {path: entry for path in touched if (entry := entry_at(saved, path))}
-            preview = self._compared(wanted, touched)
-            self._require(preview, force)
-            place = self._begin(operation)
-            for path in preview.write:
-                keep(saved, path, place / "new", copy=True)
-            self._commit(place, f"back to before {plan['label']}", preview, _files(plan["files_before"]), back=True)
+            last = self._journal.last()
+            if resumed and last and self._journal.plan(last).back:
+                return Restored(preview=self._compared({}, set()), snapshot=str(last), resumed=True)
+            way = self._way_back()
+            self._require(way.preview, force)
+            place = self._journal.begin(operation)
+            for path in way.preview.write:
+                keep(way.saved, path, place / "new", copy=True)
+            label = f"back to before {way.plan.label}"
+            self._commit(place, label, way.preview, way.plan.files_before, back=True)
             self._finish(None, force=force)
-        return Restored(preview=preview, snapshot=str(place), resumed=resumed)
+        return Restored(preview=way.preview, snapshot=str(place), resumed=resumed)
 
     def unfinished(self) -> str:
         """What was cut off here, in words; empty when nothing was."""
-        pending = self._pending()
-        return str(pending[1]["label"]) if pending else ""
+        pending = self._journal.pending()
+        return pending[1].label if pending else ""
+
+    def _way_back(self) -> _Way:
+        if (last := self._journal.last()) is None:
+            raise TargetBlocked(self.folder, ("nothing was ever restored here",))
+        plan, saved = self._journal.plan(last), last / "old"
+        touched = {*plan.write, *plan.delete}
+        wanted = {path: entry for path in touched if (entry := entry_at(saved, path))}
+        return _Way(plan=plan, saved=saved, preview=self._compared(wanted, touched))
 
     def _owned(self) -> set[str]:
         """Files that may be deleted: git, or an earlier restore, put them there."""
-        return {*_git_view(self.folder)[0], *self._state().get("files", {})}
+        return {*_git_view(self.folder)[0], *self._journal.done().files}
 
     def _compared(self, wanted: Files, owned: set[str]) -> Preview:
-        found = {path: entry_at(self.folder, path) for path in sorted({*wanted, *owned})}
+        found = dict(self._entries(sorted({*wanted, *owned})))
         write = [path for path, entry in found.items() if path in wanted and entry != wanted[path]]
         gone = [path for path, entry in found.items() if path not in wanted and entry]
         names = list(others(self.folder, {*wanted, *gone}, skip=(MARK, ".git")))
@@ -163,11 +192,17 @@ class Target:
             blocked=tuple(_blocked(self.folder, write, {*gone, *wanted})),
         )
 
+    def _entries(self, paths: Iterable[str]) -> Iterator[tuple[str, FileEntry | None]]:
+        for path in paths:
+            with self._step(path):
+                entry = entry_at(self.folder, path)
+            yield path, entry
+
     def _unknown(self, found: Mapping[str, FileEntry | None]) -> list[str]:
         """Of these files the ones that only this folder has."""
         tracked, changed = _git_view(self.folder)
-        state = self._state()
-        known = _files(state.get("files", {})) | _files(state.get("after", {}))
+        done = self._journal.done()
+        known = {**done.files, **done.after}
         return [
             path
             for path, entry in found.items()
@@ -180,34 +215,6 @@ class Target:
         if preview.dirty and not force:
             raise TargetChanged(self.folder, preview.dirty)
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self._mark.is_symlink():
-            raise UnsafePath(MARK, "is a link")
-        if any(path.startswith(MARK + "/") for path in _git_view(self.folder)[0]):
-            raise TargetBlocked(self.folder, (f"{MARK} came with the repository and is not a restore's",))
-        self._mark.mkdir(exist_ok=True, mode=0o700)
-        with suppress(FileExistsError):
-            os.close(os.open(self._mark / ".gitignore", os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
-            (self._mark / ".gitignore").write_text("*\n")
-        file = os.open(self._mark / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(file, "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise TargetBusy(self.folder) from None
-            yield
-
-    def _begin(self, operation: str) -> Path:
-        for place in self._mark.iterdir():
-            if place.is_dir() and not (place / "plan.json").exists():
-                shutil.rmtree(place)  # killed while it was prepared: nothing was touched
-        place = self._mark / operation
-        (place / "new").mkdir(parents=True)
-        (place / "old").mkdir()
-        return place
-
     def _checked_out(self, store: TreeStore, tree: str, paths: tuple[str, ...], into: Path) -> None:
         names = b"".join(os.fsencode(path) + b"\0" for path in paths)
         with store.scratch_index() as index:
@@ -219,75 +226,63 @@ class Target:
         """Keep what goes, then write the plan: from here on the operation counts."""
         for path in (*preview.write, *preview.delete):
             self._watch("keep", path)
-            keep(self.folder, path, place / "old")
-        plan = {
-            "label": label,
-            "back": back,
-            "write": list(preview.write),
-            "delete": list(preview.delete),
-            "files": files,
-            "after": {path: entry_at(place / "new", path) for path in preview.write},
-            "files_before": self._state().get("files", {}),
-        }
+            with self._step(path):
+                keep(self.folder, path, place / "old")
+        after = {path: entry for path in preview.write if (entry := entry_at(place / "new", path))}
+        plan = Plan(
+            label=label,
+            back=back,
+            write=preview.write,
+            delete=preview.delete,
+            files=files,
+            after=after,
+            files_before=dict(self._journal.done().files),
+            number=self._journal.next_number(),
+        )
         self._watch("plan", str(place))
-        _write(place / "plan.json", plan)
+        self._journal.commit(place, plan)
 
     def _finish(self, label: str | None, *, force: bool) -> bool:
         """Carry out what is planned and not done yet; whether there was such."""
-        pending = self._pending()
+        pending = self._journal.pending()
         if pending is None:
             return False
         place, plan = pending
-        if label is not None and plan["label"] != label:
-            raise TargetUnfinished(self.folder, plan["label"])
-        for path in plan["delete"]:
+        if label is not None and plan.label != label:
+            raise TargetUnfinished(self.folder, plan.label)
+        for path in plan.delete:
             self._watch("delete", path)
-            self._require_as_planned(place, path, None, force=force)
-            delete(self.folder, path)
-        for path in plan["write"]:
+            with self._step(path, place):
+                self._require_as_planned(place, path, None, force=force)
+                delete(self.folder, path)
+        for path in plan.write:
             self._watch("write", path)
-            self._require_as_planned(place, path, plan["after"][path], force=force)
-            replace(place / "new", path, self.folder)
+            with self._step(path, place):
+                self._require_as_planned(place, path, plan.after.get(path), force=force)
+                replace(place / "new", path, self.folder)
+        flush_above(self.folder, (*plan.delete, *plan.write))
         self._watch("done", str(place))
-        self._save_state(_files(plan["files"]), place.name, plan["after"])
-        shutil.rmtree(place / "new", ignore_errors=True)
+        self._journal.finish(place, plan)
         return True
 
-    def _require_as_planned(self, place: Path, path: str, after: list[str] | None, *, force: bool) -> None:
+    def _require_as_planned(self, place: Path, path: str, after: FileEntry | None, *, force: bool) -> None:
         """Somebody may have written since the plan was made: nothing has that but this file."""
         found = entry_at(self.folder, path)
-        if found in (None, entry_at(place / "old", path)) or (after is not None and found == tuple(after)):
+        if found in (None, entry_at(place / "old", path)) or found == after:
             return
         if not force:
             raise TargetChanged(self.folder, [path])
         (place / "late").mkdir(exist_ok=True)
         keep(self.folder, path, place / "late", copy=True)
 
-    def _pending(self) -> tuple[Path, dict[str, Any]] | None:
-        done = self._state().get("done", [])
-        for place in sorted(self._mark.iterdir()) if self._mark.is_dir() else ():
-            if place.name not in done and (place / "plan.json").exists():
-                return place, _read(place / "plan.json")
-        return None
-
-    def _state(self) -> dict[str, Any]:
-        path = self._mark / "state.json"
-        return _read(path) if path.exists() else {}
-
-    def _last(self) -> str:
-        """Folder of the last finished operation."""
-        operation = self._state().get("operation", "")
-        return str(self._mark / operation) if operation else ""
-
-    def _save_state(self, files: Files, operation: str = "", after: Mapping[str, Any] | None = None) -> None:
-        before = self._state()
-        state = {
-            "files": files,
-            "after": before.get("after", {}) if after is None else after,
-            "operation": operation or before.get("operation", ""),
-            "done": [*before.get("done", []), *([operation] if operation else [])],
-        }
-        _write(self._mark / "state.json", state)
+    @contextmanager
+    def _step(self, path: str, place: Path | None = None) -> Iterator[None]:
+        """One look at a file, or with ``place`` one exchange of a file: the file system may refuse it."""
+        try:
+            yield
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise TargetStopped(self.folder, path, why, snapshot=str(place / "old") if place else "") from error
 
 
 def _files_of(store: TreeStore, tree: str) -> Files:
@@ -309,10 +304,11 @@ def _git_view(folder: Path) -> tuple[set[str], set[str]]:
         return set(), set()
     inside = os.path.relpath(folder.resolve(), user.folder.resolve())
     prefix = "" if inside == "." else inside + "/"
-    return tuple(  # type: ignore[return-value]
+    tracked, changed = (
         {name.removeprefix(prefix) for name in map(os.fsdecode, names) if name.startswith(prefix)}
-        for names in (user.tracked(), user.changed_paths(untracked=False))
+        for names in (user.tracked(), user.changed_paths(untracked=False, hidden=True))
     )
+    return tracked, changed
 
 
 def _blocked(folder: Path, write: list[str], free: set[str]) -> Iterator[str]:
@@ -341,27 +337,3 @@ def _holds_others(place: Path, path: str, free: set[str]) -> bool:
     if place.is_symlink() or not place.is_dir():
         return False
     return any(others(place, {name.removeprefix(path + "/") for name in free if name.startswith(path + "/")}))
-
-
-def _files(saved: dict[str, Any]) -> Files:
-    return {path: (mode, blob) for path, (mode, blob) in saved.items()}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with path.open(encoding="ascii") as file:
-            found: dict[str, Any] = json.load(file)
-    except ValueError as error:
-        raise TargetBlocked(path.parent, (f"{path.name} is damaged",)) from error
-    return found
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    # ASCII: names that are not UTF-8 are lone surrogates here, which JSON can hold as escapes only.
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    with partial.open("x", encoding="ascii") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,14 +110,32 @@ class UserRepository:
         """Paths where the working tree or the index differs from HEAD, in a readable form."""
         return [_readable(path) for path in self.changed_paths(untracked=untracked)]
 
-    def changed_paths(self, *, untracked: bool = True) -> list[bytes]:
-        """The same paths as they are."""
+    def changed_paths(self, *, untracked: bool = True, hidden: bool = False) -> list[bytes]:
+        """The same paths as they are; with ``hidden`` also of files that git was told not to look at."""
         if self.bare:
             return []
         kind = "normal" if untracked else "no"
         command = ("status", "--porcelain=v1", "-z", f"--untracked-files={kind}", "--ignore-submodules=all")
-        output = self.git.run(*command, "--no-renames", environment=self._without_filters())
+        with self._index(everywhere=hidden) as index:
+            output = self.git.run(*command, "--no-renames", environment=self._without_filters() | index)
         return [record[3:] for record in output.split(b"\0")[:-1]]
+
+    @contextmanager
+    def _index(self, *, everywhere: bool) -> Iterator[dict[str, str]]:
+        """Variables for the index, or for a copy in which no file is assumed unchanged or skipped."""
+        tagged = self.git.run("ls-files", "-v", "-z").split(b"\0")[:-1] if everywhere else []
+        names = [record[2:] for record in tagged if record[:1].islower() or record[:1] == b"S"]
+        if not names:
+            yield {}
+            return
+        where = os.fsdecode(self.git.run("rev-parse", "--git-path", "index").rstrip(b"\n"))
+        with tempfile.TemporaryDirectory(prefix="enchanted-") as scratch:
+            index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
+            shutil.copyfile(self.folder / where, index["GIT_INDEX_FILE"])
+            wanted = b"".join(name + b"\0" for name in names)
+            for flag in ("--no-assume-unchanged", "--no-skip-worktree"):
+                self.git.run("update-index", flag, "-z", "--stdin", stdin=wanted, environment=index)
+            yield index
 
     def tracked(self) -> list[bytes]:
         """Paths that the index holds, submodules included."""

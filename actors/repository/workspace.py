@@ -125,7 +125,8 @@ class Workspace:
         if self._marked is not None and (tree := self._with_marked(self._marked)):
             self._behind |= self._marked
             self.tree = tree
-        elif paths := sorted(self._changed() | self._behind):
+        elif (changed := self._changed()) or self._behind:
+            paths = sorted(changed | self._behind_here())
             for path in paths:
                 self._require_storable(path)
             wanted = b"\0".join(self._reachable(paths))
@@ -134,6 +135,11 @@ class Workspace:
             self._behind = set()
         self._marked = set() if self._tracked else None
         return self.tree
+
+    def _behind_here(self) -> set[bytes]:
+        """Without files whose place a folder has taken: the index never had them, and git refuses such a name."""
+        paths = {path: self.path / os.fsdecode(path) for path in self._behind}
+        return {path for path, place in paths.items() if place.is_symlink() or not place.is_dir()}
 
     def _with_marked(self, paths: Collection[bytes]) -> str | None:
         """The tree with the marked files as they are now; None when only a look at every file can tell."""

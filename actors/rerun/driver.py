@@ -12,9 +12,10 @@ from pathlib import Path
 from opentelemetry import context, trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
+from enchanted.actors.errors import OutOfTime
 from enchanted.actors.ledger import read_ledger
 from enchanted.actors.lifecycle import RunState
-from enchanted.actors.orchestrator import Orchestrator, OutOfTime
+from enchanted.actors.orchestrator import Orchestrator
 from enchanted.actors.rerun.errors import as_the_swarm_writes
 from enchanted.actors.rerun.players import RecordedRepository
 from enchanted.actors.rerun.recording import ORCHESTRATOR, Act, Recording

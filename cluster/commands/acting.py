@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from enchanted.cluster.commands.run import BudgetOption, CodersOption, ModelOpti
 from enchanted.cluster.errors import CHECK_FAILED, USAGE, CommandFailed
 
 if TYPE_CHECKING:
+    from enchanted.actors.repository.restore import Preview
     from enchanted.serve.client import ApiClient
 
 SHOWN = 20
@@ -48,7 +50,7 @@ def restore(
     if back:
         if folder is None or run is not None:
             raise CommandFailed("--back needs a folder and no run", "enchanted restore --back --into FOLDER", USAGE)
-        _back(folder, force=force, as_json=as_json)
+        _back(folder, force=force, yes=yes, as_json=as_json)
         return
     if run is None or (folder is None) == (branch is None):
         raise CommandFailed("say which run, and where to", "enchanted restore RUN --into FOLDER", USAGE)
@@ -58,32 +60,48 @@ def restore(
     with api(url, token_file) as client:
         preview = client.restore(str(checked_id(run)), body | {"dry_run": True})
         if not yes:
-            _show(preview)
-            if preview["dirty"] and not force:
-                raise CommandFailed(
-                    "it would overwrite work that only this folder has", "commit it, or give --force", CHECK_FAILED
-                )
-            _confirm("restore")
+            _preview_restore(preview, force=force)
         body["at"] = preview["at"]
         document = client.restore(run, body)
     _tell(document, as_json=as_json)
 
 
-def _back(folder: Path, *, force: bool, as_json: bool) -> None:
+def _back(folder: Path, *, force: bool, yes: bool, as_json: bool) -> None:
     from enchanted.actors.errors import ActorError  # git and what comes with it cost a tenth of a second of `--help`
     from enchanted.actors.repository.restore import Target
     from enchanted.bus.agent_log import new_id
 
     try:
-        done = Target(folder).put_back(operation=new_id(), force=force)
+        target = Target(folder)
+        if not yes:
+            before = {"into": str(folder), "unfinished": target.unfinished()}
+            _preview_restore(before | _shown(target.preview_back()), force=force)
+        done = target.put_back(operation=new_id(), force=force)
     except (ActorError, OSError) as error:
         cause, _, remedy = str(error).partition("; ")
         raise CommandFailed(cause, remedy or "look at the folder's permissions and disk", CHECK_FAILED) from error
-    document = {"into": str(folder), "write": done.preview.write, "delete": done.preview.delete}
+    document = {"into": str(folder), **_shown(done.preview), "snapshot": done.snapshot}
     if as_json:
-        console.emit_json(document | {"snapshot": done.snapshot})
+        console.emit_json({name: document[name] for name in ("into", "write", "delete", "snapshot")})
         return
-    console.emit(f"{folder} is back: {len(done.preview.write)} files written, {len(done.preview.delete)} deleted")
+    console.emit(f"{folder} is back: {len(document['write'])} files written, {len(document['delete'])} deleted")
+
+
+def _shown(preview: Preview) -> dict[str, Any]:
+    """A preview as the API shows it."""
+    found = {name: getattr(preview, name) for name in ("write", "delete", "same", "kept", "dirty", "blocked")}
+    for name in ("write", "delete", "dirty", "blocked"):
+        found[name] = [os.fsencode(path).decode("utf-8", "backslashreplace") for path in found[name]]
+    return found
+
+
+def _preview_restore(preview: Document, *, force: bool) -> None:
+    _show(preview)
+    if preview["dirty"] and not force:
+        raise CommandFailed(
+            "it would overwrite work that only this folder has", "commit it, or give --force", CHECK_FAILED
+        )
+    _confirm("restore")
 
 
 def _show(preview: Document) -> None:

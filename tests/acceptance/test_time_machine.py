@@ -58,12 +58,30 @@ def test_a_state_is_previewed_restored_and_put_back(
     swarm.run("restore", merged["run_id"], "--into", str(into), "--yes")
     assert "import os" not in (into / "shop.py").read_text()
     assert (into / "notes.txt").read_text() == "mine"
-    swarm.run("restore", "--back", "--into", str(into))
+    preview = swarm.run("restore", "--back", "--into", str(into))
+    assert (preview.returncode, "import os" in (into / "shop.py").read_text()) == (2, False)
+    assert "write shop.py" in preview.stderr
+    swarm.run("restore", "--back", "--into", str(into), "--yes")
     assert (into / "shop.py").read_text().startswith("import os")
     (into / "shop.py").write_text("work of a day")
     refused = swarm.run("restore", merged["run_id"], "--into", str(into), "--yes")
     assert (refused.returncode, (into / "shop.py").read_text()) == (2, "work of a day")
     assert "--force" in refused.stderr
+
+
+def test_the_last_valid_state_of_a_merged_run_is_what_was_merged_and_the_named_command_restores_it(
+    swarm: HomeUnderTest, merged: dict[str, Any], tmp_path: Path
+) -> None:
+    found = swarm.run("recover", merged["run_id"], "--json")
+    document = json.loads(found.stdout)
+    last = main_changes(merged)[-1]
+    assert (found.returncode, document["fault"], document["later"]) == (0, None, [])
+    assert (document["valid"]["seq"], document["valid"]["why_not"]) == (last["seq"], "")
+    restore, fork = document["next"]
+    assert fork.startswith(f"enchanted fork {merged['run_id']} --at ")
+    swarm.run(*restore.removeprefix("enchanted ").replace("FOLDER", str(tmp_path / "into")).split(), "--yes")
+    git = Git(cwd=Path(merged["repo"]))
+    assert (tmp_path / "into" / "shop.py").read_bytes() == git.run("show", f"{merged['branch']}:shop.py")
 
 
 def test_a_state_is_restored_onto_a_branch_of_the_users(swarm: HomeUnderTest, merged: dict[str, Any]) -> None:

@@ -5,24 +5,30 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from enchanted.actors.config import RoleModel, SwarmConfig
-from enchanted.actors.fork import CannotFork, read_fork_point
+from enchanted.actors.fork import CannotFork, ForkPruned, read_fork_point
 from enchanted.actors.hosts import OrchestratorHost
-from enchanted.actors.ledger import request_to_json
+from enchanted.actors.ledger import read_ledger, report_to_json, request_to_json
 from enchanted.actors.lifecycle import RunState
 from enchanted.actors.models.minimal import MinimalModel
+from enchanted.actors.recovery import recover
 from enchanted.actors.repository.git import Git
+from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.team_testing import LocalTeam
 from enchanted.actors.testing import make_repository
-from enchanted.actors.work import RunRequest
+from enchanted.actors.work import CheckReport, CheckResult, RunRequest
 from enchanted.bus.agent_log import AgentLog
+from enchanted.bus.batch import Outgoing
 from enchanted.bus.connection import Bus
+from enchanted.bus.link import Link
+from enchanted.bus.memory import InMemoryBus
+from enchanted.bus.streams import BLOB_STREAM
 from enchanted.bus.testing import SMALL_LIMITS, NatsServer, nats_server
 from enchanted.schemas import events
 from enchanted.schemas.chain import verify
@@ -222,3 +228,160 @@ async def test_what_cannot_be_forked_says_why(bus: Bus, parent: list[StoredEvent
         await read_fork_point(bus, "parent", parent[0].seq)
     with pytest.raises(CannotFork, match="none of its events"):
         await read_fork_point(bus, "nobody", 100)
+
+
+async def test_a_fork_of_a_fork_goes_on_from_the_work_that_the_first_one_had_taken_over_and_not_begun_with(
+    bus: Bus, server: NatsServer, tmp_path: Path, parent: list[StoredEvent]
+) -> None:
+    edit = next(one for one in parent if one.event.state_change.reason == "edit")
+    done = edit.event.state_change.new_state_hash
+    first = await forked(bus, server, edit.seq, tmp_path / "home-1", run_id="one")
+    waiting = read_ledger(first[: 1 + place_of_beginning(first)])
+    assert done in {task.start for task in waiting.open_tasks}
+    assert {task.state for task in waiting.open_tasks} == {"pending"}
+
+    second = await forked(bus, server, beginning_of(first), tmp_path / "home-2", run_id="two", forked_from="one")
+    begun = read_ledger(second[: 1 + place_of_beginning(second)])
+    assert {task.spec.task_id: (task.assigned, task.start) for task in begun.open_tasks} == {
+        task.spec.task_id: (task.assigned, task.start) for task in waiting.open_tasks
+    }
+    assert done in {one.event.state_change.new_state_hash for one in second if one.event.state_change.reason == "fork"}
+    assert done not in {
+        one.event.state_change.new_state_hash for one in second if one.event.state_change.reason == "edit"
+    }
+    assert fold(second).state == RunState.MERGED
+    assert fold(second).workspaces["main"].tree == fold(parent).workspaces["main"].tree
+    assert verify(second).complete
+
+
+def place_of_beginning(log: list[StoredEvent]) -> int:
+    """Where in its log a fork steps out of ``created``."""
+    return next(place for place, one in enumerate(log) if one.event.run_transition.from_state == "created")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regressed:
+    """A run, still working, whose main workspace was green once and is not any more."""
+
+    log: list[StoredEvent]
+    green: str
+    """The tree whose checks passed."""
+    red: str
+    """The tree it has."""
+
+
+@pytest.fixture
+async def regressed(bus: Bus, tmp_path: Path) -> Regressed:
+    make_repository(tmp_path / "shop", {"a.py": "import os\n"})
+    repository = await ShadowRepository.create(tmp_path / "made.git", tmp_path / "shop")
+    base = repository.base_tree
+    green = repository.store.writer.with_files(base, {b"a.py": ("100644", b"A = 1\n")})
+    assert green is not None
+    red = repository.store.writer.with_files(green, {b"b.py": ("100644", b"import os\n")})
+    assert red is not None
+    log = AgentLog(bus, run_id="regressed", role="operator", agent_name="orchestrator")
+    request = replace(PARENT, run_id="regressed", repo=str(tmp_path / "shop"), checks=("ruff check .",))
+
+    async def step(start: str, end: str, details: Any) -> None:
+        await log.emit(events.run_transition(subject="run", from_state=start, to_state=end, reason="", details=details))
+
+    def report(tree: str, *, passed: bool) -> dict[str, Any]:
+        check = CheckResult(command="ruff check .", passed=passed, exit_code=int(not passed), output="")
+        return {"report": report_to_json(CheckReport(tree=tree, checks=(check,)))}
+
+    await step("", "created", request_to_json(request))
+    last, content = 0, await bus.blobs.put(await repository.bundle(base))
+    for old, new in ((repository.empty_tree, base), (base, green), (green, red)):
+        patch = await repository.diff(old, new)
+        change = events.state_change(
+            workspace_id="main",
+            previous_tree=old,
+            new_tree=new,
+            patch="" if new == base else patch.text,
+            files=patch.files,
+            reason="base" if new == base else "merge",
+            resource="",
+            content_sha256=content if new == base else "",
+        )
+        last = (await log.emit_change(change, expected_last=last)).seq
+        if new == base:
+            commit = {"base_commit": repository.base_commit, "base_tree": base}
+            await step("created", "prepared", commit)
+            await step("prepared", "planning", report(base, passed=False))
+            await step("planning", "working", None)
+        else:
+            await step("working", "working", report(new, passed=new == green))
+    return Regressed(log=await bus.read_run("regressed"), green=green, red=red)
+
+
+async def test_a_fork_whose_checks_stay_red_is_taken_back_to_what_its_parent_or_theirs_had_found_valid(
+    bus: Bus, server: NatsServer, tmp_path: Path, regressed: Regressed
+) -> None:
+    at, parent_id = regressed.log[-1].seq, "regressed"
+    for run_id in ("one", "two"):
+        log = await forked(
+            bus, server, at, tmp_path / f"home-{run_id}", run_id=run_id, forked_from=parent_id,
+            checks=("ruff check .",), repo=str(tmp_path / "shop"),
+        )  # fmt: skip
+        begun = [one.event.state_change.new_state_hash for one in log if one.event.state_change.reason == "fork"]
+        assert begun == [regressed.green, regressed.red]
+        assert fold(log).state == RunState.REJECTED
+        newest = [one.event.state_change for one in log if one.event.HasField("state_change")][-1]
+        assert (newest.reason, newest.new_state_hash) == ("rollback", regressed.green)
+        found = recover(log, run=run_id)
+        assert found.valid is not None
+        assert (found.valid.tree, found.fault) == (regressed.green, None)
+        at, parent_id = beginning_of(log), run_id
+
+
+@pytest.mark.parametrize("nth", [2, 3])
+async def test_a_fork_that_dies_between_the_valid_state_and_the_newest_one_goes_on_there(
+    bus: Bus, server: NatsServer, tmp_path: Path, regressed: Regressed, nth: int
+) -> None:
+    point = {"forked_from": "regressed", "forked_at": regressed.log[-1].seq}
+    await ask(bus, replace(PARENT, run_id="one", repo=str(tmp_path / "shop"), checks=("ruff check .",), **point))
+    config, seen = at_home(server, tmp_path / "home-1"), 0
+    first = asyncio.create_task(OrchestratorHost("one", config, LocalTeam).run())
+    async for stored in bus.tail(after=regressed.log[-1].seq):
+        seen += kind_of(stored.event) == "state_change"
+        if seen == nth:
+            break
+    first.cancel()
+    await asyncio.wait([first])
+    while LocalTeam.living:
+        await LocalTeam.living.pop().disband()
+    assert await OrchestratorHost("one", config, LocalTeam).run() == RunState.REJECTED
+    log = await bus.read_run("one")
+    begun = [one.event.state_change.new_state_hash for one in log if one.event.state_change.reason == "fork"]
+    assert begun == [regressed.green, regressed.red]
+
+
+async def test_a_fork_of_a_fork_whose_base_was_pruned_says_so_and_what_is_left_to_do(
+    bus: Bus, server: NatsServer, tmp_path: Path, parent: list[StoredEvent]
+) -> None:
+    first = await forked(bus, server, after(parent, "working"), tmp_path / "home-1", run_id="one")
+    at = after(first, "checking")
+    link = Link(server.url, name="pruning")
+    await link.open()
+    await link.api(f"STREAM.PURGE.{BLOB_STREAM}")
+    await link.close()
+    told = (
+        r"bundle that its log begins with, which was parent's, is no more in the bus's object store.*; if the API has"
+    )
+    with pytest.raises(ForkPruned, match=told):
+        await read_fork_point(bus, "one", at)
+    second = await forked(bus, server, at, tmp_path / "home-2", run_id="two", forked_from="one")
+    state = fold(second)
+    assert (state.state, "no more in the bus's object store" in state.reason) == (RunState.FAILED, True)
+    assert "enchanted run TASK --repo REPO" in state.reason
+
+
+async def test_a_run_whose_beginning_the_stream_has_let_go_cannot_be_forked_and_says_so(
+    parent: list[StoredEvent],
+) -> None:
+    later = InMemoryBus()
+    for stored in parent[12:]:
+        message = Outgoing(subject=stored.subject, payload=stored.raw, event_id=stored.event.event_id)
+        await later.publisher.publish(message)
+    with pytest.raises(ForkPruned, match=r"no longer holds the beginning of its log; .*enchanted restore parent --at"):
+        await read_fork_point(later, "parent", 1_000)

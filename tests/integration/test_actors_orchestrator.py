@@ -16,14 +16,16 @@ from enchanted.actors.hosts import OrchestratorHost
 from enchanted.actors.ledger import request_to_json
 from enchanted.actors.lifecycle import RunState
 from enchanted.actors.models.minimal import MinimalModel
+from enchanted.actors.recovery import recover
 from enchanted.actors.team_testing import LocalTeam
 from enchanted.actors.work import RunRequest
 from enchanted.bus.agent_log import AgentLog
+from enchanted.bus.batch import Outgoing
 from enchanted.bus.connection import Bus
 from enchanted.bus.testing import SMALL_LIMITS, NatsServer, nats_server
 from enchanted.schemas import events
 from enchanted.schemas.chain import verify
-from enchanted.schemas.events import StoredEvent, kind_of
+from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of
 from enchanted.schemas.fold import fold
 
 SOURCE = 'import os\nimport sys\n\n\ndef status(order):\n    return f"open" if order else "closed"\n'
@@ -204,3 +206,37 @@ async def test_an_orchestrator_that_dies_after_any_step_is_continued_to_a_verdic
     assert len(closings) == 1
     assert len(merges) == len(set(merges))
     assert (verify(log).intact, verify(log).complete) == (True, True)
+
+
+@pytest.mark.parametrize("forged_tree", ["f" * 64, ""], ids=["a tree nobody has", "the tree it began with"])
+async def test_a_run_whose_log_was_tampered_with_is_not_gone_on_with_but_taken_back_to_its_last_valid_state(
+    bus: Bus, config: SwarmConfig, shop: Path, eager: None, forged_tree: str
+) -> None:
+    await ask(bus, wanted(shop))
+    first = asyncio.create_task(OrchestratorHost("run-1", config, LocalTeam).run())
+    async for stored in bus.tail(after=0):
+        if stored.event.run_transition.to_state == "checking":
+            break
+    first.cancel()
+    await asyncio.wait([first])
+    await LocalTeam.living[-1].disband()
+    base, *_, merge = of_kind(await bus.read_run("run-1"), "state_change")
+    merged, forged = merge.event.state_change.new_state_hash, SwarmEvent()
+    forged.CopyFrom(merge.event)
+    forged.event_id = "forged"
+    forged.state_change.previous_state_hash = merged
+    forged.state_change.new_state_hash = forged_tree or base.event.state_change.new_state_hash
+    ack = await bus.publisher.publish(
+        Outgoing(subject=merge.subject, payload=forged.SerializeToString(), event_id="forged")
+    )
+
+    assert await OrchestratorHost("run-1", config, LocalTeam).run() == RunState.FAILED
+    log = await bus.read_run("run-1")
+    closing = next(one for one in log if one.event.run_transition.heads)
+    assert f"does not verify from sequence {ack.seq} on" in closing.event.run_transition.reason
+    found = recover(log, run="run-1")
+    assert found.valid is not None
+    assert found.valid.tree == merged
+    newest = of_kind(log, "state_change")[-1].event
+    assert newest.event_id == "forged" if forged_tree else newest.state_change.new_state_hash == merged
+    assert not git(shop, "branch", "--list", "enchanted/*")

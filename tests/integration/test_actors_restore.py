@@ -8,10 +8,10 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -19,7 +19,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from enchanted.actors.errors import TargetBlocked, TargetBusy, TargetChanged, TargetUnfinished, UnsafePath
+from enchanted.actors.errors import (
+    TargetBlocked,
+    TargetBusy,
+    TargetChanged,
+    TargetStopped,
+    TargetUnfinished,
+    UnsafePath,
+)
 from enchanted.actors.repository.restore import MARK, Restored, Target
 from enchanted.actors.repository.tree_store import EMPTY_TREE, TreeStore
 from enchanted.actors.testing import make_repository
@@ -149,38 +156,76 @@ def test_a_restore_that_is_cut_off_anywhere_leaves_old_or_new_files_and_is_finis
             assert on_disk(folder) == first
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from enchanted.actors.repository.restore import Target
-from enchanted.actors.repository.tree_store import TreeStore
-steps = iter(range(10**6))
-def watch(what, path):
-    if next(steps) == int(sys.argv[4]):
-        os.kill(os.getpid(), signal.SIGKILL)
-store = TreeStore(Path(sys.argv[1]))
-Target(Path(sys.argv[2]), watch=watch).restore(store, sys.argv[3], label="second", operation="killed")
-"""
+def killed(store: TreeStore, folder: Path, tree: str, step: int, after: float) -> bool:
+    """Restore in a process of its own that is killed at a step, or after some seconds; whether it was."""
+    child = os.fork()
+    if not child:
+        steps = count()
+
+        def watch(what: str, path: str) -> None:
+            if next(steps) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            Target(folder, watch=watch).restore(store, tree, label="second", operation="killed")
+        finally:
+            os._exit(0)
+    if after:
+        time.sleep(after)
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def check_kill(store: TreeStore, first: Tree, second: Tree, step: int, after: float) -> None:
+    """Whenever it was killed: old or new files, no file without a second name, and the next call finishes it."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "into"
+        restore(store, folder, first)
+        killed(store, folder, tree_of(store, second), step, after)
+        half, saved = on_disk(folder), on_disk(folder / MARK / "killed" / "old")
+        assert all(entry in (first.get(path), second.get(path)) for path, entry in half.items())
+        assert all(half.get(path) == entry or saved.get(path) == entry for path, entry in first.items())
+        restore(store, folder, second, label="second")
+        assert on_disk(folder) == second
+        if first != second:
+            Target(folder).put_back(operation="zzz")
+            assert on_disk(folder) == first
+
+
+KILLS = {
+    "first": TREES,
+    "second": TREES,
+    "step": st.integers(0, 30),
+    "after": st.one_of(st.just(0.0), st.floats(0.0001, 0.05)),
+}
+CHECKED = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+
+
+@settings(max_examples=40, **CHECKED)
+@given(**KILLS)
+def test_kill_9_at_a_random_point_of_a_restore_leaves_old_or_new_files_and_the_snapshot(
+    store: TreeStore, first: Tree, second: Tree, step: int, after: float
+) -> None:
+    check_kill(store, first, second, step, after)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(6 * 3_600)
+@settings(max_examples=20_000, **CHECKED)
+@given(**KILLS)
+def test_kill_9_at_a_random_point_of_a_restore_in_the_long_run(
+    store: TreeStore, first: Tree, second: Tree, step: int, after: float
+) -> None:
+    check_kill(store, first, second, step, after)
 
 
 @pytest.mark.parametrize("after", [0, 7, 21, 30, 39, 45])
 def test_kill_9_in_the_middle_of_a_restore_loses_no_file(store: TreeStore, tmp_path: Path, after: int) -> None:
     old: Tree = {f"f{n}": ("100644", b"old %d" % n) for n in range(20)}
     new: Tree = {f"f{n}": ("100755", b"new %d" % n) for n in range(5, 25)}
-    folder = tmp_path / "into"
-    restore(store, folder, old)
-    ended = subprocess.run(
-        [sys.executable, "-c", KILLED, str(store.folder), str(folder), tree_of(store, new), str(after)], check=False
-    )
-    assert ended.returncode == -signal.SIGKILL
-    half = on_disk(folder)
-    assert all(entry in (old.get(path), new.get(path)) for path, entry in half.items())
-    saved = on_disk(folder / MARK / "killed" / "old")
-    assert all(path in half or path in saved for path in old), "nothing is gone that has no second name"
-    restore(store, folder, new, label="second")
-    assert on_disk(folder) == new
-    Target(folder).put_back(operation="back")
-    assert on_disk(folder) == old
+    restore(store, tmp_path / "probe", old)
+    assert killed(store, tmp_path / "probe", tree_of(store, new), after, 0.0), "the step is on the way"
+    check_kill(store, old, new, after, 0.0)
 
 
 def test_files_that_nobody_put_there_stay(store: TreeStore, tmp_path: Path) -> None:
@@ -380,7 +425,7 @@ def test_nothing_of_ours_is_written_through_a_link(store: TreeStore, tmp_path: P
     (tmp_path / "outside").write_text("{}")
     (tmp_path / "into" / MARK).mkdir(parents=True)
     (tmp_path / "into" / MARK / name).symlink_to(tmp_path / "outside")
-    with suppress(OSError):
+    with suppress(TargetStopped):
         restore(store, tmp_path / "into", {"a": ("100644", b"2")})
     assert (tmp_path / "outside").read_text() == "{}"
 
@@ -390,3 +435,187 @@ def test_a_damaged_record_of_restores_is_named(store: TreeStore, tmp_path: Path)
     (tmp_path / MARK / "state.json").write_text("{")
     with pytest.raises(TargetBlocked, match=r"state\.json is damaged"):
         restore(store, tmp_path, {"a": ("100644", b"2")})
+
+
+@contextmanager
+def as_nobody(*folders: Path) -> Iterator[None]:
+    """As a user whom permissions bind; these folders are theirs."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for folder in folders:
+        subprocess.run(["chown", "-R", "65534:65534", str(folder)], check=True)
+    os.setegid(65534)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A folder that everybody may reach, as pytest's own are not."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        yield Path(place)
+
+
+@pytest.mark.parametrize("mode", [0o555, 0o000])
+def test_a_folder_that_is_read_only_when_its_turn_comes_stops_a_restore_until_it_is_not(
+    open_place: Path, mode: int
+) -> None:
+    store, folder = TreeStore.create(open_place / "repo.git"), open_place / "into"
+    old: Tree = {"gone/a": ("100644", b"1"), "z": ("100644", b"1")}
+    new: Tree = {"sub/b": ("100644", b"2"), "z": ("100644", b"2")}
+    restore(store, folder, old)
+
+    def watch(what: str, path: str) -> None:
+        if (what, path) == ("write", "sub/b"):
+            (folder / "sub").mkdir()
+            (folder / "sub").chmod(mode)
+
+    with as_nobody(open_place):
+        with pytest.raises(TargetStopped, match=r"sub/b .*permission denied.*chmod u\+rwx.*same command again.*/old"):
+            Target(folder, watch=watch).restore(store, tree_of(store, new), label="new", operation="x")
+        with pytest.raises(TargetStopped):
+            restore(store, folder, new, label="new")
+        assert Target(folder).unfinished() == "new"
+        assert on_disk(folder / MARK / "x" / "old") == old
+        (folder / "sub").chmod(0o755)
+        done = restore(store, folder, new, label="new")
+        assert done.resumed
+        assert on_disk(folder) == new
+        Target(folder).put_back(operation="y")
+        assert on_disk(folder) == old
+
+
+def test_a_folder_that_cannot_be_made_or_written_says_so(open_place: Path) -> None:
+    store = TreeStore.create(open_place / "repo.git")
+    (open_place / "mine").mkdir(mode=0o555)
+    (open_place / "file").write_text("mine")
+    with as_nobody(open_place):
+        for into in ("mine", "mine/new", "file", "file/new"):
+            with pytest.raises(TargetStopped, match=r"cannot be read or written \(.*\); put that right"):
+                restore(store, open_place / into, {"a": ("100644", b"2")})
+    assert (open_place / "file").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_taken_for_an_empty_one(open_place: Path) -> None:
+    store, folder = TreeStore.create(open_place / "repo.git"), open_place / "into"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "mine").write_text("mine")
+    (folder / "sub").chmod(0)
+    with as_nobody(open_place):
+        for act in (Target(folder).preview, lambda s, t: restore(s, folder, {"sub/mine": ("100644", b"2")})):
+            with pytest.raises(TargetStopped, match="permission denied"):
+                act(store, tree_of(store, {"sub/mine": ("100644", b"2")}))
+        (folder / "sub").chmod(0o755)
+    assert (folder / "sub" / "mine").read_text() == "mine"
+
+
+def test_what_lies_in_the_way_since_the_plan_is_named_and_the_restore_goes_on_without_it(
+    store: TreeStore, tmp_path: Path
+) -> None:
+    new: Tree = {"a": ("100644", b"2"), "b/c": ("100644", b"2")}
+
+    def watch(what: str, path: str) -> None:
+        if (what, path) == ("write", "a"):
+            put(tmp_path, {"a/mine": ("100644", b"mine"), "b": ("100644", b"mine")})
+
+    with pytest.raises(TargetStopped, match=r"a in .*move away what lies there"):
+        Target(tmp_path, watch=watch).restore(store, tree_of(store, new), label="new", operation="x")
+    (tmp_path / "a").rename(tmp_path / "kept")
+    with pytest.raises(TargetStopped, match=r"b/c in .*a file or a link lies where the folder b must be"):
+        restore(store, tmp_path, new, label="new")
+    (tmp_path / "b").rename(tmp_path / "kept2")
+    assert restore(store, tmp_path, new, label="new").resumed
+    assert on_disk(tmp_path) == {**new, "kept/mine": ("100644", b"mine"), "kept2": ("100644", b"mine")}
+
+
+def test_a_lost_record_of_restores_is_made_of_their_plans_and_nothing_is_done_twice(
+    store: TreeStore, tmp_path: Path
+) -> None:
+    first: Tree = {"a": ("100644", b"1"), "gone": ("100644", b"1")}
+    second: Tree = {"a": ("100644", b"2"), "new": ("100644", b"2")}
+    restore(store, tmp_path, first)
+    restore(store, tmp_path, second)
+    put(tmp_path, {"gone": ("100644", b"1")})
+    (tmp_path / MARK / "state.json").unlink()
+    assert Target(tmp_path).unfinished() == ""
+    before = Target(tmp_path).preview(store, tree_of(store, {"a": ("100644", b"3")}))
+    assert (before.write, before.delete, before.dirty, before.keep) == (("a",), ("new",), (), ("gone",))
+    (tmp_path / "gone").unlink()
+    Target(tmp_path).put_back(operation=f"{next(NUMBERS):06}")
+    assert on_disk(tmp_path) == first
+    (tmp_path / MARK / "state.json").unlink()
+    Target(tmp_path).put_back(operation=f"{next(NUMBERS):06}")
+    assert on_disk(tmp_path) == second
+
+
+def test_a_restore_that_was_cut_off_is_finished_though_the_record_of_the_earlier_ones_is_lost(
+    store: TreeStore, tmp_path: Path
+) -> None:
+    first: Tree = {"a": ("100644", b"1"), "gone": ("100644", b"1")}
+    second: Tree = {"a": ("100644", b"2")}
+    restore(store, tmp_path, first)
+    with pytest.raises(KeyboardInterrupt):
+        Target(tmp_path, watch=cut_off_at("write")).restore(store, tree_of(store, second), label="2", operation="x")
+    (tmp_path / MARK / "state.json").unlink()
+    assert Target(tmp_path).unfinished() == "2"
+    assert restore(store, tmp_path, second, label="2").resumed
+    Target(tmp_path).put_back(operation="y")
+    assert on_disk(tmp_path) == first
+
+
+@pytest.mark.parametrize("flag", ["--assume-unchanged", "--skip-worktree"])
+def test_files_that_git_was_told_not_to_look_at_are_looked_at(store: TreeStore, tmp_path: Path, flag: str) -> None:
+    git = make_repository(tmp_path, {"local.ini": "shared", "clean.ini": "shared", "sparse": "x", "sub/a": "1"})
+    git.run("update-index", flag, "--", "local.ini", "clean.ini", "sparse", "sub/a")
+    (tmp_path / "local.ini").write_text("work of a day")
+    (tmp_path / "sub" / "a").write_text("work of a day")
+    (tmp_path / "sparse").unlink()
+    wanted: Tree = {path: ("100644", b"new") for path in ("local.ini", "clean.ini", "sparse")}
+    before = Target(tmp_path).preview(store, tree_of(store, wanted))
+    assert (before.dirty, before.delete) == (("local.ini", "sub/a"), ("sub/a",))
+    with pytest.raises(TargetChanged, match=r"local\.ini"):
+        restore(store, tmp_path, wanted)
+    inside = Target(tmp_path / "sub").preview(store, tree_of(store, {"a": ("100644", b"new")}))
+    assert inside.dirty == ("a",)
+    restore(
+        store, tmp_path, {**wanted, "local.ini": ("100644", b"work of a day"), "sub/a": ("100644", b"work of a day")}
+    )
+    assert git.run("ls-files", "-v").split(b"\n")[0][:1] in (b"h", b"S"), "the user's own index is as it was"
+
+
+def test_what_comes_is_on_the_disk_before_the_plan_counts_and_the_names_before_it_is_done(
+    store: TreeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old: Tree = {"a": ("100644", b"1"), "b/c": ("100644", b"1"), "gone/d": ("100644", b"1")}
+    new: Tree = {"a": ("100644", b"2"), "b/c": ("100755", b"2"), "e/f/g": ("100644", b"2"), "link": ("120000", b"a")}
+    flushed, at_plan, before_done = set[int](), set[int](), set[int]()
+    real = os.fsync
+
+    def fsync(file: int) -> None:
+        flushed.add(os.fstat(file).st_ino)
+        if Path(f"/proc/self/fd/{file}").readlink().name == "plan.json.partial":
+            at_plan.update(flushed)
+            flushed.clear()
+        real(file)
+
+    def watch(what: str, path: str) -> None:
+        if what == "done":
+            before_done.update(flushed)
+
+    restore(store, tmp_path, old)
+    monkeypatch.setattr(os, "fsync", fsync)
+    Target(tmp_path, watch=watch).restore(store, tree_of(store, new), label="new", operation="x")
+    for path, (mode, _) in new.items():
+        assert mode == "120000" or (tmp_path / path).stat().st_ino in at_plan, path
+    assert (tmp_path / MARK / "x" / "old" / "b").stat().st_ino in at_plan
+    for folder in (".", "b", "e", "e/f"):
+        assert (tmp_path / folder).stat().st_ino in before_done, folder
+    at_plan.clear()
+    Target(tmp_path).put_back(operation="y")
+    assert {(tmp_path / path).stat().st_ino for path in old} <= at_plan
