@@ -476,6 +476,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/runs/{run}/recovery": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Recovery
+         * @description The newest state whose checks passed, in a log that verifies up to there, and how to go on from it.
+         */
+        get: operations["read_recovery_api_v1_runs__run__recovery_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/agents/stats": {
         parameters: {
             query?: never;
@@ -1788,6 +1808,47 @@ export interface components {
             ][];
             /** Checksum */
             checksum: string;
+        };
+        /**
+         * RecoveryDocument
+         * @description The last valid state of a run.
+         */
+        RecoveryDocument: {
+            /** Run Id */
+            run_id: string;
+            /** State */
+            state: string;
+            /** Closed */
+            closed: boolean;
+            valid: components["schemas"]["RecoveryState"] | null;
+            /** At */
+            at: number;
+            base: components["schemas"]["RecoveryState"] | null;
+            /** Later */
+            later: components["schemas"]["RecoveryState"][];
+            /** Later States */
+            later_states: number;
+            fault: components["schemas"]["FaultDocument"] | null;
+            /** Next */
+            next: string[];
+        };
+        /**
+         * RecoveryState
+         * @description The main workspace after one change of it.
+         */
+        RecoveryState: {
+            /** Seq */
+            seq: number;
+            /** Event Id */
+            event_id: string;
+            /** Tree */
+            tree: string;
+            /** Reason */
+            reason: string;
+            /** Checked At */
+            checked_at: number;
+            /** Why Not */
+            why_not: string;
         };
         /**
          * RerunDocument
@@ -3318,6 +3379,35 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ReceiptDocument"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
+        };
+    };
+    read_recovery_api_v1_runs__run__recovery_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The last valid state of a run. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RecoveryDocument"];
                 };
             };
             401: components["responses"]["Unauthorized"];
