@@ -32,8 +32,9 @@ check: install
 	$(BIN)/lint-imports
 	$(BIN)/python -m enchanted.schemas.generate --check
 	$(BIN)/python -m enchanted.serve.openapi --check
-	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory ui-check; \
-	else echo 'note: no Node.js here, so the page (serve/ui) was not checked against its built files (serve/static)'; fi
+	@if node -e 'const [a, b] = process.versions.node.split("."); process.exit(a * 100 + +b < 2019 ? 1 : 0)' 2>/dev/null; \
+	then $(MAKE) --no-print-directory ui-check; \
+	else echo 'note: no Node.js 20.19 or newer here, so the page (serve/ui) was not held against its built files'; fi
 
 bench: install
 	$(BIN)/enchanted bench

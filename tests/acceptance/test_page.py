@@ -18,6 +18,8 @@ from enchanted.cluster.testing_browser import ChromiumMissing, browser, chromium
 from enchanted.cluster.testing_world import TOKEN, published, served_world
 from enchanted.schemas.events import StoredEvent, decision, kind_of, run_transition, tool_call
 from enchanted.serve.client import ApiClient
+from enchanted.schemas.events import StoredEvent, decision, kind_of, run_transition, state_change, tool_call
+from enchanted.schemas.gen.events_pb2 import FileChange
 from enchanted.serve.testing import History, World, scripted
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "repair-0.1.0.zip"
@@ -79,8 +81,10 @@ async def cursor(page: Page) -> int:
 
 async def settled(page: Page) -> None:
     """Files and event of the cursor's moment are shown, and of no other."""
-    await expect(page.locator(".event")).to_have_attribute("aria-busy", "false")
-    await expect(page.locator(".files")).to_have_attribute("aria-busy", "false")
+    seq = str(await cursor(page))
+    for panel in (page.locator(".event"), page.locator(".files")):
+        await expect(panel).to_have_attribute("data-seq", seq)
+        await expect(panel).to_have_attribute("aria-busy", "false")
 
 
 async def files_shown(page: Page) -> list[tuple[str, str]]:
@@ -182,7 +186,7 @@ async def test_the_keyboard_alone_is_enough(page: Page, history: History) -> Non
     await page.keyboard.press("ArrowUp")
     await expect(rows.locator("[aria-selected=true]")).to_have_count(1)
     assert await cursor(page) < last
-    assert await rows.get_attribute("aria-activedescendant") == f"row-{await cursor(page)}"
+    await expect(rows).to_have_attribute("aria-activedescendant", f"row-{await cursor(page)}")
 
 
 async def test_a_link_names_a_moment_and_a_decision_is_a_sentence(page: Page, recording: Recording) -> None:
@@ -223,9 +227,14 @@ async def test_a_run_is_watched_live_and_scrubbing_lets_go(page: Page, world: Wo
     for number in range(20):
         newest = await said(number)
         await expect(page.locator(".place")).to_have_attribute("data-seq", str(newest.seq))
+    made = FileChange(path="live.py", new_mode="100644", new_blob="b" * 64, size=3)
+    tree: dict[str, Any] = {"previous_tree": "0" * 64, "new_tree": "1" * 64, "patch": ""}
+    await log.emit(state_change(workspace_id="main", files=[made], reason="edit", resource="live.py", **tree))
+    await expect(page.locator(".file-path")).to_have_text("live.py")
+    await settled(page)
     await page.keyboard.press("Home")
     newest = await said(20)
-    await expect(page.locator(".place")).to_contain_text("of 22")
+    await expect(page.locator(".place")).to_contain_text("of 23")
     assert await cursor(page) == begun[0].seq
     await page.get_by_role("button", name="Detached: go live").click()
     await expect(page.locator(".place")).to_have_attribute("data-seq", str(newest.seq))

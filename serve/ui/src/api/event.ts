@@ -92,6 +92,8 @@ export interface SwarmEvent {
   run_id?: string;
   task_id?: string;
   workspace_id?: string;
+  /** Fields that are in the object store. */
+  blobs?: unknown[];
   decision?: Decision;
   state_change?: StateChange;
   model_call?: ModelCall;

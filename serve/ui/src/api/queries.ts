@@ -14,6 +14,7 @@ export type Span = components["schemas"]["SpanDocument"];
 export type Outline = components["schemas"]["OutlineDocument"];
 
 const RUNS_REFRESH = 5_000;
+const BEHIND_REFRESH = 500;
 
 export const runsQuery = infiniteQueryOptions({
   queryKey: ["runs"],
@@ -50,6 +51,8 @@ export const stateQuery = (run: string, at: number) =>
       return (await documentOf(api.GET("/api/v1/runs/{run}/state", { params, signal }))) as State;
     },
     staleTime: Number.POSITIVE_INFINITY,
+    // The live stream is ahead of the table: the answer then ends before what was asked for.
+    refetchInterval: ({ state }) => (state.data && state.data.at < at ? BEHIND_REFRESH : false),
   });
 
 export interface FileAt {
@@ -83,10 +86,13 @@ export const eventQuery = (eventId: string) =>
 
 export const DECISIONS_AT_ONCE = 100;
 
-/** What a stretch of decisions chose and turned down, by sequence; the outline has no room for it. */
-export const decisionsQuery = (run: string, after: number) =>
+/**
+ * What a stretch of decisions chose and turned down, by sequence; the outline has no room for it.
+ * `held` is how many there are in it: the last stretch of a living run is asked for anew as it grows.
+ */
+export const decisionsQuery = (run: string, after: number, held: number) =>
   queryOptions({
-    queryKey: ["decisions", run, after],
+    queryKey: ["decisions", run, after, held],
     queryFn: async ({ signal }) => {
       const fields = "decision.action,decision.rejected_alternatives";
       const query = { run, kind: "decision" as const, after, limit: DECISIONS_AT_ONCE, fields };

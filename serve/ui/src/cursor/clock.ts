@@ -2,7 +2,7 @@
 
 import { useEffect } from "react";
 import type { RunLog } from "../run/log";
-import { moveTo } from "./moves";
+import { cursorPlace, moveTo } from "./moves";
 import { useCursor } from "./store";
 
 /** Milliseconds that the longest wait between two events takes at speed 1. */
@@ -15,10 +15,10 @@ export function useClock(log: RunLog): void {
     let before = performance.now();
     let owed = 0;
     let frame = requestAnimationFrame(function step(now: number) {
-      const { seq, speed, setPlaying } = useCursor.getState();
+      const { speed, setPlaying } = useCursor.getState();
       owed += (now - before) * speed;
       before = now;
-      const start = seq === null ? log.last : log.indexAt(seq);
+      const start = cursorPlace(log);
       let index = start;
       for (let wait = waitAfter(log, index); index < log.last && wait <= owed; wait = waitAfter(log, index)) {
         owed -= wait;

@@ -3,7 +3,8 @@
 import type { RunLog } from "../run/log";
 import { useCursor } from "./store";
 
-const place = (log: RunLog): number => {
+/** Place of the cursor's event, as of now. */
+export const cursorPlace = (log: RunLog): number => {
   const { seq } = useCursor.getState();
   return seq === null ? log.last : log.indexAt(seq);
 };
@@ -14,21 +15,21 @@ export function moveTo(log: RunLog, index: number): void {
   if (row) useCursor.getState().goTo(row.seq);
 }
 
-export const moveBy = (log: RunLog, steps: number): void => moveTo(log, place(log) + steps);
+export const moveBy = (log: RunLog, steps: number): void => moveTo(log, cursorPlace(log) + steps);
 
 export function toNextChange(log: RunLog): void {
-  const next = log.changeAfter(place(log));
+  const next = log.changeAfter(cursorPlace(log));
   if (next >= 0) moveTo(log, next);
 }
 
 export function toPreviousChange(log: RunLog): void {
-  const previous = log.changeAt(place(log) - 1);
+  const previous = log.changeAt(cursorPlace(log) - 1);
   if (previous >= 0) moveTo(log, previous);
 }
 
 /** Play from the cursor, from the beginning where it is at the end; or stop. */
 export function togglePlaying(log: RunLog): void {
   const { playing, setPlaying } = useCursor.getState();
-  if (!playing && place(log) >= log.last) moveTo(log, 0);
+  if (!playing && cursorPlace(log) >= log.last) moveTo(log, 0);
   setPlaying(!playing);
 }

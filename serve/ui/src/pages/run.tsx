@@ -32,16 +32,18 @@ export function RunPage({ run }: { run: string }) {
     document.title = `${data ? taskOf(data) : run} · Enchanted`;
   }, [data, run]);
   const failure = error ?? followed.error;
+  const known = data && (loaded || log.last >= 0);
   return (
     <Shell crumbs={[{ text: "Runs", to: "/" }, { text: run }]}>
       <main className="mission">
         {failure && <Failure error={failure} retry={refetch} />}
-        {data && <RunHeader run={data} log={log} index={index} connection={followed.connection} />}
-        {log.last < 0 && !failure && !loaded && <Loading what="the run's events" />}
-        {log.last < 0 && loaded && (
+        {!failure && !known && <Loading what="the run" />}
+        {known && <RunHeader run={data} log={log} index={index} connection={followed.connection} />}
+        {known && log.last < 0 && (
           <Empty title="No event yet">The first one appears here by itself, within a second of its being stored.</Empty>
         )}
-        {log.last >= 0 && (
+        {/* Head and panels come together, so that nothing moves under the hand. */}
+        {known && log.last >= 0 && (
           <>
             <TimelinePanel log={log} version={version} index={index} />
             <div className="mission-columns">

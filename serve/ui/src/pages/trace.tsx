@@ -11,7 +11,6 @@ import { AgentName } from "../parts/badges";
 import { Empty, Failure, Loading } from "../parts/notes";
 import { Panel } from "../parts/panel";
 import { Shell } from "../parts/shell";
-import type { Role } from "../run/row";
 import { rowOfEvent } from "../run/row";
 import { KIND_NAMES, sentenceOf } from "../run/sentence";
 import { type SpanRow, spanRows } from "../run/spans";
@@ -120,7 +119,7 @@ function SpanPanel({ row }: { row: SpanRow }) {
   const { span } = row;
   const facts = Object.entries(span.attributes ?? {});
   return (
-    <Panel name="span" title={row.name} tools={<AgentName name={span.agent_name} role={row.role as Role} />}>
+    <Panel name="span" title={row.name} tools={<AgentName name={span.agent_name} role={row.role} />}>
       <div className="span-detail">
         {span.status_message && <p role="alert">{span.status_message}</p>}
         <h3>Events</h3>

@@ -15,28 +15,30 @@ export type Decided = (seq: number) => Decision | undefined;
 export function useDecisions(run: string, log: RunLog, places: readonly number[]): Decided {
   const settled = useSettled(stretchesOf(log, places).join(), SETTLE_MILLISECONDS);
   const queries = useMemo(() => {
-    const stretches = settled ? settled.split(",").map(Number) : [];
-    return stretches.map((stretch) => decisionsQuery(run, beginOf(log, stretch * DECISIONS_AT_ONCE)));
-  }, [settled, run, log]);
+    const stretches = settled ? settled.split(",").map((stretch) => stretch.split("+").map(Number)) : [];
+    return stretches.map(([after = 0, held = 0]) => decisionsQuery(run, after, held));
+  }, [settled, run]);
   const found = useQueries({ queries, combine });
   return useCallback(
-    (seq) => log.decided.get(seq) ?? found.find((stretch) => stretch?.has(seq))?.get(seq),
+    (seq) => log.recent.get(seq)?.decision ?? found.find((stretch) => stretch?.has(seq))?.get(seq),
     [found, log],
   );
 }
 
 const combine = (results: { data?: Map<number, Decision> | undefined }[]) => results.map(({ data }) => data);
 
-/** Numbers of the stretches that hold the decisions among these events, but for those the live stream brought. */
-function stretchesOf(log: RunLog, places: readonly number[]): number[] {
-  const stretches = new Set<number>();
+/** "after+held" of the stretches of decisions that hold these, but for those the live stream brought. */
+function stretchesOf(log: RunLog, places: readonly number[]): string[] {
+  const total = log.decisionsAt(log.last);
+  const stretches = new Set<string>();
   for (const place of places) {
     const row = log.rows[place];
-    if (row?.kind === "decision" && !log.decided.has(row.seq)) {
-      stretches.add(Math.floor((log.decisionsAt(place) - 1) / DECISIONS_AT_ONCE));
-    }
+    if (row?.kind !== "decision" || log.recent.has(row.seq)) continue;
+    const number = log.decisionsAt(place) - 1;
+    const begin = number - (number % DECISIONS_AT_ONCE);
+    stretches.add(`${beginOf(log, begin)}+${Math.min(DECISIONS_AT_ONCE, total - begin)}`);
   }
-  return [...stretches].sort((a, b) => a - b);
+  return [...stretches];
 }
 
 /** The sequence after which the n-th decision (from 0) is the first. */

@@ -1,6 +1,6 @@
 /** What the page holds of a run: its rows in stream order, and sums up to each of them. */
 
-import type { Decision, SwarmEvent } from "../api/event";
+import type { SwarmEvent } from "../api/event";
 import { type Role, type Row, rowOfEvent } from "./row";
 
 export interface Agent {
@@ -29,6 +29,9 @@ interface Sums {
   outputTokens: number;
 }
 
+/** More than come in until the table has them, and few enough to be held whole. */
+const RECENT = 2_000;
+
 const NOTHING: Sums = { decisions: 0, confident: 0, confidence: 0, changes: 0, inputTokens: 0, outputTokens: 0 };
 
 export class RunLog {
@@ -37,8 +40,8 @@ export class RunLog {
   readonly agents: Agent[] = [];
   /** Places of the state changes among the rows. */
   readonly changes: number[] = [];
-  /** Decisions that came by the live stream, by sequence. */
-  readonly decided = new Map<number, Decision>();
+  /** The newest events of the live stream, whole, by sequence: the table may not have them yet. */
+  readonly recent = new Map<number, SwarmEvent>();
   /** Grows with every change. */
   version = 0;
 
@@ -78,7 +81,11 @@ export class RunLog {
   }
 
   appendEvents(events: readonly SwarmEvent[]): void {
-    for (const event of events) if (event.decision) this.decided.set(event.seq, event.decision);
+    for (const event of events) this.recent.set(event.seq, event);
+    for (const seq of this.recent.keys()) {
+      if (this.recent.size <= RECENT) break;
+      this.recent.delete(seq);
+    }
     this.append(events.map(rowOfEvent));
   }
 

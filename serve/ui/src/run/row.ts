@@ -25,6 +25,9 @@ export interface Row {
 
 const TEXT = 200;
 
+/** From its name in the .proto. */
+export const roleOf = (name = ""): Role => name.replace("ROLE_", "").replace("UNSPECIFIED", "").toLowerCase() as Role;
+
 export function rowsOf(outline: Outline): Row[] {
   return outline.seq.map((seq, at) => ({
     seq,
@@ -51,7 +54,7 @@ export function rowOfEvent(event: SwarmEvent): Row {
     time: Date.parse(event.timestamp ?? event.stream_time),
     eventId: event.event_id,
     kind: event.kind,
-    role: (event.agent_role ?? "").replace("ROLE_", "").replace("UNSPECIFIED", "").toLowerCase() as Role,
+    role: roleOf(event.agent_role),
     agent: event.agent_name || event.agent_id || "",
     taskId: event.task_id ?? "",
     inputTokens: event.model_call?.input_tokens ?? 0,

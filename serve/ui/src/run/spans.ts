@@ -2,7 +2,7 @@
 
 import type { Kind, SwarmEvent } from "../api/event";
 import type { Span, Trace } from "../api/queries";
-import type { Role } from "./row";
+import { type Role, roleOf } from "./row";
 import { KIND_NAMES } from "./sentence";
 
 export interface SpanRow {
@@ -40,7 +40,7 @@ function rowOf(span: Span, depth: number, begin: number, whole: number): SpanRow
     span,
     depth,
     name: nameOf(span),
-    role: span.role.replace("ROLE_", "").replace("UNSPECIFIED", "").toLowerCase() as Role,
+    role: roleOf(span.role),
     left: (start - begin) / whole,
     width: Math.max(0.002, (end - start) / whole),
     milliseconds: span.duration_ns ? span.duration_ns / 1e6 : end - start,

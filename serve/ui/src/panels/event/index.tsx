@@ -10,6 +10,7 @@ import { AgentName } from "../../parts/badges";
 import { Failure, Loading } from "../../parts/notes";
 import { Panel } from "../../parts/panel";
 import type { RunLog } from "../../run/log";
+import { roleOf } from "../../run/row";
 import { KIND_NAMES } from "../../run/sentence";
 import { useSettled } from "../../run/settled";
 import { moment } from "../../run/words";
@@ -27,21 +28,26 @@ const SETTLE_MILLISECONDS = 120;
 export const EventPanel = memo(function EventPanel({ run, log, index }: Props) {
   const row = log.rows[index];
   const eventId = useSettled(row?.eventId ?? "", SETTLE_MILLISECONDS);
-  const { data, error, refetch } = useQuery({
+  // What was too large for an event is put back by the API alone.
+  const streamed = row && log.recent.get(row.seq);
+  const whole = streamed?.blobs ? undefined : streamed;
+  const asked = useQuery({
     ...eventQuery(eventId),
-    enabled: eventId !== "",
+    enabled: eventId !== "" && eventId === row?.eventId && !whole,
     placeholderData: keepPreviousData,
   });
+  const data = whole ?? asked.data;
+  const error = whole ? null : asked.error;
   const tools = data && <span className="dim">{KIND_NAMES[data.kind]}</span>;
   return (
     <Panel name="event" title="At the cursor" tools={tools}>
-      <div className="event" data-event={data?.event_id} aria-busy={data?.event_id !== row?.eventId}>
-        {error && <Failure error={error} retry={refetch} />}
+      <div className="event" data-seq={row?.seq} aria-busy={data?.event_id !== row?.eventId}>
+        {error && <Failure error={error} retry={asked.refetch} />}
         {!data && !error && <Loading what="the event" />}
         {data && row && (
           <>
             <p className="event-head">
-              <AgentName name={data.agent_name ?? ""} role={row.role} />
+              <AgentName name={data.agent_name ?? ""} role={roleOf(data.agent_role)} />
               <time dateTime={data.timestamp ?? data.stream_time}>{moment(data.timestamp ?? data.stream_time)}</time>
               {data.task_id && <span className="tag">{data.task_id}</span>}
             </p>

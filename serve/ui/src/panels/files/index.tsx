@@ -40,8 +40,8 @@ export const FilesPanel = memo(function FilesPanel({ run, log, index }: Props) {
   );
   return (
     <Panel name="files" title="Files at the cursor" tools={tools}>
-      {/* data-at tells which moment is shown, and "busy" that another one is on its way. */}
-      <div className="files" data-at={state?.at} aria-busy={state ? state.at !== changed : changed > 0}>
+      {/* data-seq tells which moment is meant, and "busy" that its files are still on their way. */}
+      <div className="files" data-seq={log.rows[index]?.seq} aria-busy={state ? state.at !== changed : changed > 0}>
         {error && <Failure error={error} retry={refetch} />}
         {!at && (
           <Empty title="No files yet">

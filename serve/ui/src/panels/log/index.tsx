@@ -3,7 +3,7 @@
 import { useVirtualizer } from "@tanstack/react-virtual";
 import { type KeyboardEvent, memo, useEffect, useMemo, useRef, useState } from "react";
 import type { Kind } from "../../api/event";
-import { moveTo } from "../../cursor/moves";
+import { cursorPlace, moveTo } from "../../cursor/moves";
 import { Empty } from "../../parts/notes";
 import { Panel } from "../../parts/panel";
 import { useDecisions } from "../../run/decisions";
@@ -69,7 +69,8 @@ function Rows({ run, log, places, index }: RowsProps) {
   }, [current, room, virtual]);
   const move = (event: KeyboardEvent) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    const place = step && places[current + step];
+    // Keys may come faster than rows are drawn.
+    const place = step && places[placeUpTo(places, cursorPlace(log)) + step];
     if (place === undefined || !step) return;
     event.preventDefault();
     moveTo(log, place);
