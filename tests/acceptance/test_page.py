@@ -16,10 +16,9 @@ from enchanted.actors.rerun.recording import Recording
 from enchanted.bus.agent_log import AgentLog
 from enchanted.cluster.testing_browser import ChromiumMissing, browser, chromium, watched
 from enchanted.cluster.testing_world import TOKEN, published, served_world
-from enchanted.schemas.events import StoredEvent, decision, kind_of, run_transition, tool_call
-from enchanted.serve.client import ApiClient
 from enchanted.schemas.events import StoredEvent, decision, kind_of, run_transition, state_change, tool_call
 from enchanted.schemas.gen.events_pb2 import FileChange
+from enchanted.serve.client import ApiClient
 from enchanted.serve.testing import History, World, scripted
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "repair-0.1.0.zip"

@@ -365,9 +365,7 @@ async def test_a_fork_of_a_fork_whose_base_was_pruned_says_so_and_what_is_left_t
     await link.open()
     await link.api(f"STREAM.PURGE.{BLOB_STREAM}")
     await link.close()
-    told = (
-        r"bundle its log begins with, which was parent's, is no more in the bus's object store.*; if the API has"
-    )
+    told = r"bundle its log begins with, which was parent's, is no more in the bus's object store.*; if the API has"
     with pytest.raises(ForkPruned, match=told):
         await read_fork_point(bus, "one", at)
     second = await forked(bus, server, at, tmp_path / "home-2", run_id="two", forked_from="one")
