@@ -34,6 +34,8 @@ PUBLISHERS = 500
 TICK = 0.01
 """Seconds between the moments at which offered load is due."""
 START_DEADLINE = 120.0
+LONGEST = 64 * 1024**2
+"""Bytes of what a process may have found."""
 Role = Callable[..., Awaitable[Any]]
 
 
@@ -57,6 +59,11 @@ class Player:
         assert self._process.stdin is not None
         self._process.stdin.write(b"\n")
 
+    async def found(self) -> Any:
+        """What it found; it still lives, so that its CPU can be read."""
+        assert self._process.stdout is not None
+        return json.loads(await self._process.stdout.readline() or b"null")
+
     async def end(self) -> Any:
         """End it; returns what it found."""
         found, _ = await self._process.communicate(b"")
@@ -68,7 +75,7 @@ async def player(role: str, *arguments: object, module: str = "players") -> Asyn
     """A process of this role of a module of benchmarks, ready to begin; killed with the block if it has not ended."""
     command = (sys.executable, "-m", f"enchanted.benchmarks.{module}", role, *(str(one) for one in arguments))
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=LONGEST)
     try:
         one = Player(process)
         await one.ready()
