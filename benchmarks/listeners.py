@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from array import array
-from functools import partial
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -126,10 +125,7 @@ async def listen(api_url: str, way: Way, clients: str, idle: str, count: str, in
     host = urlsplit(api_url).netloc
     reading = [Listener(way, host, int(count)) for _ in range(int(clients))]
     lazy = [Listener(way, host, 0, idle=True) for _ in range(int(idle))]
-    loop = asyncio.get_running_loop()
-    for one in (*reading, *lazy):
-        await loop.create_connection(partial(_itself, one), *address(api_url))
-        await one.begun.wait()
+    await asyncio.gather(*(_joined(one, api_url) for one in (*reading, *lazy)))
     begin()
     for one in reading:
         await one.done.wait()
@@ -139,8 +135,9 @@ async def listen(api_url: str, way: Way, clients: str, idle: str, count: str, in
     return [len(one.arrived) for one in reading]
 
 
-def _itself(one: Listener) -> Listener:
-    return one
+async def _joined(one: Listener, api_url: str) -> None:
+    await asyncio.get_running_loop().create_connection(lambda: one, *address(api_url))
+    await one.begun.wait()
 
 
 async def subscribe(nats_url: str, count: str) -> list[float]:
