@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager, suppress
-from typing import Annotated, Any
+from types import TracebackType
+from typing import Annotated, Any, Self
 
 import anyio
 import orjson
@@ -75,6 +76,14 @@ class Streams:
         self._sharing = Sharing(self._tail)
         self._readers = asyncio.Semaphore(READERS)
         self.open = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._sharing.close()
 
     async def begin(self, query: LiveQuery, after: int | None) -> AsyncGenerator[Piece, None]:
         """What a client is to be told, starting after ``after``, or now; it never ends.

@@ -21,6 +21,8 @@ KEPT, KEPT_BYTES = 4_096, 16 << 20
 """Events, and bytes of them, that are held for those who are a little behind."""
 PIECE = 64 * 1024
 """Bytes after which a piece is sent even if more is waiting."""
+LINGER = 5.0
+"""Seconds that the tail is read on after the last client went: whoever was cut off comes back after one."""
 LAST_PIECES = 8
 """Pieces that are remembered for the others who want the same."""
 PACE = 0.0003
@@ -191,15 +193,24 @@ class SharedTail:
 
 
 class Sharing:
-    """The shared tail while somebody listens."""
+    """The shared tail, from the first who listens until a while after the last."""
 
     def __init__(self, tail: Tail) -> None:
         self._tail = tail
         self._shared: SharedTail | None = None
+        self._ending: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        """Stop reading."""
+        shared, self._shared = self._shared, None
+        if self._ending is not None:
+            self._ending.cancel()
+        if shared is not None:
+            await shared.close()
 
     @asynccontextmanager
     async def joined(self, after: int, last_seq: int) -> AsyncIterator[SharedTail]:
-        """The tail that all read; the first one's begins where he does if that is near, and the last who goes ends it.
+        """The tail that all read; the first one's begins where he does if that is near.
 
         So a client that comes back finds what it missed in there, and needs no reader of its own.
         """
@@ -213,6 +224,11 @@ class Sharing:
         finally:
             shared.listeners -= 1
             if not shared.listeners:
-                if self._shared is shared:
-                    self._shared = None
-                await shared.close()
+                self._ending = asyncio.create_task(self._end(shared))
+
+    async def _end(self, shared: SharedTail) -> None:
+        if shared is self._shared:
+            await asyncio.sleep(LINGER)
+        if not shared.listeners:
+            self._shared = None if shared is self._shared else self._shared
+            await shared.close()
