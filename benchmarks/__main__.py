@@ -14,7 +14,7 @@ from typing import Any
 from enchanted.benchmarks.case import Benchmark
 from enchanted.benchmarks.plot import NoPlotter, draw
 
-NAMES = ("publish", "ingest", "pipeline", "sweep", "storage", "timemachine", "recording", "demo")
+NAMES = ("publish", "ingest", "pipeline", "sweep", "storage", "query", "live", "timemachine", "recording", "demo")
 RESULTS = Path(__file__).resolve().parent / "results"
 
 

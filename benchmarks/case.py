@@ -7,7 +7,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -110,6 +110,13 @@ class Benchmark:
 def told(text: str) -> None:
     """Say how far a long benchmark is, beside its result."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+async def timed(ask: Callable[[], Awaitable[object]]) -> float:
+    """Milliseconds until it was done."""
+    begun = time.perf_counter()
+    await ask()
+    return (time.perf_counter() - begun) * 1000
 
 
 def _installed(name: str) -> bool:

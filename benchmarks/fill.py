@@ -47,7 +47,7 @@ _OWN = {
 """What a copy does not take from the sample; failures are put in for there to be a rate of errors."""
 _RUN = f"concat('run-', substring(lower(hex(sipHash128(intDiv(n, {_SPAN}), slot, 'run'))), 1, 12))"
 _TRACE = f"lower(hex(sipHash128(intDiv(n, {AT_ONCE * OF_A_TRACE}), slot, 'trace')))"
-_AGENT = f"lower(hex(sipHash128(cityHash64(made_run, cityHash64(n) % 30) % {OF_AN_AGENT}, 'agent')))"
+_AGENT = f"toString(reinterpretAsUUID(sipHash128(cityHash64(made_run, cityHash64(n) % 30) % {OF_AN_AGENT}, 'agent')))"
 _COPY = """
 INSERT INTO events ({columns})
 SELECT {values} FROM
@@ -102,11 +102,18 @@ async def take_sample(table: AsyncClient, limit: int) -> int:
 
 
 async def fill(
-    table: AsyncClient, spread: Spread, sample: int, *, first: int = 0, told: Callable[[int], None] = lambda _: None
+    table: AsyncClient,
+    spread: Spread,
+    sample: int,
+    *,
+    first: int = 0,
+    until: int | None = None,
+    told: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Put copies ``first`` to ``spread.total`` into `events`, chunk by chunk; ``told`` is called after each."""
-    for start in range(first, spread.total, CHUNK):
-        count = min(CHUNK, spread.total - start)
+    """Put copies ``first`` to ``until`` (all of the spread) into `events`, chunk by chunk; ``told`` after each."""
+    end = spread.total if until is None else until
+    for start in range(first, end, CHUNK):
+        count = min(CHUNK, end - start)
         await table.command(statement(spread, sample, start, count))
         told(start + count)
 

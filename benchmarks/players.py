@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from enchanted.benchmarks import ingest
-from enchanted.benchmarks.load import SUBJECT, Published, load
+from enchanted.benchmarks.load import AGENTS, SUBJECT, Published, load
 from enchanted.bus.batch import Ack, Outgoing
 from enchanted.bus.connection import Bus
 from enchanted.ingest import wire
@@ -34,6 +34,8 @@ PUBLISHERS = 500
 TICK = 0.01
 """Seconds between the moments at which offered load is due."""
 START_DEADLINE = 120.0
+LONGEST = 64 * 1024**2
+"""Bytes of what a process may have found."""
 Role = Callable[..., Awaitable[Any]]
 
 
@@ -57,6 +59,11 @@ class Player:
         assert self._process.stdin is not None
         self._process.stdin.write(b"\n")
 
+    async def found(self) -> Any:
+        """What it found; it still lives, so that its CPU can be read."""
+        assert self._process.stdout is not None
+        return json.loads(await self._process.stdout.readline() or b"null")
+
     async def end(self) -> Any:
         """End it; returns what it found."""
         found, _ = await self._process.communicate(b"")
@@ -64,11 +71,11 @@ class Player:
 
 
 @asynccontextmanager
-async def player(role: str, *arguments: object) -> AsyncIterator[Player]:
-    """A process of this role, ready to begin; killed with the block if it has not ended."""
-    command = (sys.executable, "-m", "enchanted.benchmarks.players", role, *(str(one) for one in arguments))
+async def player(role: str, *arguments: object, module: str = "players") -> AsyncIterator[Player]:
+    """A process of this role of a module of benchmarks, ready to begin; killed with the block if it has not ended."""
+    command = (sys.executable, "-m", f"enchanted.benchmarks.{module}", role, *(str(one) for one in arguments))
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=LONGEST)
     try:
         one = Player(process)
         await one.ready()
@@ -105,16 +112,19 @@ def _outgoing(event: Published) -> Outgoing:
     return Outgoing(subject=SUBJECT, payload=event.raw, event_id=event.event_id)
 
 
-async def offer(nats_url: str, _store_url: str, count: str, rate: str) -> list[tuple[int, float]]:
-    """Open loop: what is due is published whatever became of the rest. Sequence and time of each acknowledgement."""
-    events, acknowledged = load(int(count), seed=7), list[tuple[int, float]]()
+async def offer(
+    nats_url: str, _store_url: str, count: str, rate: str, agents: str = str(AGENTS)
+) -> list[tuple[int, float, float]]:
+    """Open loop: what is due is published whatever became of the rest. Sequence, acknowledged at, handed over at."""
+    events, acknowledged = load(int(count), seed=7, agents=int(agents)), list[tuple[int, float, float]]()
 
     async def publish(message: Outgoing) -> None:
+        handed = time.perf_counter()
         ack: Ack = await bus.publisher.publish(message)
-        acknowledged.append((ack.seq, time.perf_counter()))
+        acknowledged.append((ack.seq, time.perf_counter(), handed))
 
     async with Bus.connect(nats_url) as bus, asyncio.TaskGroup() as group:
-        _begin()
+        begin()
         begun, sent = time.perf_counter(), 0
         while sent < len(events):
             due = min(len(events), int((time.perf_counter() - begun) * float(rate)) + 1)
@@ -134,7 +144,7 @@ async def publish(nats_url: str, _store_url: str, count: str) -> None:
             await bus.publisher.publish(message)
 
     async with Bus.connect(nats_url) as bus:
-        _begin()
+        begin()
         await asyncio.gather(*(loop() for _ in range(PUBLISHERS)))
 
 
@@ -144,7 +154,7 @@ async def work(nats_url: str, store_url: str, rows: str, seconds: str) -> None:
     async with IngestWorker(nats_url=nats_url, clickhouse_url=store_url, limits=limits) as worker:
         await worker.ready()
         collect_seldom()
-        _begin()
+        begin()
         running = asyncio.create_task(worker.run())
         await asyncio.to_thread(sys.stdin.read)
         await worker.close()
@@ -153,7 +163,7 @@ async def work(nats_url: str, store_url: str, rows: str, seconds: str) -> None:
 
 async def fetch(nats_url: str, store_url: str, count: str) -> None:
     """The obvious ingestor of `ingest`: fetch 1,000, parse, insert rows, acknowledge each."""
-    await ingest.fetching(nats_url, store_url, int(count), _begin)
+    await ingest.fetching(nats_url, store_url, int(count), begin)
 
 
 async def bare(nats_url: str, store_url: str, count: str) -> None:
@@ -167,7 +177,7 @@ async def bare(nats_url: str, store_url: str, count: str) -> None:
         micros = int(at.timestamp.timestamp() * 1_000_000)
         waiting.append(Message(at.sequence.stream, micros, message.subject, message.data, digest, "", True, False))
 
-    _begin()
+    begin()
     config = ConsumerConfig(ack_policy=AckPolicy.NONE)
     await bus.jetstream().subscribe("swarm.events.>", stream=ingest.STREAM, cb=keep, config=config, manual_ack=True)
     while done < int(count):
@@ -182,7 +192,8 @@ async def bare(nats_url: str, store_url: str, count: str) -> None:
     await table.close()
 
 
-def _begin() -> None:
+def begin() -> None:
+    """Say that everything is connected, and wait to be told."""
     print("ready", flush=True)
     sys.stdin.readline()
 
@@ -190,10 +201,10 @@ def _begin() -> None:
 ROLES: dict[str, Role] = {"offer": offer, "publish": publish, "work": work, "fetch": fetch, "bare": bare}
 
 
-def main() -> None:
+def play(roles: dict[str, Role]) -> None:
     """Play the role that is named first."""
     role, *arguments = sys.argv[1:]
-    print(json.dumps(asyncio.run(_play(ROLES[role], arguments))), flush=True)
+    print(json.dumps(asyncio.run(_play(roles[role], arguments))), flush=True)
     sys.stdin.read()
 
 
@@ -202,4 +213,4 @@ async def _play(role: Role, arguments: list[str]) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    play(ROLES)

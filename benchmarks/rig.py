@@ -99,7 +99,7 @@ async def fresh(ingestor: Ingestor, count: int, rate: float) -> list[float]:
         seen = await _watch(servers, count)
         acknowledged = await offering.end()
     left_out = int(WARM_UP * rate)
-    return [(seen[seq] - at) * 1000 for seq, at in sorted(acknowledged)[left_out if left_out < count else 0 :]]
+    return [(seen[seq] - at) * 1000 for seq, at, _ in sorted(acknowledged)[left_out if left_out < count else 0 :]]
 
 
 async def sustained(ingestor: Ingestor, count: int) -> Load:

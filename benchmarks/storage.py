@@ -38,7 +38,7 @@ AND data_compressed_bytes > 0 ORDER BY data_compressed_bytes DESC LIMIT 8
 """
 _UNSOUND = "SELECT countIf(SHA256(raw) != sha256) FROM events"
 _KEYS = """
-SELECT run, stream_seq, trace_id, agent_id, event_id FROM events WHERE stream_seq IN {seqs:Array(UInt64)}
+SELECT run, stream_seq, stream_time, trace_id, agent_id, event_id FROM events WHERE stream_seq IN {seqs:Array(UInt64)}
 """
 NOTES = (
     "for comparison, from other systems' published tables of the same kind of event: 1,900 to 4,500 bytes an event",
@@ -147,7 +147,7 @@ async def queries(servers: Plane, scale: Scale) -> list[Row]:
             told(name)
             middle, high = list[float](), list[float]()
             for _ in range(scale.repeats):
-                keys = await _keys(servers.table, dice.sample(range(scale.filled), scale.queries))
+                keys = await keys_of(servers.table, dice.sample(range(scale.filled), scale.queries))
                 taken = [await _timed(ask, store, servers.table, key) for key in keys]
                 middle.append(percentile(taken, 0.5))
                 high.append(percentile(taken, 0.95))
@@ -158,7 +158,8 @@ async def queries(servers: Plane, scale: Scale) -> list[Row]:
     return rows
 
 
-async def _keys(table: AsyncClient, seqs: list[int]) -> list[dict[str, Any]]:
+async def keys_of(table: AsyncClient, seqs: list[int]) -> list[dict[str, Any]]:
+    """Run, sequence, trace, agent and id of the copies with these sequences."""
     return list((await table.query(_KEYS, parameters={"seqs": seqs})).named_results())
 
 

@@ -6,20 +6,18 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx
 
 from enchanted.actors.fork import fork_repository
 from enchanted.actors.work import RunRequest
 from enchanted.benchmarks import ingest
-from enchanted.benchmarks.case import Benchmark, Budget, Result, Row, told
+from enchanted.benchmarks.case import Benchmark, Budget, Result, Row, timed, told
 from enchanted.benchmarks.figures import percentile
 from enchanted.benchmarks.long_run import FILES, LongRun, content_of, long_run, path_of
 from enchanted.benchmarks.rig import Plane, plane
@@ -104,18 +102,18 @@ async def _seeks(servers: Plane, folder: Path, scale: Scale) -> list[Row]:
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with served(deps) as url, httpx.AsyncClient(base_url=url, headers=headers, timeout=600) as http:
         told("the first seek to the end")
-        first = await _timed(partial(_state, http, None))
+        first = await timed(partial(_state, http, None))
         told("the first content at the end")
-        built = await _timed(partial(_content, http, scale.changes + 2))
+        built = await timed(partial(_content, http, scale.changes + 2))
         state, floor, content = list[list[float]](), list[list[float]](), list[list[float]]()
         for number in range(scale.repeats):
             told(f"seeks {number + 1}/{scale.repeats}")
             seqs = [dice.randrange(3, scale.changes + 3) for _ in range(scale.seeks)]
-            state.append([await _timed(partial(_state, http, seq)) for seq in seqs])
-            floor.append([await _timed(partial(_bare, store, seq)) for seq in seqs])
-            content.append([await _timed(partial(_content, http, seq)) for seq in seqs[: scale.seeks // 4]])
+            state.append([await timed(partial(_state, http, seq)) for seq in seqs])
+            floor.append([await timed(partial(_bare, store, seq)) for seq in seqs])
+            content.append([await timed(partial(_content, http, seq)) for seq in seqs[: scale.seeks // 4]])
         places = [folder / f"into-{number}" for number in range(scale.repeats)]
-        restored = [await _timed(partial(_restored, http, place, scale)) for place in places]
+        restored = [await timed(partial(_restored, http, place, scale)) for place in places]
     await store.close()
     bare = "events since the checkpoint, p50"
     return [
@@ -139,15 +137,9 @@ async def _forks(servers: Plane, folder: Path, scale: Scale) -> list[Row]:
                 run_id=f"fork-{number}", task="t", repo="/nowhere", checks=(), forked_from=RUN, forked_at=52
             )
             place = folder / f"fork-{number}.git"
-            taken.append(await _timed(partial(fork_repository, place, bus, request)))
+            taken.append(await timed(partial(fork_repository, place, bus, request)))
     name = f"fork after 50 changes, {FILES} files in a new repository"
     return [Row(name=name, unit="ms", samples=taken, budget=Budget(limit=500))]
-
-
-async def _timed(ask: Callable[[], Awaitable[Any]]) -> float:
-    begun = time.perf_counter()
-    await ask()
-    return (time.perf_counter() - begun) * 1000
 
 
 async def _state(http: httpx.AsyncClient, seq: int | None) -> None:

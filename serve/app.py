@@ -101,7 +101,7 @@ def create_app(dependencies: Dependencies) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         reader = dependencies.reader or nullcontext()
-        async with dependencies.store, reader, dependencies.bus, mcp.session_manager.run():
+        async with dependencies.store, reader, dependencies.bus, app.state.streams, mcp.session_manager.run():
             yield
 
     app = FastAPI(

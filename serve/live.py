@@ -6,8 +6,8 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager, suppress
-from dataclasses import dataclass
-from typing import Annotated, Any
+from types import TracebackType
+from typing import Annotated, Any, Self
 
 import anyio
 import orjson
@@ -18,11 +18,11 @@ from starlette.types import Receive, Scope, Send
 
 from enchanted.bus.errors import BusError
 from enchanted.bus.streams import StreamInfo
-from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import Kind, Role, StoredEvent, kind_of, role_of, run_of
 from enchanted.serve.dependencies import Dependencies, Deps
 from enchanted.serve.errors import BadRequest, SequenceAhead, ServeError, StoreUnavailable, TooManyStreams
-from enchanted.serve.events import event_document, row_document
+from enchanted.serve.events import row_document
+from enchanted.serve.live_shared import PIECE, Piece, Sharing, Told, Window, piece_of
 from enchanted.serve.parameters import MAX_SEQ, Identifier, Sequence
 from enchanted.serve.store import PAGE
 
@@ -31,21 +31,11 @@ router = APIRouter(prefix="/api/v1", tags=["live"])
 
 BUFFER = 512
 """Events read ahead of a client."""
-PIECE = 64 * 1024
-"""Bytes after which a piece is sent even if more is waiting."""
+READERS = 48
+"""Clients that may catch up at the same time: each takes a consumer, of which the stream allows a hundred."""
 LAG = 5_000
 """Sequences by which one part of the table may be behind another."""
 RECONNECT_MILLISECONDS = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Something to tell a client."""
-
-    events: tuple[tuple[int, dict[str, Any]], ...] = ()
-    """Sequence and document of each event."""
-    seen: int = 0
-    """Or a sequence that it need not look at again; 0 for a sign of life."""
 
 
 class LiveQuery(BaseModel):
@@ -65,11 +55,11 @@ class LiveQuery(BaseModel):
         """The event passes every filter."""
         event = stored.event
         return (
-            self.run in ("", run_of(event))
-            and self.trace in ("", event.trace_id)
-            and self.agent in ("", event.agent_id, event.agent_name)
-            and self.role in (None, role_of(event))
-            and self.kind in (None, kind_of(event))
+            (not self.run or self.run == run_of(event))
+            and (not self.trace or self.trace == event.trace_id)
+            and (not self.agent or self.agent in (event.agent_id, event.agent_name))
+            and (self.role is None or self.role == role_of(event))
+            and (self.kind is None or self.kind == kind_of(event))
         )
 
     def bound(self) -> dict[str, Any]:
@@ -109,6 +99,16 @@ class Streams:
         self.places = Places(deps.max_streams)
         self.waiting = Places(deps.max_streams)
         """Of sockets that have not said who they are: they must not take the places of those who have."""
+        self._sharing = Sharing(self._tail)
+        self._readers = asyncio.Semaphore(READERS)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._sharing.close()
 
     async def begin(self, query: LiveQuery, after: int | None) -> AsyncGenerator[Piece, None]:
         """What a client that has a place is to be told, starting after ``after``, or now; it never ends.
@@ -147,7 +147,7 @@ class Streams:
                 async for piece in old:
                     yield piece
             start = info.first_seq - 1
-        async with aclosing(self._from_stream(query, start)) as pieces:
+        async with aclosing(self._from_stream(query, start, info.last_seq)) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -157,34 +157,63 @@ class Streams:
             bounds = {"after": after, "before": before}
             rows, more = await self._deps.store.fitting_events("events_page", PAGE, **query.bound(), **bounds)
             if rows:
-                yield Piece(tuple((row.seq, row_document(row)) for row in rows))
+                yield Piece(tuple((row.seq, orjson.dumps(row_document(row))) for row in rows))
                 after = rows[-1].seq
             if not more:
                 return
 
-    async def _from_stream(self, query: LiveQuery, after: int) -> AsyncGenerator[Piece, None]:
+    async def _from_stream(self, query: LiveQuery, after: int, last_seq: int) -> AsyncGenerator[Piece, None]:
+        """Up to the newest with a reader of its own, then with all others, and back when they are too far ahead."""
+        async with self._sharing.joined(after, last_seq) as shared:
+            while True:
+                if after < shared.window.floor:
+                    async with aclosing(self._caught_up(after, shared.window)) as pieces:
+                        async for taken in pieces:
+                            yield piece_of(taken, query.wants)
+                            after = taken[-1].stored.seq if taken else after
+                taken = await shared.wait(after, self._deps.heartbeat)
+                if taken or after >= shared.window.floor:
+                    yield shared.piece((*query.bound().values(), after), taken, query.wants)
+                after = taken[-1].stored.seq if taken else after
+
+    async def _caught_up(self, after: int, window: Window) -> AsyncGenerator[list[Told], None]:
+        """What comes after a sequence, until the window has all that is to come; empty for a sign of life."""
+        while not await _free(self._readers, self._deps.heartbeat):
+            yield []
+        try:
+            async with aclosing(self._read_alone(after, window)) as pieces:
+                async for taken in pieces:
+                    yield taken
+        finally:
+            self._readers.release()
+
+    async def _read_alone(self, after: int, window: Window) -> AsyncGenerator[list[Told], None]:
         queue: asyncio.Queue[StoredEvent] = asyncio.Queue(BUFFER)
-        bus = await self._deps.bus.connected()
 
         async def pump() -> None:
-            async for stored in bus.tail(after=after):
-                await queue.put(stored)
+            async with aclosing(self._tail(after)) as events:
+                async for stored in events:
+                    await queue.put(stored)
 
         reader = asyncio.create_task(pump())
         try:
-            while True:
+            while after < window.floor:
                 taken = await _next_events(queue, reader, self._deps.heartbeat)
-                wanted = tuple(_told(stored) for stored in taken if query.wants(stored))
-                yield Piece(wanted, 0 if wanted or not taken else taken[-1].seq)
+                after = taken[-1].stored.seq if taken else after
+                yield taken
         finally:
             reader.cancel()
-            with suppress(asyncio.CancelledError, BusError):
+            with suppress(asyncio.CancelledError, BusError, ServeError):
                 await reader
 
+    async def _tail(self, after: int) -> AsyncGenerator[StoredEvent, None]:
+        bus = await self._deps.bus.connected()
+        async with aclosing(bus.tail(after=after)) as events:
+            async for stored in events:
+                yield stored
 
-async def _next_events(
-    queue: asyncio.Queue[StoredEvent], reader: asyncio.Task[None], heartbeat: float
-) -> list[StoredEvent]:
+
+async def _next_events(queue: asyncio.Queue[StoredEvent], reader: asyncio.Task[None], heartbeat: float) -> list[Told]:
     """What has arrived, after waiting up to ``heartbeat`` seconds for the first; empty when nothing did."""
     getter = asyncio.create_task(queue.get())
     try:
@@ -193,23 +222,22 @@ async def _next_events(
             if reader.done():
                 reader.result()
             return []
-        taken, size = [getter.result()], 0
+        taken, size = [Told(getter.result())], 0
     finally:
         getter.cancel()
     while not queue.empty() and size < PIECE:
-        taken.append(queue.get_nowait())
-        size += len(taken[-1].raw)
+        taken.append(Told(queue.get_nowait()))
+        size += len(taken[-1].stored.raw)
     return taken
 
 
-def _told(stored: StoredEvent) -> tuple[int, dict[str, Any]]:
-    return stored.seq, event_document(stored, sha256_hex(stored.raw))
-
-
-def _frames(piece: Piece) -> bytes:
-    if piece.events:
-        return b"".join(b"id: %d\ndata: %b\n\n" % (seq, orjson.dumps(document)) for seq, document in piece.events)
-    return b"id: %d\n\n" % piece.seen if piece.seen else b": alive\n\n"
+async def _free(readers: asyncio.Semaphore, seconds: float) -> bool:
+    """Take a place, waiting up to ``seconds``; whether there was one."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await readers.acquire()
+    except TimeoutError:
+        return False
 
 
 class LiveResponse(Response):
@@ -242,7 +270,7 @@ class LiveResponse(Response):
             async with aclosing(self._pieces) as pieces:
                 await self._send(send, f"retry: {RECONNECT_MILLISECONDS}\n\n".encode())
                 async for piece in pieces:
-                    await self._send(send, _frames(piece))
+                    await self._send(send, piece.frames)
         except TimeoutError:
             log.warning("a live client took nothing for %g s and was cut off; it can resume", self._streams.slow)
         except (BusError, ServeError) as error:

@@ -18,7 +18,8 @@ from enchanted.bus.errors import BusError
 from enchanted.serve.auth import SOCKET_PATH
 from enchanted.serve.dependencies import Dependencies
 from enchanted.serve.errors import BusUnavailable, ServeError, Unauthorized
-from enchanted.serve.live import LiveQuery, Piece, Streams
+from enchanted.serve.live import LiveQuery, Streams
+from enchanted.serve.live_shared import Piece
 from enchanted.serve.parameters import MAX_SEQ
 from enchanted.serve.problem import document_of
 
@@ -125,7 +126,7 @@ async def _send_all(socket: WebSocket, pieces: AsyncGenerator[Piece, None], slow
         async with aclosing(pieces):
             async for piece in pieces:
                 async with asyncio.timeout(slow):
-                    await socket.send_text(_message(piece))
+                    await socket.send_text(piece.message)
     except TimeoutError:
         log.warning("a live socket took nothing for %g s and was cut off; it can resume", slow)
         return [_Refused(POLICY, {"title": "too slow"})]
@@ -136,13 +137,6 @@ async def _send_all(socket: WebSocket, pieces: AsyncGenerator[Piece, None], slow
     except WebSocketDisconnect:
         return []
     return []
-
-
-def _message(piece: Piece) -> str:
-    if piece.events:
-        events = [{"seq": seq, **document} for seq, document in piece.events]
-        return orjson.dumps({"type": "events", "seq": events[-1]["seq"], "events": events}).decode()
-    return orjson.dumps({"type": "alive", "seq": piece.seen or None}).decode()
 
 
 async def _close(socket: WebSocket, code: int, document: dict[str, Any]) -> None:

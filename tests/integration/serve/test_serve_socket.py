@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -86,30 +85,6 @@ async def test_events_come_from_a_sequence_on_and_then_live(nats: NatsServer, bu
         assert [event["seq"] for event in await said(socket, 15)] == [one.seq for one in past[5:]]
         later = await log.emit(thought(20))
         assert (await said(socket, 1))[0]["event_id"] == later[0].event.event_id
-
-
-async def test_a_connection_cut_anywhere_resumes_without_gap_or_repeat(
-    nats: NatsServer, bus: Bus, tmp_path: Path
-) -> None:
-    chance = random.Random(7)
-    log = AgentLog(bus, run_id="r", role="coder", agent_name="coder-1")
-    published: list[int] = []
-
-    async def publish() -> None:
-        for start in range(0, 2_000, 20):
-            published.extend(one.seq for one in await log.emit(*(thought(n) for n in range(start, start + 20))))
-            await asyncio.sleep(0.005)
-
-    seen: list[int] = []
-    async with serving(nats, tmp_path) as url:
-        publishing = asyncio.create_task(publish())
-        while len(seen) < 2_000:
-            async with connect(url) as socket:
-                await socket.send(json.dumps({"token": TOKEN, "resume_from": seen[-1] if seen else 0}))
-                part = await said(socket, min(2_000 - len(seen), chance.randrange(1, 60)))
-                seen += [event["seq"] for event in part]
-        await publishing
-    assert seen == published
 
 
 @pytest.mark.parametrize(
