@@ -57,7 +57,7 @@ ui-check: $(UI)/node_modules/.installed
 	  { diff -rq $$built ../static || { echo 'serve/static is stale; run `make ui`' >&2; exit 1; }; } && rm -r $$built
 
 $(UI)/node_modules/.installed: $(UI)/package-lock.json
-	cd $(UI) && npm ci --silent
+	cd $(UI) && npm ci --loglevel error
 	touch $@
 
 down:

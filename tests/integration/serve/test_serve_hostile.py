@@ -23,7 +23,7 @@ PATHS = [
     "events", "events/{}", "events/{}/raw", "traces/{}", "runs", "runs/{}", "runs/{}/state", "runs/{}/diff",
     "runs/{}/verify", "runs/{}/receipt", "runs/{}/history", "runs/{}/blame", "runs/{}/cancel", "{}", "stream/{}",
     "agents/stats", "decisions/reverted", "export", "sql", "runs/{}/restores", "runs/{}/undos", "runs/{}/forks",
-    "runs/{}/compare/x", "runs/{}/reruns",
+    "runs/{}/compare/x", "runs/{}/reruns", "runs/{}/outline",
 ]  # fmt: skip
 NAMES = [
     "run", "trace", "agent", "role", "kind", "since", "until", "after", "before", "limit", "fields", "q", "cursor",

@@ -9,7 +9,7 @@ import type { RunLog } from "../../run/log";
 import { useSettled } from "../../run/settled";
 import { count } from "../../run/words";
 import { FileContent } from "./content";
-import { type File, FileList } from "./list";
+import { FileList, keyOf } from "./list";
 import "./files.css";
 
 interface Props {
@@ -26,7 +26,7 @@ export const FilesPanel = memo(function FilesPanel({ run, log, index }: Props) {
   const changed = log.rows[log.changeAt(index)]?.seq ?? 0;
   const at = useSettled(changed, SETTLE_MILLISECONDS);
   const [workspace, setWorkspace] = useState(MAIN);
-  const [path, setPath] = useState<string | null>(null);
+  const [opened, setOpened] = useState<string | null>(null);
   const { data, error, refetch } = useQuery({
     ...stateQuery(run, at),
     enabled: at > 0,
@@ -34,7 +34,7 @@ export const FilesPanel = memo(function FilesPanel({ run, log, index }: Props) {
   });
   const state = at > 0 ? data : undefined;
   const files = state?.workspaces[workspace]?.files ?? [];
-  const open = files.find((file) => file.path === path);
+  const open = files.find((file) => keyOf(file) === opened);
   const tools = state && (
     <Workspaces state={state} workspace={workspace} onChange={setWorkspace} files={files.length} />
   );
@@ -52,15 +52,15 @@ export const FilesPanel = memo(function FilesPanel({ run, log, index }: Props) {
         )}
         {at > 0 && !data && !error && <Loading what="the files" />}
         {state && !files.length && <Empty title={`${workspace} is empty here`} />}
-        {files.length > 0 && <FileList files={files} changedAt={state?.at ?? 0} open={path} onOpen={setPath} />}
+        {files.length > 0 && <FileList files={files} changedAt={state?.at ?? 0} open={opened} onOpen={setOpened} />}
         {open && state && (
           <FileContent
             key={open.blob}
             run={run}
             at={state.at}
             workspace={workspace}
-            file={open as File}
-            onClose={() => setPath(null)}
+            file={open}
+            onClose={() => setOpened(null)}
           />
         )}
       </div>

@@ -7,12 +7,16 @@ import { bytes } from "../../run/words";
 
 export type File = components["schemas"]["FileDocument"];
 
+/** A name that is not UTF-8 is known by its bytes: what is shown of it may be that of another file too. */
+export const keyOf = (file: File): string => file.path_hex || file.path;
+
 interface Props {
   files: File[];
   /** Sequence of the change at the cursor: what it touched is marked. */
   changedAt: number;
+  /** Key of the file whose content is shown. */
   open: string | null;
-  onOpen: (path: string) => void;
+  onOpen: (key: string) => void;
 }
 
 const ROW_HEIGHT = 28;
@@ -32,13 +36,13 @@ export function FileList({ files, changedAt, open, onOpen }: Props) {
           const file = files[item.index];
           return (
             file && (
-              <li key={`${file.path_hex}${file.path}`} style={{ transform: `translateY(${item.start}px)` }}>
+              <li key={keyOf(file)} style={{ transform: `translateY(${item.start}px)` }}>
                 <button
                   type="button"
-                  aria-expanded={open === file.path}
+                  aria-expanded={open === keyOf(file)}
                   className={file.seq === changedAt ? "file file-changed" : "file"}
                   data-blob={file.blob}
-                  onClick={() => onOpen(file.path)}
+                  onClick={() => onOpen(keyOf(file))}
                 >
                   <bdi className="file-path">{file.path}</bdi>
                   {file.seq === changedAt && <span className="file-mark">changed last</span>}
