@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sys
 import tempfile
 import time
@@ -52,6 +53,8 @@ class Listener(asyncio.Protocol):
         """Ask."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        if self._idle:  # or the kernel would take megabytes for it
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         transport.write(opening(self._way, self._host))
 
     def data_received(self, data: bytes) -> None:

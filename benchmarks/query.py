@@ -42,7 +42,7 @@ NOTES = (
     "each question over HTTP on loopback by one client, the API a uvicorn in this process without Ray Serve, so that "
     "'above the query' holds the client's own work too; keys drawn at random, files in the page cache, merges at rest",
     "'bare': the same named query, or the same SQL, by the store's own client, its rows decoded; asked in turns with "
-    "the API's, each with keys of its own",
+    "the API's, each with keys of its own; the first of each kind left out",
     "the millions are the copies of `storage`, spread over 30 days, the first of the days at smaller sizes; the ledger "
     f"has {RUNS} runs published beside them ({REVERTED} events): no other has a change that was taken back",
     "growth: p50 at each size by least squares; text is looked for by reading, there is no index of words",
@@ -64,7 +64,7 @@ class Scale:
 
 def full(most: int) -> Scale:
     """A tenth of ``most``, three tenths, all of it."""
-    return Scale(events=min(60_000, most // 10), sizes=(most // 10, most * 3 // 10, most), questions=50, repeats=3)
+    return Scale(events=min(60_000, most // 50), sizes=(most // 10, most * 3 // 10, most), questions=50, repeats=3)
 
 
 SMOKE = Scale(events=2_000, sizes=(10_000, 30_000), questions=3, repeats=1)
@@ -146,7 +146,9 @@ async def _asked(
         one = taken[name] = Taken()
         count = max(2, int(scale.questions * question.times))
         for _ in range(scale.repeats):
-            keys = await _keys(servers, dice, scale, size, 2 * count)
+            first, *keys = await _keys(servers, dice, scale, size, 2 * count + 1)
+            await _answered(http, question.request(first), refused, name)
+            await question.bare(store, first)
             asked, bare = list[float](), list[float]()
             for mine, other in zip(keys[:count], keys[count:], strict=True):
                 asked.append(await timed(partial(_answered, http, question.request(mine), refused, name)))

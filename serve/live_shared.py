@@ -224,11 +224,14 @@ class Sharing:
         finally:
             shared.listeners -= 1
             if not shared.listeners:
+                if self._ending is not None:
+                    self._ending.cancel()
                 self._ending = asyncio.create_task(self._end(shared))
 
     async def _end(self, shared: SharedTail) -> None:
         if shared is self._shared:
             await asyncio.sleep(LINGER)
         if not shared.listeners:
-            self._shared = None if shared is self._shared else self._shared
+            if shared is self._shared:
+                self._shared = None
             await shared.close()
