@@ -163,6 +163,7 @@ async def test_steps_by_change_visit_every_change_both_ways(page: Page, history:
 
 
 async def test_the_keyboard_alone_is_enough(page: Page, history: History) -> None:
+    await expect(page.get_by_role("link", name="tidy")).to_be_visible()
     await page.keyboard.press("Tab")
     for _ in range(20):
         if await page.evaluate("document.activeElement.textContent") == "tidy":
