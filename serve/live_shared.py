@@ -174,15 +174,15 @@ class SharedTail:
         return piece
 
     async def _read(self) -> None:
-        loop, announced, due = asyncio.get_running_loop(), 0.0, None
+        loop, due = asyncio.get_running_loop(), 0.0
         try:
             async with aclosing(self._tail(self.window.floor)) as events:
                 async for stored in events:
                     self.window.add(stored)
-                    if due is not None and due.when() > loop.time():
+                    if due > loop.time():
                         continue
-                    at = max(loop.time(), announced + PACE * self.listeners)
-                    announced, due = at, loop.call_at(at, self._announce)
+                    due = max(loop.time(), due + PACE * self.listeners)
+                    loop.call_at(due, self._announce)
         finally:
             self._announce()
 

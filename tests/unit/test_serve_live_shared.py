@@ -14,6 +14,12 @@ from enchanted.serve import live_shared
 from enchanted.serve.live_shared import SharedTail, Sharing, Window, piece_of
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Ray Serve runs on uvloop, whose handles are others."""
+    return "asyncio", {"use_uvloop": request.param}
+
+
 def _stored(seq: int) -> StoredEvent:
     event = SwarmEvent(event_id=f"e-{seq}")
     raw = event.SerializeToString()
