@@ -13,9 +13,9 @@ from enchanted.serve.errors import HostRefused, OriginRefused, ServeError, Unaut
 from enchanted.serve.problem import problem_of
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
-OPEN_PATHS = frozenset({"/", "/healthz", "/api/v1/sessions"})
+OPEN_PATHS = frozenset({"/", "/cluster", "/healthz", "/api/v1/sessions"})
 """A session is opened with a code in the place of the token."""
-OPEN_FOLDERS = ("/static/", "/runs/", "/traces/")
+OPEN_FOLDERS = ("/static/", "/runs/", "/traces/", "/compare/")
 """The page and its files, which hold no data; the API's own paths begin with /api and /v1."""
 SOCKET_PATH = "/api/v1/live"
 """Browsers cannot send a header with a WebSocket: the token comes in its first message."""

@@ -87,6 +87,8 @@ def _answer(request: Request, name: str) -> Response:
 @router.get("/")
 @router.get("/runs/{place:path}")
 @router.get("/traces/{place:path}")
+@router.get("/compare/{place:path}")
+@router.get("/cluster")
 async def page(request: Request) -> Response:
     """The page; which part of it is shown, its own script reads from the address."""
     return _answer(request, _PAGE)

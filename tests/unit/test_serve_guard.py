@@ -103,7 +103,7 @@ async def test_the_own_page_and_named_origins_are_served(client: httpx.AsyncClie
 
 
 async def test_the_page_is_open_and_runs_only_its_own_script(client: httpx.AsyncClient) -> None:
-    for path in ("/", "/runs/run-1", "/traces/00aa"):
+    for path in ("/", "/runs/run-1", "/traces/00aa", "/compare/run-1/run-2", "/cluster"):
         response = await client.get(path)
         assert (response.status_code, response.headers["cache-control"]) == (200, "no-cache")
         policy = response.headers["content-security-policy"]

@@ -4,6 +4,8 @@ import { useQueryClient } from "@tanstack/react-query";
 import { useEffect } from "react";
 import { Link, Route, Switch } from "wouter";
 import { useToken } from "./api/token";
+import { ClusterPage } from "./pages/cluster";
+import { ComparePage } from "./pages/compare";
 import { RunPage } from "./pages/run";
 import { RunsPage } from "./pages/runs";
 import { SignInPage } from "./pages/sign-in";
@@ -27,6 +29,10 @@ export function App() {
         </Route>
         <Route path="/runs/:run">{({ run }) => <RunPage key={run} run={run} />}</Route>
         <Route path="/traces/:trace">{({ trace }) => <TracePage key={trace} trace={trace} />}</Route>
+        <Route path="/compare/:a/:b">{({ a, b }) => <ComparePage key={`${a}/${b}`} a={a} b={b} />}</Route>
+        <Route path="/cluster">
+          <ClusterPage />
+        </Route>
         <Route>
           <Shell crumbs={[{ text: "not here" }]}>
             <main className="narrow">

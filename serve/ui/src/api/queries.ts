@@ -11,10 +11,14 @@ export type Content = components["schemas"]["ContentDocument"];
 export type Verdict = components["schemas"]["VerifyDocument"];
 export type Trace = components["schemas"]["TraceDocument"];
 export type Span = components["schemas"]["SpanDocument"];
+export type Compared = components["schemas"]["CompareDocument"];
+export type Cluster = components["schemas"]["ClusterDocument"];
+export type Pipeline = components["schemas"]["PipelineDocument"];
 export type Outline = components["schemas"]["OutlineDocument"];
 
 const RUNS_REFRESH = 5_000;
 const BEHIND_REFRESH = 500;
+const CLUSTER_REFRESH = 5_000;
 
 export const runsQuery = infiniteQueryOptions({
   queryKey: ["runs"],
@@ -110,6 +114,28 @@ export const traceQuery = (trace: string) =>
       return documentOf(api.GET("/api/v1/traces/{trace_id}", { params, signal }));
     },
   });
+
+export const compareQuery = (run: string, other: string) =>
+  queryOptions({
+    queryKey: ["compare", run, other],
+    queryFn: ({ signal }) => {
+      const params = { path: { run, other } };
+      return documentOf(api.GET("/api/v1/runs/{run}/compare/{other}", { params, signal }));
+    },
+  });
+
+/** Asked again while somebody looks: a tab that is out of sight asks nothing. */
+export const clusterQuery = queryOptions({
+  queryKey: ["cluster"],
+  queryFn: ({ signal }) => documentOf(api.GET("/api/v1/cluster", { signal })),
+  refetchInterval: CLUSTER_REFRESH,
+});
+
+export const pipelineQuery = queryOptions({
+  queryKey: ["pipeline"],
+  queryFn: ({ signal }) => documentOf(api.GET("/api/v1/pipeline", { signal })),
+  refetchInterval: CLUSTER_REFRESH,
+});
 
 export async function readOutline(run: string, after: number, limit: number, signal: AbortSignal): Promise<Outline> {
   const url = `${location.origin}/api/v1/runs/${encodeURIComponent(run)}/outline?after=${after}&limit=${limit}`;

@@ -25,17 +25,27 @@ export function useCursorInAddress(run: string): void {
   }, [run]);
 }
 
-/** The address of a moment of a run. */
-export const linkTo = (run: string, seq: number): string => `/runs/${encodeURIComponent(run)}?at=${seq}`;
+/** The address of a moment of a run, with a file of its main workspace open where one is named. */
+export const linkTo = (run: string, seq: number, file = ""): string =>
+  `/runs/${encodeURIComponent(run)}?at=${seq}${file && `&file=${encodeURIComponent(file)}`}`;
+
+export const linkToCompare = (a: string, b: string): string =>
+  `/compare/${encodeURIComponent(a)}/${encodeURIComponent(b)}`;
+
+export const fileInAddress = (): string | null => new URLSearchParams(location.search).get("file");
+
+export const keepFileInAddress = (file: string | null): void => change("file", file);
 
 function read(): void {
   const text = new URLSearchParams(location.search).get("at") ?? "";
   useCursor.setState({ seq: /^\d{1,18}$/.test(text) ? Number(text) : null, playing: false });
 }
 
-function write(seq: number | null): void {
+const write = (seq: number | null): void => change("at", seq === null ? null : String(seq));
+
+function change(name: string, value: string | null): void {
   const url = new URL(location.href);
-  if (seq === null) url.searchParams.delete("at");
-  else url.searchParams.set("at", String(seq));
+  if (value === null) url.searchParams.delete(name);
+  else url.searchParams.set(name, value);
   if (url.href !== location.href) history.replaceState(history.state, "", url);
 }

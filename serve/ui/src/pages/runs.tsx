@@ -8,6 +8,7 @@ import { RunState } from "../parts/badges";
 import { Empty, Failure, Loading } from "../parts/notes";
 import { Shell } from "../parts/shell";
 import { count, moment, seconds } from "../run/words";
+import { type Choice, ChoiceBox, CompareButton, useChoice } from "./choice";
 import "./runs.css";
 
 export function RunsPage() {
@@ -18,6 +19,7 @@ export function RunsPage() {
     document.title = "Runs · Enchanted";
     history.replaceState(history.state, "", search ? `/?q=${encodeURIComponent(search)}` : "/");
   }, [search]);
+  const choice = useChoice();
   const runs = useMemo(() => data?.pages.flatMap((page) => page.data) ?? [], [data]);
   const found = useMemo(() => runs.filter((run) => matches(run, search)), [runs, search]);
   return (
@@ -35,6 +37,7 @@ export function RunsPage() {
           <p className="dim" role="status">
             {data && `${count(found.length)} of ${count(runs.length)}${hasNextPage ? " loaded" : ""}`}
           </p>
+          {runs.length > 1 && <CompareButton choice={choice} />}
         </div>
         {error && <Failure error={error} retry={refetch} />}
         {isPending && <Loading what="runs" />}
@@ -51,7 +54,7 @@ export function RunsPage() {
               : "Search looks at task, id, verdict and reason."}
           </Empty>
         )}
-        {found.length > 0 && <RunTable runs={found} />}
+        {found.length > 0 && <RunTable runs={found} choice={choice} />}
         {hasNextPage && (
           <button type="button" onClick={() => fetchNextPage()} disabled={isFetchingNextPage}>
             Load older runs
@@ -62,11 +65,14 @@ export function RunsPage() {
   );
 }
 
-function RunTable({ runs }: { runs: Run[] }) {
+function RunTable({ runs, choice }: { runs: Run[]; choice: Choice }) {
   return (
     <table>
       <thead>
         <tr>
+          <th scope="col">
+            <span className="unseen">Compare</span>
+          </th>
           <th scope="col">Verdict</th>
           <th scope="col">Task</th>
           <th scope="col">Started</th>
@@ -94,6 +100,9 @@ function RunTable({ runs }: { runs: Run[] }) {
         {runs.map((run) => (
           <tr key={run.run_id}>
             <td>
+              <ChoiceBox run={run} choice={choice} />
+            </td>
+            <td>
               <RunState state={run.state} closed={run.closed} />
             </td>
             <td className="runs-task">
@@ -118,7 +127,7 @@ function RunTable({ runs }: { runs: Run[] }) {
   );
 }
 
-const tookSeconds = (run: Run) => Math.max(0, Date.parse(run.updated_at) - Date.parse(run.started_at)) / 1_000;
+export const tookSeconds = (run: Run) => Math.max(0, Date.parse(run.updated_at) - Date.parse(run.started_at)) / 1_000;
 
 export function taskOf(run: Run): string {
   const task = (run.request as { task?: unknown } | null | undefined)?.task;

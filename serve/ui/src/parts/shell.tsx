@@ -28,6 +28,11 @@ export function Shell({ crumbs, children }: { crumbs: Crumb[]; children: ReactNo
             </span>
           ))}
         </nav>
+        {signedIn && (
+          <Link to="/cluster" className="bar-link">
+            Cluster
+          </Link>
+        )}
         <button
           type="button"
           className="quiet"

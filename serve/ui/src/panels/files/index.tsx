@@ -3,6 +3,7 @@
 import { keepPreviousData, useQuery } from "@tanstack/react-query";
 import { memo, useState } from "react";
 import { type State, stateQuery } from "../../api/queries";
+import { fileInAddress, keepFileInAddress } from "../../cursor/address";
 import { Empty, Failure, Loading } from "../../parts/notes";
 import { Panel } from "../../parts/panel";
 import type { RunLog } from "../../run/log";
@@ -26,7 +27,11 @@ export const FilesPanel = memo(function FilesPanel({ run, log, index }: Props) {
   const changed = log.rows[log.changeAt(index)]?.seq ?? 0;
   const at = useSettled(changed, SETTLE_MILLISECONDS);
   const [workspace, setWorkspace] = useState(MAIN);
-  const [opened, setOpened] = useState<string | null>(null);
+  const [opened, setOpened] = useState(fileInAddress);
+  const show = (key: string | null) => {
+    setOpened(key);
+    keepFileInAddress(key);
+  };
   const { data, error, refetch } = useQuery({
     ...stateQuery(run, at),
     enabled: at > 0,
@@ -52,7 +57,7 @@ export const FilesPanel = memo(function FilesPanel({ run, log, index }: Props) {
         )}
         {at > 0 && !data && !error && <Loading what="the files" />}
         {state && !files.length && <Empty title={`${workspace} is empty here`} />}
-        {files.length > 0 && <FileList files={files} changedAt={state?.at ?? 0} open={opened} onOpen={setOpened} />}
+        {files.length > 0 && <FileList files={files} changedAt={state?.at ?? 0} open={opened} onOpen={show} />}
         {open && state && (
           <FileContent
             key={open.blob}
@@ -60,7 +65,7 @@ export const FilesPanel = memo(function FilesPanel({ run, log, index }: Props) {
             at={state.at}
             workspace={workspace}
             file={open}
-            onClose={() => setOpened(null)}
+            onClose={() => show(null)}
           />
         )}
       </div>

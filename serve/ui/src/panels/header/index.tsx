@@ -9,6 +9,7 @@ import { count, percent, seconds } from "../../run/words";
 import { ChainBadge } from "./chain";
 import { CopyLink } from "./copy-link";
 import { LivePill } from "./live";
+import { ParentLink } from "./parent";
 import "./header.css";
 
 interface Props {
@@ -29,6 +30,7 @@ export function RunHeader({ run, log, index, connection }: Props) {
         <RunState state={run.state} closed={run.closed} />
         <ChainBadge run={run} />
         <LivePill closed={run.closed} connection={connection} />
+        <ParentLink run={run} />
         <CopyLink run={run.run_id} seq={log.rows[index]?.seq} />
       </div>
       <TotalsAtCursor log={log} index={index} />
