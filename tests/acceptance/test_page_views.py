@@ -21,6 +21,7 @@ from enchanted.serve.dependencies import Dependencies
 from enchanted.serve.store import Store
 from enchanted.serve.testing import History, World, scripted, served
 
+AXE = Path(__file__).parents[2] / "serve" / "ui" / "node_modules" / "axe-core" / "axe.min.js"
 ALTERED = "run-altered"
 SAID = "begin somewhere else"
 NODE = {"node_id": "n1", "host": "box-1", "address": "10.0.0.1", "alive": True, "resources": {"CPU": 2.0, "GPU": 1.0}}
@@ -107,6 +108,18 @@ async def tabbed_to(page: Page, what: str, key: str = "Tab") -> None:
         if await page.evaluate("what => document.activeElement.matches(what)", what):
             return
     raise AssertionError(f"no {what} among the first thirty stops")
+
+
+async def barriers(page: Page) -> list[str]:
+    """What axe finds serious for people who see, hear or move differently."""
+    # The debugger puts it in, so the content policy stays as it is.
+    await page.evaluate(AXE.read_text(encoding="utf-8"))
+    found: list[str] = await page.evaluate(
+        """async () => (await axe.run()).violations
+            .filter((one) => ["serious", "critical"].includes(one.impact))
+            .flatMap((one) => one.nodes.map((node) => `${one.id}: ${node.html} ${node.failureSummary}`))"""
+    )
+    return found
 
 
 def panel(page: Page, name: str) -> Any:
@@ -223,7 +236,7 @@ async def test_an_actor_that_signals_appears_and_what_nobody_told_is_unknown(pag
 
 
 @pytest.mark.parametrize("colours", ["dark", "light"])
-async def test_both_pages_are_drawn_in_both_colours_with_all_that_ray_knows(
+async def test_pages_are_drawn_in_both_colours_with_all_that_ray_knows(
     chromium_browser: Browser, world: World, history: History, altered: dict[str, Any], tmp_path: Path, colours: str
 ) -> None:
     deps = Dependencies(
@@ -250,4 +263,27 @@ async def test_both_pages_are_drawn_in_both_colours_with_all_that_ray_knows(
         await expect(page.locator(".parting-lead")).to_be_visible()
         await page.screenshot(path=tmp_path / f"compare-{colours}.png", full_page=True)
         assert await page.evaluate("document.documentElement.dataset.theme") == colours
+        assert found.wrongs == []
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="axe comes with the page's tools, which `make ui` installs")
+@pytest.mark.parametrize("colours", ["dark", "light"])
+async def test_axe_finds_no_serious_barrier_on_any_page(
+    chromium_browser: Browser, world: World, history: History, altered: dict[str, Any], colours: str
+) -> None:
+    async with watched(chromium_browser, world.url, colours=colours) as found:
+        page = found.page
+        await page.goto("/")
+        assert await barriers(page) == []
+        await signed_in(page, "/")
+        for address, there in (
+            ("/", ".runs table"),
+            ("/cluster", ".panel-actors"),
+            (f"/compare/{history.run}/{ALTERED}", ".parting-lead"),
+            (f"/runs/{ALTERED}?file=link", ".file-content"),
+            (f"/traces/{history.events[0].event.trace_id}", ".waterfall"),
+        ):
+            await page.goto(address)
+            await expect(page.locator(there).first).to_be_visible()
+            assert await barriers(page) == []
         assert found.wrongs == []
