@@ -235,11 +235,12 @@ function Files({ compared: { a, b, files, files_differing: all } }: { compared: 
 const BLOB_CHARACTERS = 12;
 
 function FileLink({ run, path, blob, letter }: { run: Run; path: string; blob: string; letter: string }) {
+  const shown = blob.slice(0, BLOB_CHARACTERS);
   return (
     <td>
       {blob ? (
-        <Link to={linkTo(run.run_id, run.last_seq, path)} aria-label={`${path} in ${letter}`}>
-          <code>{blob.slice(0, BLOB_CHARACTERS)}</code>
+        <Link to={linkTo(run.run_id, run.last_seq, path)} aria-label={`${shown}: ${path} in ${letter}`}>
+          <code>{shown}</code>
         </Link>
       ) : (
         <span className="dim">not there</span>
