@@ -96,7 +96,6 @@ def change_of(history: History, path: str) -> StoredEvent:
 
 
 async def main_files(world: World, run: str, at: int) -> set[str]:
-    await world.stored(run, (await world.document(f"runs/{run}"))["events"])
     state = await world.document(f"runs/{run}/state", at=at)
     return {one["path"] for one in state["workspaces"]["main"]["files"]}
 
@@ -199,7 +198,8 @@ async def test_an_open_run_is_cancelled_and_a_closed_one_says_why_not(
 async def test_a_fork_with_another_task_and_model_begins_once_though_clicked_twice(
     page: Page, world: World, recording: Recording
 ) -> None:
-    at = next(one.seq for one in reversed(recording.events) if kind_of(one.event) == "state_change")
+    found = await world.document("events", run=recording.run_id, kind="state_change")
+    at = found["data"][-1]["seq"]
     await opened(page, recording.run_id, at)
     sent = sent_by(page)
     dialog = await begin(page, "Fork from here")

@@ -4,7 +4,6 @@ import { useQuery } from "@tanstack/react-query";
 import { cancel } from "../../api/acts";
 import { stateQuery } from "../../api/queries";
 import { useCursor } from "../../cursor/store";
-import { Loading } from "../../parts/notes";
 import type { DialogProps, Moment } from "./act";
 import { ActDialog, closeAround, counted, Footer, Refusal } from "./dialog";
 import { useAct } from "./use-act";
@@ -33,14 +32,12 @@ export function CancelDialog({ about: { run }, onClose }: DialogProps<Moment>) {
         </p>
       ) : (
         <div className="act-preview">
-          {!data && <Loading what="where the run stands" />}
-          {data && (
-            <p>
-              The run is <b>{run.state}</b> with {counted(atWork, "task")} at work. It ends as <b>cancelled</b>: its
-              agents stop, nothing is merged, and its log and files stay as they are. This cannot be taken back; a fork
-              can go on from any moment of it.
-            </p>
-          )}
+          <p>
+            The run is <b>{data?.state || run.state}</b>
+            {data && ` with ${counted(atWork, "task")} at work`}. It ends as <b>cancelled</b>: its agents stop, nothing
+            is merged, and its log and files stay as they are. This cannot be taken back; a fork can go on from any
+            moment of it.
+          </p>
         </div>
       )}
       <Refusal error={error} />
