@@ -32,6 +32,9 @@ export interface StateChange {
   previous_state_hash?: string;
   new_state_hash?: string;
   diff_patch?: string;
+  is_reversible?: boolean;
+  /** Of the bundle that a run's base is in. */
+  content_sha256?: string;
   files?: FileChange[];
   reason?: string;
 }

@@ -6,6 +6,8 @@ export class ApiProblem extends Error {
     readonly code: string,
     readonly title: string,
     detail: string,
+    /** Paths that later work changed too, where an undo is refused for that. */
+    readonly conflicts: readonly string[] = [],
   ) {
     super(detail);
   }
@@ -13,12 +15,13 @@ export class ApiProblem extends Error {
 
 export async function problemOf(response: Response): Promise<ApiProblem> {
   const document: unknown = await response.json().catch(() => null);
-  const told = (document ?? {}) as { code?: string; title?: string; detail?: string };
+  const told = (document ?? {}) as { code?: string; title?: string; detail?: string; conflicts?: string[] };
   return new ApiProblem(
     response.status,
     told.code ?? "unknown",
     told.title ?? `HTTP ${response.status}`,
     told.detail ?? "the API gave no reason",
+    told.conflicts,
   );
 }
 

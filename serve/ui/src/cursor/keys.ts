@@ -30,9 +30,7 @@ const PRESSED_BY_SPACE = "button, a, summary, [role=option]";
 export function useShortcuts(log: RunLog): void {
   useEffect(() => {
     const press = (event: KeyboardEvent) => {
-      if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
-      const target = event.target instanceof Element ? event.target : document.body;
-      if (target.closest(TYPING) || (event.key === " " && target.closest(PRESSED_BY_SPACE))) return;
+      if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || isForOthers(event)) return;
       const shortcut = SHORTCUTS.find((one) => one.keys.includes(event.key));
       if (!shortcut) return;
       event.preventDefault();
@@ -41,4 +39,11 @@ export function useShortcuts(log: RunLog): void {
     addEventListener("keydown", press);
     return () => removeEventListener("keydown", press);
   }, [log]);
+}
+
+function isForOthers(event: KeyboardEvent): boolean {
+  // What lies behind a dialog stays as it is.
+  if (document.querySelector("dialog[open]")) return true;
+  const target = event.target instanceof Element ? event.target : document.body;
+  return target.closest(TYPING) !== null || (event.key === " " && target.closest(PRESSED_BY_SPACE) !== null);
 }

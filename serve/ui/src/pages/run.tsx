@@ -7,6 +7,7 @@ import { useCursorInAddress } from "../cursor/address";
 import { useClock } from "../cursor/clock";
 import { useShortcuts } from "../cursor/keys";
 import { useCursorIndex } from "../cursor/store";
+import { RunActs } from "../panels/acts";
 import { EventPanel } from "../panels/event";
 import { FilesPanel } from "../panels/files";
 import { RunHeader } from "../panels/header";
@@ -45,6 +46,7 @@ export function RunPage({ run }: { run: string }) {
         {/* Head and panels come together, so that nothing moves under the hand. */}
         {known && log.last >= 0 && (
           <>
+            <RunActs run={data} log={log} index={behind} />
             <TimelinePanel log={log} version={version} index={index} />
             <div className="mission-columns">
               <LogPanel run={run} log={log} version={version} index={behind} />

@@ -4,6 +4,7 @@ import { useInfiniteQuery } from "@tanstack/react-query";
 import { useEffect, useMemo, useState } from "react";
 import { Link } from "wouter";
 import { type Run, runsQuery } from "../api/queries";
+import { ListActs } from "../panels/acts";
 import { RunState } from "../parts/badges";
 import { Empty, Failure, Loading } from "../parts/notes";
 import { Shell } from "../parts/shell";
@@ -27,6 +28,7 @@ export function RunsPage() {
       <main className="runs">
         <div className="runs-head">
           <h1>Runs</h1>
+          <ListActs />
           <input
             type="search"
             placeholder="Search task, id, verdict, reason"
