@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.async_api import Browser, Page, async_playwright
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
 from enchanted.cluster.errors import ClusterError
+from enchanted.cluster.testing_world import TOKEN
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 QUIET = (
@@ -91,3 +93,53 @@ async def watched(running: Browser, origin: str, *, colours: str = "dark") -> As
         yield found
     finally:
         await context.close()
+
+
+async def sign_in(page: Page, token: str = TOKEN) -> None:
+    """Give the token that the page asks for."""
+    await page.get_by_label("Token of this API").fill(token)
+    await page.get_by_role("button", name="Open").click()
+
+
+async def opened(page: Page, run: str, at: int | None = None) -> None:
+    """The run's mission view, at a moment of it, with rows in its log."""
+    await page.goto(f"/runs/{run}" + ("" if at is None else f"?at={at}"))
+    await expect(page.locator(".log-row").first).to_be_visible()
+
+
+async def cursor(page: Page) -> int:
+    """The sequence that the mission view's cursor stands at."""
+    return int(await page.locator(".place").get_attribute("data-seq") or 0)
+
+
+async def settled(page: Page) -> None:
+    """Wait until files and event of the cursor's moment are shown, and of no other."""
+    seq = str(await cursor(page))
+    for panel in (page.locator(".event"), page.locator(".files")):
+        await expect(panel).to_have_attribute("data-seq", seq)
+        await expect(panel).to_have_attribute("aria-busy", "false")
+
+
+def region(page: Page, name: str) -> Locator:
+    """The panel with this heading."""
+    return page.get_by_role("region", name=name)
+
+
+async def tabbed_to(page: Page, what: str, key: str = "Tab") -> None:
+    """Move the focus as somebody without a mouse does."""
+    for _ in range(30):
+        await page.keyboard.press(key)
+        if await page.evaluate("what => document.activeElement.matches(what)", what):
+            return
+    raise AssertionError(f"no {what} among the first thirty stops")
+
+
+async def barriers(page: Page) -> list[str]:
+    """What axe finds serious for people who see, hear or move differently."""
+    found = await Axe().run(page)
+    return [
+        f"{one['id']}: {node['html']} {node['failureSummary']}"
+        for one in found.response["violations"]
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"]
+    ]

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import httpx
 
-from enchanted.actors.rerun.recording import Recording
-from enchanted.bus.batch import Outgoing
 from enchanted.bus.connection import Bus
 from enchanted.bus.testing import nats_server
 from enchanted.cluster.store.testing import store_process
@@ -64,16 +62,3 @@ async def _ended(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-
-
-async def published(world: World, recording: Recording) -> None:
-    """Bring a recorded run into the world as its agents published it, and wait until the table has it."""
-    for content in recording.blobs.values():
-        await world.bus.blobs.put(content)
-    await world.bus.publisher.publish_many(
-        [
-            Outgoing(subject=stored.subject, payload=stored.raw, event_id=stored.event.event_id)
-            for stored in recording.events
-        ]
-    )
-    await world.stored(recording.run_id, len(recording.events))

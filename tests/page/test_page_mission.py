@@ -4,86 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from enchanted.actors.rerun import file
 from enchanted.actors.rerun.recording import Recording
 from enchanted.bus.agent_log import AgentLog
-from enchanted.cluster.testing_browser import ChromiumMissing, browser, chromium, watched
-from enchanted.cluster.testing_world import TOKEN, published, served_world
+from enchanted.cluster.testing_browser import ChromiumMissing, chromium, cursor, opened, settled, sign_in, watched
+from enchanted.cluster.testing_world import TOKEN
 from enchanted.schemas.events import StoredEvent, decision, kind_of, run_transition, state_change, tool_call
 from enchanted.schemas.gen.events_pb2 import FileChange
 from enchanted.serve.client import ApiClient
-from enchanted.serve.testing import History, World, scripted
+from enchanted.serve.testing import History, World
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "repair-0.1.0.zip"
 HOSTILE = (
     "<img src=x onerror=\"document.title='owned'\">",
     "<script>document.title='owned'</script>",
     "\x1b[31mred\x1b[0m \u202etxt.exe\u202c \u0000",
     "x" * 300_000,
 )
-
-
-@pytest.fixture(scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    async with served_world(tmp_path_factory.mktemp("page")) as world:
-        yield world
-
-
-@pytest.fixture(scope="module")
-async def recording(world: World) -> Recording:
-    recording = await file.load(GOLDEN)
-    await published(world, recording)
-    return recording
-
-
-@pytest.fixture(scope="module")
-async def history(world: World) -> History:
-    return await scripted(world, "run-scripted")
-
-
-@pytest.fixture(scope="module")
-async def chromium_browser() -> AsyncIterator[Browser]:
-    async with browser() as running:
-        yield running
-
-
-@pytest.fixture
-async def page(chromium_browser: Browser, world: World) -> AsyncIterator[Page]:
-    """A page that is signed in; whatever it did wrong fails the test."""
-    async with watched(chromium_browser, world.url) as found:
-        await found.page.goto("/")
-        await sign_in(found.page)
-        yield found.page
-        assert found.wrongs == []
-
-
-async def sign_in(page: Page, token: str = TOKEN) -> None:
-    await page.get_by_label("Token of this API").fill(token)
-    await page.get_by_role("button", name="Open").click()
-
-
-async def opened(page: Page, run: str, at: int | None = None) -> None:
-    await page.goto(f"/runs/{run}" + ("" if at is None else f"?at={at}"))
-    await expect(page.locator(".log-row").first).to_be_visible()
-
-
-async def cursor(page: Page) -> int:
-    return int(await page.locator(".place").get_attribute("data-seq") or 0)
-
-
-async def settled(page: Page) -> None:
-    """Files and event of the cursor's moment are shown, and of no other."""
-    seq = str(await cursor(page))
-    for panel in (page.locator(".event"), page.locator(".files")):
-        await expect(panel).to_have_attribute("data-seq", seq)
-        await expect(panel).to_have_attribute("aria-busy", "false")
 
 
 async def files_shown(page: Page) -> list[tuple[str, str]]:

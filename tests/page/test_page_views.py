@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,15 @@ from playwright.async_api import Browser, Page, expect
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.batch import Outgoing
 from enchanted.bus.subjects import event_subject
-from enchanted.cluster.testing_browser import browser, watched
-from enchanted.cluster.testing_world import TOKEN, served_world
+from enchanted.cluster.testing_browser import barriers, region, sign_in, tabbed_to, watched
+from enchanted.cluster.testing_world import TOKEN
 from enchanted.schemas.events import SwarmEvent, kind_of, model_call, run_transition, system_signal
 from enchanted.serve.auth import Access
 from enchanted.serve.buslink import BusLink
 from enchanted.serve.dependencies import Dependencies
 from enchanted.serve.store import Store
-from enchanted.serve.testing import History, World, scripted, served
+from enchanted.serve.testing import History, World, served
 
-AXE = Path(__file__).parents[2] / "serve" / "ui" / "node_modules" / "axe-core" / "axe.min.js"
 ALTERED = "run-altered"
 SAID = "begin somewhere else"
 NODE = {"node_id": "n1", "host": "box-1", "address": "10.0.0.1", "alive": True, "resources": {"CPU": 2.0, "GPU": 1.0}}
@@ -48,17 +46,6 @@ async def soundly_reconciled() -> dict[str, Any] | None:
 
 
 @pytest.fixture(scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    async with served_world(tmp_path_factory.mktemp("views")) as world:
-        yield world
-
-
-@pytest.fixture(scope="module")
-async def history(world: World) -> History:
-    return await scripted(world, "run-scripted")
-
-
-@pytest.fixture(scope="module")
 async def altered(world: World, history: History) -> dict[str, Any]:
     """A copy of the scripted run: its first decision is another, and what was rolled back there stays here."""
     copies = []
@@ -80,52 +67,6 @@ async def altered(world: World, history: History) -> dict[str, Any]:
     return await world.document(f"runs/{history.run}/compare/{ALTERED}")
 
 
-@pytest.fixture(scope="module")
-async def chromium_browser() -> AsyncIterator[Browser]:
-    async with browser() as running:
-        yield running
-
-
-@pytest.fixture
-async def page(chromium_browser: Browser, world: World) -> AsyncIterator[Page]:
-    """A page that is signed in; whatever it did wrong fails the test."""
-    async with watched(chromium_browser, world.url) as found:
-        await signed_in(found.page, "/")
-        yield found.page
-        assert found.wrongs == []
-
-
-async def signed_in(page: Page, address: str) -> None:
-    await page.goto(address)
-    await page.get_by_label("Token of this API").fill(TOKEN)
-    await page.get_by_role("button", name="Open").click()
-
-
-async def tabbed_to(page: Page, what: str, key: str = "Tab") -> None:
-    """Moves the focus as somebody without a mouse does."""
-    for _ in range(30):
-        await page.keyboard.press(key)
-        if await page.evaluate("what => document.activeElement.matches(what)", what):
-            return
-    raise AssertionError(f"no {what} among the first thirty stops")
-
-
-async def barriers(page: Page) -> list[str]:
-    """What axe finds serious for people who see, hear or move differently."""
-    # The debugger puts it in, so the content policy stays as it is.
-    await page.evaluate(AXE.read_text(encoding="utf-8"))
-    found: list[str] = await page.evaluate(
-        """async () => (await axe.run()).violations
-            .filter((one) => ["serious", "critical"].includes(one.impact))
-            .flatMap((one) => one.nodes.map((node) => `${one.id}: ${node.html} ${node.failureSummary}`))"""
-    )
-    return found
-
-
-def panel(page: Page, name: str) -> Any:
-    return page.get_by_role("region", name=name)
-
-
 @pytest.mark.parametrize("side", ["A", "B"])
 async def test_two_runs_are_shown_from_where_they_part_and_both_links_lead_there(
     page: Page, history: History, altered: dict[str, Any], side: str
@@ -133,7 +74,7 @@ async def test_two_runs_are_shown_from_where_they_part_and_both_links_lead_there
     parting = altered["divergence"]
     assert parting["a"]["kind"] == parting["b"]["kind"] == "decision"
     await page.goto(f"/compare/{history.run}/{ALTERED}")
-    shown = panel(page, "Where they part")
+    shown = region(page, "Where they part")
     await expect(shown.locator(".parting-lead")).to_contain_text("coder-1 is the first to differ")
     await expect(shown.get_by_role("article", name="In A")).to_contain_text("because begin")
     await expect(shown.get_by_role("article", name="In B")).to_contain_text(f"because {SAID}")
@@ -149,10 +90,10 @@ async def test_costs_are_held_against_each_other_and_a_file_that_differs_opens(
     page: Page, history: History, altered: dict[str, Any]
 ) -> None:
     await page.goto(f"/compare/{history.run}/{ALTERED}")
-    events = panel(page, "Verdict and cost").get_by_role("row", name="Events")
+    events = region(page, "Verdict and cost").get_by_role("row", name="Events")
     total = len(history.events)
     await expect(events.get_by_role("cell")).to_have_text([str(total), str(total - 1), "−1"])
-    files = panel(page, "Files")
+    files = region(page, "Files")
     names = sorted(one["path"] for one in altered["files"])
     assert names == ["a.py", "b c.py", "dos.txt", "link"]
     await expect(files.locator("tbody bdi")).to_have_text(names)
@@ -168,9 +109,10 @@ async def test_a_run_beside_itself_says_the_same_and_an_unknown_one_teaches(
     chromium_browser: Browser, world: World, history: History
 ) -> None:
     async with watched(chromium_browser, world.url) as found:
-        await signed_in(found.page, f"/compare/{history.run}/{history.run}")
-        await expect(panel(found.page, "Where they part")).to_contain_text("They say the same")
-        await expect(panel(found.page, "Files")).to_contain_text("Both end with the same files")
+        await found.page.goto(f"/compare/{history.run}/{history.run}")
+        await sign_in(found.page)
+        await expect(region(found.page, "Where they part")).to_contain_text("They say the same")
+        await expect(region(found.page, "Files")).to_contain_text("Both end with the same files")
         assert found.wrongs == []
         await found.page.goto(f"/compare/{history.run}/nothing")
         await expect(found.page.get_by_role("alert")).to_contain_text("enchanted runs")
@@ -216,9 +158,9 @@ async def test_an_actor_that_signals_appears_and_what_nobody_told_is_unknown(pag
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("heading", level=1)).to_have_text("Cluster")
     for name, words in (("Nodes", "machines are unknown"), ("Engines", "engines are unknown")):
-        await expect(panel(page, name)).to_contain_text(words)
-    await expect(panel(page, "From the stream")).to_contain_text("unknown")
-    await expect(panel(page, "Models")).to_contain_text("No model was asked in the last minute")
+        await expect(region(page, name)).to_contain_text(words)
+    await expect(region(page, "From the stream")).to_contain_text("unknown")
+    await expect(region(page, "Models")).to_contain_text("No model was asked in the last minute")
     log = AgentLog(world.bus, run_id="run-seen", role="coder", agent_name="coder-7")
     signal = system_signal(status="DEGRADED", cpu_load_percent=93, memory_usage_mb=1_207, pid=42, node="box-2")
     await log.emit(run_transition(subject="run", from_state="", to_state="created", reason="r"), signal)
@@ -227,10 +169,10 @@ async def test_an_actor_that_signals_appears_and_what_nobody_told_is_unknown(pag
     )
     await log.emit(call)
     # Nobody reloads: the page asks again by itself.
-    actor = panel(page, "Actors").get_by_role("row").filter(has_text="coder-7")
+    actor = region(page, "Actors").get_by_role("row").filter(has_text="coder-7")
     for words in ("run-seen", "degraded", "box-2 · 42", "93 %", "1,207 MB", " s ago"):
         await expect(actor).to_contain_text(words, timeout=15_000)
-    await expect(panel(page, "Models").get_by_role("row").filter(has_text="m-1")).to_contain_text("2.0")
+    await expect(region(page, "Models").get_by_role("row").filter(has_text="m-1")).to_contain_text("2.0")
     await actor.get_by_role("link", name="run-seen").click()
     await expect(page.locator(".log-row").first).to_be_visible()
 
@@ -249,12 +191,13 @@ async def test_pages_are_drawn_in_both_colours_with_all_that_ray_knows(
     )
     async with served(deps) as url, watched(chromium_browser, url, colours=colours) as found:
         page = found.page
-        await signed_in(page, "/cluster")
-        await expect(panel(page, "Nodes")).to_contain_text("box-1")
-        engine = panel(page, "Engines").get_by_role("row").filter(has_text="vllm:small")
+        await page.goto("/cluster")
+        await sign_in(page)
+        await expect(region(page, "Nodes")).to_contain_text("box-1")
+        engine = region(page, "Engines").get_by_role("row").filter(has_text="vllm:small")
         for words in ("ready", "4,000", "75 %", "500"):
             await expect(engine).to_contain_text(words)
-        await expect(panel(page, "From the stream")).to_contain_text("Reconciliationsound")
+        await expect(region(page, "From the stream")).to_contain_text("Reconciliationsound")
         dashboard = page.get_by_role("link", name="Ray's dashboard")
         await expect(dashboard).to_have_attribute("href", OneMachine.dashboard_url)
         await expect(dashboard).to_have_attribute("rel", "noopener noreferrer")
@@ -266,7 +209,6 @@ async def test_pages_are_drawn_in_both_colours_with_all_that_ray_knows(
         assert found.wrongs == []
 
 
-@pytest.mark.skipif(not AXE.exists(), reason="axe comes with the page's tools, which `make ui` installs")
 @pytest.mark.parametrize("colours", ["dark", "light"])
 async def test_axe_finds_no_serious_barrier_on_list_cluster_comparison_and_run(
     chromium_browser: Browser, world: World, history: History, altered: dict[str, Any], colours: str
@@ -275,7 +217,8 @@ async def test_axe_finds_no_serious_barrier_on_list_cluster_comparison_and_run(
         page = found.page
         await page.goto("/")
         assert await barriers(page) == []
-        await signed_in(page, "/")
+        await page.goto("/")
+        await sign_in(page)
         for address, there in (
             ("/", ".runs table"),
             ("/cluster", ".panel-actors"),

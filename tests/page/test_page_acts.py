@@ -2,60 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Locator, Page, Request, expect
+from playwright.async_api import Locator, Page, Request, expect
 
 from enchanted.actors.repository.restore import MARK
-from enchanted.actors.rerun import file
 from enchanted.actors.rerun.recording import Recording
 from enchanted.actors.testing import make_repository
 from enchanted.bus.agent_log import AgentLog
-from enchanted.cluster.testing_browser import browser, watched
-from enchanted.cluster.testing_world import TOKEN, published, served_world
+from enchanted.cluster.testing_browser import opened
 from enchanted.schemas.events import StoredEvent, kind_of, run_transition
 from enchanted.serve.testing import History, World, scripted
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "repair-0.1.0.zip"
-
-
-@pytest.fixture(scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    async with served_world(tmp_path_factory.mktemp("acts")) as world:
-        yield world
-
-
-@pytest.fixture(scope="module")
-async def recording(world: World) -> Recording:
-    recording = await file.load(GOLDEN)
-    await published(world, recording)
-    return recording
-
-
-@pytest.fixture(scope="module")
-async def history(world: World) -> History:
-    return await scripted(world, "run-scripted")
-
-
-@pytest.fixture(scope="module")
-async def chromium_browser() -> AsyncIterator[Browser]:
-    async with browser() as running:
-        yield running
-
 
 @pytest.fixture
-async def page(chromium_browser: Browser, world: World) -> AsyncIterator[Page]:
-    """A page that is signed in; whatever it did wrong fails the test, but for an act that the API refused."""
-    async with watched(chromium_browser, world.url) as found:
-        await found.page.goto("/")
-        await found.page.get_by_label("Token of this API").fill(TOKEN)
-        await found.page.get_by_role("button", name="Open").click()
-        await expect(found.page.get_by_role("heading", level=1)).to_have_text("Runs")
-        yield found.page
-        assert [wrong for wrong in found.wrongs if "status of 409" not in wrong and "status of 422" not in wrong] == []
+def expected_refusals() -> tuple[str, ...]:
+    return ("status of 409", "status of 422")
 
 
 def sent_by(page: Page) -> list[tuple[str, Any]]:
@@ -68,11 +32,6 @@ def sent_by(page: Page) -> list[tuple[str, Any]]:
 
     page.on("request", note)
     return found
-
-
-async def opened(page: Page, run: str, at: int | None = None) -> None:
-    await page.goto(f"/runs/{run}" + ("" if at is None else f"?at={at}"))
-    await expect(page.locator(".log-row").first).to_be_visible()
 
 
 def bar(page: Page) -> Locator:
