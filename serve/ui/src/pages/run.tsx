@@ -16,6 +16,7 @@ import { TimelinePanel } from "../panels/timeline";
 import { Empty, Failure, Loading } from "../parts/notes";
 import { Shell } from "../parts/shell";
 import { useRunLog } from "../run/follow";
+import { useAskAgain } from "../run/returned";
 import { taskOf } from "./runs";
 import "./run.css";
 
@@ -29,6 +30,7 @@ export function RunPage({ run }: { run: string }) {
   useCursorInAddress(run);
   useShortcuts(log);
   useClock(log);
+  useAskAgain(followed.connection);
   useEffect(() => {
     document.title = `${data ? taskOf(data) : run} · Enchanted`;
   }, [data, run]);

@@ -1,8 +1,9 @@
 /** Fills a run's log: what the table holds first, then what is stored from now on. */
 
 import { useEffect, useState, useSyncExternalStore } from "react";
-import { readOutline } from "../api/queries";
-import { type Connection, follow } from "../api/stream";
+import { isRefusal } from "../api/problem";
+import { type Outline, readOutline } from "../api/queries";
+import { type Connection, follow, pause } from "../api/stream";
 import { RunLog } from "./log";
 import { rowsOf } from "./row";
 
@@ -18,6 +19,7 @@ export interface Followed {
 /** The first answer is short, so that something is to be seen at once. */
 const FIRST = 2_000;
 const NEXT = 50_000;
+const AGAIN_MILLISECONDS = 2_000;
 /** Sequences by which one part of the table may be behind another; the stream has them all. */
 const OVERLAP = 1_000;
 
@@ -40,19 +42,29 @@ export function useRunLog(run: string): Followed {
 
 const BEGINNING = { loaded: false, connection: "connecting" as Connection, error: null };
 
-async function fill(
-  run: string,
-  log: RunLog,
-  signal: AbortSignal,
-  tell: (change: Partial<Followed>) => void,
-): Promise<void> {
+type Tell = (change: Partial<Followed>) => void;
+
+async function fill(run: string, log: RunLog, signal: AbortSignal, tell: Tell): Promise<void> {
   for (let limit = FIRST, more = true; more; limit = NEXT) {
-    const rows = rowsOf(await readOutline(run, log.rows.at(-1)?.seq ?? 0, limit, signal));
+    const rows = rowsOf(await outline(run, log.rows.at(-1)?.seq ?? 0, limit, signal, tell));
     log.append(rows);
     more = rows.length === limit;
   }
-  tell({ loaded: true });
+  tell({ loaded: true, error: null });
   const after = Math.max(0, (log.rows.at(-1)?.seq ?? 0) - OVERLAP);
   const onConnection = (connection: Connection) => tell({ connection });
   await follow(run, after, { onEvents: (events) => log.appendEvents(events), onConnection }, signal);
+}
+
+/** Asked for until the API answers: nobody has to load the page anew because it was away. */
+async function outline(run: string, after: number, limit: number, signal: AbortSignal, tell: Tell): Promise<Outline> {
+  for (;;) {
+    try {
+      return await readOutline(run, after, limit, signal);
+    } catch (error) {
+      if (signal.aborted || isRefusal(error)) throw error;
+      tell({ error: error as Error, connection: "broken" });
+    }
+    await pause(AGAIN_MILLISECONDS, signal);
+  }
 }
