@@ -179,13 +179,12 @@ async def _onto_branch(
     repo = body.repo or facts.repo
     assert body.branch is not None
     patch = await repository.diff(repository.base_tree, tree)
-    document = {"branch": body.branch, "repo": repo, "commit": "", "write": [file.path for file in patch.files]}
-    if not body.dry_run:
+    if body.dry_run:
+        commit = await repository.try_branch(repo, body.branch, tree, base_commit=facts.base_commit)
+    else:
         message = f"{run} restored\n\nEnchanted-Run: {run}"
-        document["commit"] = await repository.export_branch(
-            repo, body.branch, tree, message, base_commit=facts.base_commit
-        )
-    return document
+        commit = await repository.export_branch(repo, body.branch, tree, message, base_commit=facts.base_commit)
+    return {"branch": body.branch, "repo": repo, "commit": commit, "write": [file.path for file in patch.files]}
 
 
 @router.post("/runs/{run}/undos", response_model=None, responses=described(UndoDocument))
