@@ -104,6 +104,7 @@ async def entered(running: Browser, home: HomeUnderTest, run: str = "") -> Async
     origin = link.split("/runs/")[0].split("/#")[0]
     async with watched(running, origin) as found:
         await found.page.goto(link)
+        await expect(found.page.get_by_role("button", name="Sign out")).to_be_visible(timeout=LONG)
         yield found
 
 
@@ -215,7 +216,7 @@ async def test_a_moment_is_restored_onto_a_branch_once_and_the_working_tree_stay
     async with entered(chromium_browser, swarm, seen.run) as found:
         await opened(found.page, seen.run, at)
         dialog = await act_dialog(found.page, "Restore these files")
-        await dialog.get_by_label("onto a branch").check()
+        await dialog.get_by_text("onto a branch").click()
         await dialog.get_by_label("New branch").fill("as-it-was")
         await dialog.get_by_role("button", name="Show what it would do").click()
         act = dialog.get_by_role("button", name=f"Make branch as-it-was in {seen.repo}")
@@ -241,7 +242,7 @@ async def test_a_branch_that_cannot_be_made_is_refused_by_its_preview(
     async with entered(chromium_browser, swarm, seen.run) as found:
         await opened(found.page, seen.run, at)
         dialog = await act_dialog(found.page, "Restore these files")
-        await dialog.get_by_label("onto a branch").check()
+        await dialog.get_by_text("onto a branch").click()
         for name, words in (("main", "exists with other content"), ("no..such", "is no name for a branch")):
             await dialog.get_by_label("New branch").fill(name)
             await dialog.get_by_role("button", name="Show what it would do").click()
