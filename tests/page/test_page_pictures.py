@@ -52,7 +52,7 @@ async def other(world: World, shipped: Recording) -> str:
     for stored in shipped.events:
         copy = SwarmEvent()
         copy.CopyFrom(stored.event)
-        copy.run_id, copy.event_id = OTHER, f"{OTHER}-{stored.seq}"
+        copy.run_id, copy.event_id, copy.trace_id = OTHER, f"{OTHER}-{stored.seq}", copy.trace_id[::-1]
         if kind_of(copy) == "run_transition":
             copy.run_transition.reason = copy.run_transition.reason.replace(shipped.run_id, OTHER)
         if stored.seq == parted.seq:
@@ -123,6 +123,9 @@ async (hex) => {
 
 
 async def test_the_list_of_runs(page: Page, folder: Path) -> None:
+    assert await page.evaluate(
+        "document.querySelector('table').offsetWidth <= document.querySelector('h1').parentElement.offsetWidth"
+    )
     await drawn(page, folder / "runs.png")
 
 
@@ -145,6 +148,7 @@ async def test_a_run_at_a_change_with_its_diff(page: Page, shipped: Recording, f
     await expect(page.locator(".place")).to_contain_text(f"event {place + 1} of")
     await settled(page)
     await expect(page.locator(".diff")).to_be_visible()
+    await expect(page.locator(".diff .diff-gutter-delete").first).to_be_in_viewport()
     await drawn(page, folder / "change.png")
 
 
