@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from playwright.async_api import Browser, Page, expect
 
 from enchanted.actors.rerun import file
@@ -21,8 +22,9 @@ from enchanted.bus.batch import Outgoing
 from enchanted.bus.subjects import event_subject
 from enchanted.cluster.commands.importing import RECORDED
 from enchanted.cluster.testing_browser import opened, settled, sign_in, watched
+from enchanted.ingest.testing import export_of
 from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of
-from enchanted.serve.testing import World
+from enchanted.serve.testing import World, until
 
 OTHER = "run-5b1e0c77a9d2"
 """A copy of the run in which a Coder chose what it turned down, and so changed nothing there."""
@@ -74,6 +76,40 @@ async def other(world: World, shipped: Recording) -> str:
     return OTHER
 
 
+def spans_of(recording: Recording) -> list[Span]:
+    """What an exporter would have told: the recording has the ids, and what was said in each span."""
+    said: dict[str, list[SwarmEvent]] = {}
+    for event in (stored.event for stored in recording.events if kind_of(stored.event) != "system_signal"):
+        said.setdefault(event.span_id, []).append(event)
+    found = {span_id: _span(events) for span_id, events in said.items() if events[0].agent_name != "operator"}
+    whole = next(span for span in found.values() if span.name == "invoke_workflow")
+    agents = [span for span in found.values() if span.name.startswith("invoke_agent")]
+    for span_id, span in found.items():
+        if span is whole:
+            continue
+        own = f"invoke_agent {said[span_id][0].agent_name}"
+        later = [one for one in agents if one is not span and one.name == own]
+        around = [one for one in later if one.end_time_unix_nano >= span.end_time_unix_nano and span not in agents]
+        parent = min(around, key=lambda one: one.end_time_unix_nano, default=whole)
+        span.parent_span_id = parent.span_id
+        parent.start_time_unix_nano = min(parent.start_time_unix_nano, span.start_time_unix_nano)
+    return list(found.values())
+
+
+def _span(events: list[SwarmEvent]) -> Span:
+    first, last = events[0], events[-1]
+    names = {"tool_call": f"execute_tool {first.tool_call.tool}", "model_call": f"chat {first.model_call.model}"}
+    agent = "invoke_workflow" if first.agent_name == "orchestrator" else f"invoke_agent {first.agent_name}"
+    took = int(max(first.tool_call.duration_ms, first.model_call.duration_ms) * 1_000_000)
+    return Span(
+        trace_id=bytes.fromhex(first.trace_id),
+        span_id=bytes.fromhex(first.span_id),
+        name=names.get(kind_of(first), agent),
+        start_time_unix_nano=first.timestamp.ToNanoseconds() - took,
+        end_time_unix_nano=last.timestamp.ToNanoseconds(),
+    )
+
+
 @pytest.fixture
 async def page(
     chromium_browser: Browser, world: World, shipped: Recording, other: str, recording: Recording
@@ -122,7 +158,9 @@ async (hex) => {
 """
 
 
-async def test_the_list_of_runs(page: Page, folder: Path) -> None:
+async def test_the_list_of_runs(page: Page, shipped: Recording, folder: Path) -> None:
+    row = page.get_by_role("row").filter(has=page.locator(f"a[href='/runs/{shipped.run_id}']"))
+    await expect(row).to_contain_text("1 min 59 s")
     assert await page.evaluate(
         "document.querySelector('table').offsetWidth <= document.querySelector('h1').parentElement.offsetWidth"
     )
@@ -158,8 +196,19 @@ async def test_two_runs_from_where_they_part(page: Page, shipped: Recording, oth
     await drawn(page, folder / "compare.png")
 
 
-async def test_the_trace_of_a_run_with_the_events_of_a_span(page: Page, shipped: Recording, folder: Path) -> None:
-    stored = choice_of(shipped)
+async def test_the_trace_of_a_run_with_the_events_of_a_span(
+    page: Page, world: World, shipped: Recording, folder: Path
+) -> None:
+    stored, spans = choice_of(shipped), spans_of(shipped)
+    headers = {"Content-Type": "application/x-protobuf"}
+    told = await world.http.post("/v1/traces", content=export_of(*spans).SerializeToString(), headers=headers)
+    assert told.status_code == 200, told.text
+
+    async def arrived() -> bool:
+        trace = await world.document(f"traces/{stored.event.trace_id}")
+        return bool(trace["meta"]["stored_spans"] == len(spans))
+
+    await until(arrived)
     await page.goto(f"/traces/{stored.event.trace_id}?span={stored.event.span_id}")
     await expect(page.locator(".waterfall [aria-pressed=true]")).to_be_visible()
     await page.locator(".span-event summary").last.click()

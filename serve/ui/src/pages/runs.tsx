@@ -116,7 +116,7 @@ function RunTable({ runs, choice }: { runs: Run[]; choice: Choice }) {
             <td>
               <time dateTime={run.started_at}>{moment(run.started_at)}</time>
             </td>
-            <td className="number">{seconds(tookSeconds(run))}</td>
+            <td className="number">{seconds(run.seconds)}</td>
             <td className="number">{count(run.agents)}</td>
             <td className="number">{count(run.decisions)}</td>
             <td className="number">{count(run.changes)}</td>
@@ -128,8 +128,6 @@ function RunTable({ runs, choice }: { runs: Run[]; choice: Choice }) {
     </table>
   );
 }
-
-export const tookSeconds = (run: Run) => Math.max(0, Date.parse(run.updated_at) - Date.parse(run.started_at)) / 1_000;
 
 export function taskOf(run: Run): string {
   const task = (run.request as { task?: unknown } | null | undefined)?.task;
