@@ -31,11 +31,12 @@ export const runsQuery = infiniteQueryOptions({
   refetchInterval: RUNS_REFRESH,
 });
 
-export const runQuery = (run: string) =>
+/** `ending`: the live stream told the verdict already, and the table has it in a moment. */
+export const runQuery = (run: string, ending = false) =>
   queryOptions({
     queryKey: ["run", run],
     queryFn: ({ signal }) => documentOf(api.GET("/api/v1/runs/{run}", { params: { path: { run } }, signal })),
-    refetchInterval: (query) => (query.state.data?.closed ? false : RUNS_REFRESH),
+    refetchInterval: (query) => (query.state.data?.closed ? false : ending ? BEHIND_REFRESH : RUNS_REFRESH),
   });
 
 /** The chain's verdict; asked anew when the run has grown. */

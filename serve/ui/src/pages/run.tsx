@@ -17,13 +17,17 @@ import { Empty, Failure, Loading } from "../parts/notes";
 import { Shell } from "../parts/shell";
 import { useRunLog } from "../run/follow";
 import { useAskAgain } from "../run/returned";
+import { isVerdict } from "../run/row";
 import { taskOf } from "./runs";
 import "./run.css";
 
+/** After its verdict a run's agents only say that they stop. */
+const LAST_WORDS = 50;
+
 export function RunPage({ run }: { run: string }) {
-  const { data, error, refetch } = useQuery(runQuery(run));
   const followed = useRunLog(run);
   const { log, version, loaded } = followed;
+  const { data, error, refetch } = useQuery(runQuery(run, log.rows.slice(-LAST_WORDS).some(isVerdict)));
   const index = useCursorIndex(log);
   // The slider keeps up with the hand; the panels that cost more follow when there is time.
   const behind = useDeferredValue(index);
