@@ -1,7 +1,8 @@
 /** Fills a run's log: what the table holds first, then what is stored from now on. */
 
 import { useEffect, useState, useSyncExternalStore } from "react";
-import { readOutline } from "../api/queries";
+import type { SwarmEvent } from "../api/event";
+import { type Run, readOutline } from "../api/queries";
 import { type Connection, follow } from "../api/stream";
 import { RunLog } from "./log";
 import { rowsOf } from "./row";
@@ -21,7 +22,8 @@ const NEXT = 50_000;
 /** Sequences by which one part of the table may be behind another; the stream has them all. */
 const OVERLAP = 1_000;
 
-export function useRunLog(run: string): Followed {
+/** `known` is what the API says of the run, `wanted` a sequence that the log is not whole without. */
+export function useRunLog(run: string, known: Run | undefined, wanted: number): Followed {
   const [log, setLog] = useState(() => new RunLog());
   const [status, setStatus] = useState<Omit<Followed, "log" | "version">>(BEGINNING);
   useEffect(() => {
@@ -29,30 +31,35 @@ export function useRunLog(run: string): Followed {
     const fresh = new RunLog();
     setLog(fresh);
     setStatus(BEGINNING);
-    fill(run, fresh, stop.signal, (change) => setStatus((known) => ({ ...known, ...change }))).catch((error: Error) => {
-      if (!stop.signal.aborted) setStatus((known) => ({ ...known, error }));
-    });
+    fill(run, fresh, stop.signal)
+      .then(() => ({ loaded: true }))
+      .catch((error: Error) => ({ error }))
+      .then((change) => stop.signal.aborted || setStatus((last) => ({ ...last, ...change })));
     return () => stop.abort();
   }, [run]);
   const version = useSyncExternalStore(log.subscribe, log.getVersion);
+  const following = status.loaded && known !== undefined && !isWhole(log, known, wanted);
+  useEffect(() => {
+    if (!following) return;
+    const stop = new AbortController();
+    const onConnection = (connection: Connection) => setStatus((last) => ({ ...last, connection }));
+    const onEvents = (events: SwarmEvent[]) => log.appendEvents(events);
+    void follow(run, Math.max(0, log.lastSeq - OVERLAP), { onEvents, onConnection }, stop.signal);
+    return () => stop.abort();
+  }, [run, log, following]);
   return { log, version, ...status };
 }
 
 const BEGINNING = { loaded: false, connection: "connecting" as Connection, error: null };
 
-async function fill(
-  run: string,
-  log: RunLog,
-  signal: AbortSignal,
-  tell: (change: Partial<Followed>) => void,
-): Promise<void> {
+/** Nothing more is to come: to stay connected would cost a place that a living run needs. */
+const isWhole = (log: RunLog, known: Run, wanted: number): boolean =>
+  known.closed && log.rows.length >= known.events && log.lastSeq >= wanted;
+
+async function fill(run: string, log: RunLog, signal: AbortSignal): Promise<void> {
   for (let limit = FIRST, more = true; more; limit = NEXT) {
-    const rows = rowsOf(await readOutline(run, log.rows.at(-1)?.seq ?? 0, limit, signal));
+    const rows = rowsOf(await readOutline(run, log.lastSeq, limit, signal));
     log.append(rows);
     more = rows.length === limit;
   }
-  tell({ loaded: true });
-  const after = Math.max(0, (log.rows.at(-1)?.seq ?? 0) - OVERLAP);
-  const onConnection = (connection: Connection) => tell({ connection });
-  await follow(run, after, { onEvents: (events) => log.appendEvents(events), onConnection }, signal);
 }
