@@ -36,8 +36,8 @@ NOTES = (
     "Chromium without a screen or a graphics card draws on the same cores that run nats-server, store, ingest worker, "
     "API (a uvicorn without Ray Serve) and publisher; a page at rest, which only asks for a token, is the floor of "
     "every frame rate",
-    "opening: after one seek to the end, from the navigation, in a profile that has seen nothing yet, until log rows and "
-    "timeline are drawn, and until every event is there",
+    "opening: after one seek to the end, from the navigation, in a profile that has seen nothing yet, until log rows "
+    "and timeline are drawn, and until every event is there",
     "frames: from the intervals of requestAnimationFrame while each frame drags the slider to another place, or "
     "while events come; p95 is the interval that 95 % of them do not exceed",
     "live: the page follows the end, and must show every event at last, or the benchmark fails",
