@@ -20,7 +20,7 @@ PAGE = 100
 DAY = timedelta(days=1)
 FORMATS = ("ndjson", "arrow", "parquet")
 KINDS = "SELECT kind, count() AS n, sum(output_tokens) AS tokens FROM events_list WHERE run = '{run}' GROUP BY kind"
-"""The first documented question of docs/queries.md: the facets of a run."""
+"""The first SQL question of docs/queries.md."""
 TOOLS = (
     "SELECT tool, countIf(outcome != 'OK') AS failed, count() AS calls, round(avg(duration_ms)) AS ms FROM events_list "
     "WHERE kind = 'tool_call' GROUP BY tool ORDER BY failed DESC"
@@ -152,7 +152,11 @@ QUESTIONS: dict[str, Question] = {
         bare=lambda store, key: store.events("event_by_id", event_id=key["event_id"]),
         simple=True,
     ),
-    "facets of a run, SQL": sql(KINDS),
+    "facets of a run": Question(
+        request=lambda key: get("facets", run=key["run"]),
+        bare=lambda store, key: store.rows("facets", **{**_NO_FILTER, "run": key["run"], "limit": 21}),
+    ),
+    "kinds and tokens of a run, SQL": sql(KINDS),
     "text in a run's rationales": _text("decision"),
     "text in a run's diffs": _text("state_change"),
     "text in a day of all runs": Question(request=_text_of_a_day, bare=_bare_text_of_a_day, times=0.2),

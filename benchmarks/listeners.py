@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from array import array
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -110,12 +111,12 @@ def text_frame(text: str) -> bytes:
     return bytes((0x81, 0x80 | len(body))) + bytes(4) + body
 
 
-async def api(nats_url: str, port: str) -> None:
+async def api(nats_url: str, port: str, store_url: str = _NO_STORE) -> None:
     """The API by itself, until input ends."""
     with tempfile.TemporaryDirectory(prefix="enchanted-bench-") as folder:
         deps = Dependencies(
-            store=Store(_NO_STORE), bus=BusLink(nats_url), access=Access(token=TOKEN), cache=Path(folder),
-            heartbeat=SIGN,
+            store=Store(store_url), bus=BusLink(nats_url), access=Access(token=TOKEN), cache=Path(folder),
+            heartbeat=SIGN, settled=timedelta(0),
         )  # fmt: skip
         async with served(deps, int(port)):
             print("ready", flush=True)

@@ -116,7 +116,13 @@ async def offer(
     nats_url: str, _store_url: str, count: str, rate: str, agents: str = str(AGENTS)
 ) -> list[tuple[int, float, float]]:
     """Open loop: what is due is published whatever became of the rest. Sequence, acknowledged at, handed over at."""
-    events, acknowledged = load(int(count), seed=7, agents=int(agents)), list[tuple[int, float, float]]()
+    events = load(int(count), seed=7, agents=int(agents))
+    return await offered(nats_url, [_outgoing(one) for one in events], float(rate))
+
+
+async def offered(nats_url: str, messages: list[Outgoing], rate: float) -> list[tuple[int, float, float]]:
+    """Messages in an open loop, as many a second; what `offer` returns."""
+    acknowledged = list[tuple[int, float, float]]()
 
     async def publish(message: Outgoing) -> None:
         handed = time.perf_counter()
@@ -126,10 +132,10 @@ async def offer(
     async with Bus.connect(nats_url) as bus, asyncio.TaskGroup() as group:
         begin()
         begun, sent = time.perf_counter(), 0
-        while sent < len(events):
-            due = min(len(events), int((time.perf_counter() - begun) * float(rate)) + 1)
-            for one in events[sent:due]:
-                group.create_task(publish(_outgoing(one)))
+        while sent < len(messages):
+            due = min(len(messages), int((time.perf_counter() - begun) * rate) + 1)
+            for one in messages[sent:due]:
+                group.create_task(publish(one))
             sent = due
             await asyncio.sleep(TICK)
     return acknowledged

@@ -46,7 +46,6 @@ NOTES = (
     "the millions are the copies of `storage`, spread over 30 days, the first of the days at smaller sizes; the ledger "
     f"has {RUNS} runs published beside them ({REVERTED} events): no other has a change that was taken back",
     "growth: p50 at each size by least squares; text is looked for by reading, there is no index of words",
-    "facets are a documented SQL statement: the API has no endpoint of their own",
 )
 
 

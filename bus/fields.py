@@ -21,7 +21,8 @@ EVENT_LIMIT = 960 * 1024
 """Bytes of an event; leaves room for the subject and headers below the stream's 1 MiB."""
 
 _WORTH_MOVING = 4 * 1024
-_FILES = "state_change.files"
+FILES = "state_change.files"
+"""The path of a state change's list of files among what was moved."""
 
 
 async def deflate(event: SwarmEvent, blobs: BlobPort) -> None:
@@ -31,7 +32,7 @@ async def deflate(event: SwarmEvent, blobs: BlobPort) -> None:
             await _move_string(event, path, blobs)
     if event.ByteSize() > EVENT_LIMIT and event.state_change.files:
         files = StateChange(files=event.state_change.files)
-        await _move(event, _FILES, files.SerializeToString(deterministic=True), blobs)
+        await _move(event, FILES, files.SerializeToString(deterministic=True), blobs)
         event.state_change.ClearField("files")
     for size, path in sorted(_strings(event), reverse=True):
         if event.ByteSize() > EVENT_LIMIT and size > _WORTH_MOVING:
@@ -49,7 +50,7 @@ async def inflate(event: SwarmEvent, blobs: BlobPort) -> SwarmEvent:
     copy.ClearField("blobs")
     for blob in event.blobs:
         data = await blobs.get(blob.sha256)
-        if blob.field == _FILES:
+        if blob.field == FILES:
             copy.state_change.files.extend(StateChange.FromString(data).files)
             continue
         parent, name = _locate(copy, blob.field)

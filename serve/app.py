@@ -18,6 +18,7 @@ from enchanted.serve import (
     compare,
     events,
     export,
+    facets,
     file_history,
     history,
     jaeger_reads,
@@ -57,7 +58,7 @@ MAX_BODY = 1 << 20
 
 _PARTS = (
     *(runs, events, traces, jaeger_reads, history, outline, file_history, compare, receipts, recovery, agents, ledger),
-    *(query, export, live, live_socket, acts, reruns, pipeline, cluster, otlp, sessions, pages),
+    *(facets, query, export, live, live_socket, acts, reruns, pipeline, cluster, otlp, sessions, pages),
 )
 
 health = APIRouter(tags=["health"])

@@ -176,6 +176,10 @@ class ApiClient:
         """What agents did, by agent and bucket of time."""
         return self._json("agents/stats", **filters)
 
+    def facets(self, **filters: object) -> Json:
+        """The values that the events of a filter have, and how many events have each."""
+        return self._json("facets", **filters)
+
     def reverted_decisions(self, **filters: object) -> Json:
         """Unsure decisions that led to changes which were taken back."""
         return self._json("decisions/reverted", **filters)

@@ -149,3 +149,46 @@ class RevertedDecisions(BaseModel):
 
     data: list[RevertedDecision]
     meta: LedgerMeta
+
+
+class FacetValue(BaseModel):
+    """A value, and the events that have it."""
+
+    value: str
+    events: int
+    first_seq: int
+    last_seq: int
+
+
+class FacetValues(BaseModel):
+    """Of each facet the most frequent values."""
+
+    kind: list[FacetValue]
+    role: list[FacetValue]
+    agent: list[FacetValue]
+    """Names."""
+    tool: list[FacetValue]
+    outcome: list[FacetValue]
+    """Of calls."""
+    model: list[FacetValue]
+    change_reason: list[FacetValue]
+    to_state: list[FacetValue]
+    """Of transitions."""
+    status: list[FacetValue]
+    """Of signals."""
+
+
+class FacetMeta(BaseModel):
+    """What the facets are of."""
+
+    events: int
+    """Those that the filter finds."""
+    truncated: list[str]
+    """Facets that have more values than are shown."""
+
+
+class Facets(BaseModel):
+    """Which values the events of a filter have."""
+
+    data: FacetValues
+    meta: FacetMeta

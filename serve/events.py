@@ -43,8 +43,8 @@ class JsonResponse(Response):
         return orjson.dumps(content)
 
 
-class EventQuery(BaseModel):
-    """The filters of `GET /events`; they are joined by "and"."""
+class EventFilter(BaseModel):
+    """Which events; the filters are joined by "and"."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -59,19 +59,11 @@ class EventQuery(BaseModel):
     """Stored by the stream at or after this time."""
     until: datetime | None = None
     """Stored by the stream before this time."""
-    after: Sequence | None = None
-    """Only sequences above this one."""
-    before: Sequence | None = None
-    """Only sequences below this one; without ``after`` the last ones before it."""
-    cursor: Annotated[str, Query(max_length=200)] | None = None
-    limit: Annotated[int, Query(ge=1, le=1_000)] = 100
-    fields: Fields | None = None
-    """Comma-separated names, dotted for inner ones; all fields by default."""
     q: Annotated[Identifier, Query()] = ""
     """Text to look for in what was thought, asked, said and run."""
 
     def filters(self) -> dict[str, str | int]:
-        """What the query binds, page position aside."""
+        """What a named query binds."""
         return {
             "run": self.run,
             "trace": self.trace,
@@ -82,6 +74,19 @@ class EventQuery(BaseModel):
             "until": microseconds(self.until),
             "q": self.q,
         }
+
+
+class EventQuery(EventFilter):
+    """Which page of those events, and what is shown of them."""
+
+    after: Sequence | None = None
+    """Only sequences above this one."""
+    before: Sequence | None = None
+    """Only sequences below this one; without ``after`` the last ones before it."""
+    cursor: Annotated[str, Query(max_length=200)] | None = None
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100
+    fields: Fields | None = None
+    """Comma-separated names, dotted for inner ones; all fields by default."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -38,7 +38,8 @@ def make_mcp(app: FastAPI, access: Access) -> MCPServer[None]:
     """The server, with its route in ``app``; its session manager has to run while the app does."""
     with _logging_left_alone():
         server: MCPServer[None] = MCPServer("enchanted", instructions=_INSTRUCTIONS)
-    _add_tools(server, _Api(app, access))
+    _add_event_tools(server, _Api(app, access))
+    _add_run_tools(server, _Api(app, access))
     server.streamable_http_app(
         stateless_http=True,
         json_response=True,
@@ -84,7 +85,7 @@ class _Api:
         return f"{answer.text[:MOST]}\n[cut: {len(answer.text)} characters; ask for less, by limit, fields or path]"
 
 
-def _add_tools(server: MCPServer[None], api: _Api) -> None:
+def _add_event_tools(server: MCPServer[None], api: _Api) -> None:
     @server.tool(annotations=_READS)
     async def runs(limit: Limit = 20, cursor: str | None = None) -> str:
         """List runs, the newest first, with task, verdict, counts and tokens."""
@@ -114,10 +115,17 @@ def _add_tools(server: MCPServer[None], api: _Api) -> None:
         return await api.get("events", event_id)
 
     @server.tool(annotations=_READS)
+    async def facets(run: str = "", agent: str = "", kind: str = "", q: str = "") -> str:
+        """Which tools, outcomes, models, agents and so on the events of a filter have, and how many events each."""
+        return await api.get("facets", run=run, agent=agent, kind=kind, q=q)
+
+    @server.tool(annotations=_READS)
     async def trace(trace_id: str) -> str:
         """The spans of a trace and the events in each."""
         return await api.get("traces", trace_id)
 
+
+def _add_run_tools(server: MCPServer[None], api: _Api) -> None:
     @server.tool(annotations=_READS)
     async def state(run: Run, at: At = None, path: str = "", workspace: str = "") -> str:
         """A run's files, tasks and agents at a sequence; with ``path`` the content of one file."""

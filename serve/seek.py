@@ -8,10 +8,11 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from enchanted.bus.fields import FILES
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import StoredEvent
@@ -46,16 +47,24 @@ async def events_between(deps: Dependencies, run: str, after: int, until: int) -
 
     Raises:
         EventCorrupted: one does not read back as it was stored, so nothing after it can be told.
+        BusUnavailable, ContentUnavailable: the list of files of a very large change is in the object store alone.
     """
     found = []
     async for row in deps.store.run_events(run, after=after, until=until):
         if not row.sound:
             raise EventCorrupted(row.event_id, row.seq, row.sha256, sha256_hex(row.raw))
         try:
-            found.append(row.stored())
+            found.append(await _with_files(deps, row.stored()))
         except NotAnEvent as error:
             raise EventCorrupted(row.event_id, row.seq, row.sha256, row.sha256) from error
     return found
+
+
+async def _with_files(deps: Dependencies, stored: StoredEvent) -> StoredEvent:
+    """A list of files too long for its event is in the object store; without it no state can be told."""
+    if not any(blob.field == FILES for blob in stored.event.blobs):
+        return stored
+    return replace(stored, event=await deps.bus.inflate(stored.event))
 
 
 class Seeker:

@@ -284,10 +284,13 @@ class NodeCluster:
         """Of all nodes, as ENCHANTED_NATS_URL takes it."""
 
     async def leader(self, stream: str = EVENTS_STREAM) -> Node:
-        """The node that leads a stream."""
-        async with Bus.connect(self.url, name="leader") as bus:
-            leads = (await bus.link.api(f"STREAM.INFO.{stream}"))["cluster"]["leader"]
-        return next(node for node in self.nodes if node.name == leads)
+        """The node that leads a stream; while one is being elected, whoever is."""
+        async with Bus.connect(self.url, name="leader") as bus, asyncio.timeout(CURRENT_SECONDS):
+            while True:
+                leads = (await bus.link.api(f"STREAM.INFO.{stream}"))["cluster"].get("leader")
+                if found := [node for node in self.nodes if node.name == leads]:
+                    return found[0]
+                await asyncio.sleep(_POLL)
 
     async def make_leader(self, node: Node, stream: str = EVENTS_STREAM) -> None:
         """Have the stream led by that node; all must be well."""

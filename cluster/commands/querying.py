@@ -12,7 +12,14 @@ from typing import IO, Annotated, Any
 import typer
 
 from enchanted.cluster import console
-from enchanted.cluster.commands.reading import AgentOption, JsonOption, SomeRunArgument
+from enchanted.cluster.commands.reading import (
+    AgentOption,
+    JsonOption,
+    KindOption,
+    RoleOption,
+    SomeRunArgument,
+    TextOption,
+)
 from enchanted.cluster.commands.reading_access import TokenOption, UrlOption, api
 from enchanted.cluster.commands.reading_text import Document, json_line, one_line, plain
 from enchanted.cluster.errors import USAGE, CommandFailed
@@ -21,6 +28,7 @@ AGENT_COLUMNS = (
     "agent", "name", "role", "start", "events", "decisions", "confidence", "changes", "reverts", "calls", "errors",
     "tokens", "model p95 ms",
 )  # fmt: skip
+FACET_COLUMNS = ("facet", "value", "events", "first_seq", "last_seq")
 LEDGER_COLUMNS = ("seq", "run", "agent", "confidence", "taken back", "at", "rationale")
 CELL = 200
 """Characters of a value in a table."""
@@ -57,12 +65,43 @@ UntilOption = Annotated[str | None, typer.Option(help="Stored before this time (
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for name, command in (
+        ("facets", facets),
         ("agents", agents),
         ("sql", sql),
         ("decisions", decisions),
         ("export", export),
     ):
         app.command(name)(command)
+
+
+def facets(
+    run: SomeRunArgument = None,
+    agent: AgentOption = None,
+    role: RoleOption = None,
+    kind: KindOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    text: TextOption = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Values of each facet, the most frequent first.")] = 20,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    token_file: TokenOption = None,
+) -> None:
+    """Show which tools, outcomes, models, agents and so on events have, and how many events have each."""
+    filters = {"run": run, "agent": agent, "role": role, "kind": kind, "since": since, "until": until, "q": text}
+    with api(url, token_file) as client:
+        answer = client.facets(**filters, limit=limit)
+    if as_json:
+        console.emit_json(answer)
+        return
+    rows = ((name, value) for name, values in answer["data"].items() for value in values)
+    console.emit_table(FACET_COLUMNS, ((name, *_facet_cells(value)) for name, value in rows))
+    if hidden := answer["meta"]["truncated"]:
+        console.say(f"more values of {', '.join(hidden)} are not shown: --limit {min(1_000, limit * 2)}")
+
+
+def _facet_cells(value: Document) -> tuple[str, ...]:
+    return (one_line(value["value"], CELL), *(str(value[name]) for name in FACET_COLUMNS[2:]))
 
 
 def agents(

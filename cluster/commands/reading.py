@@ -102,6 +102,7 @@ OutputOption = Annotated[
 ]
 RoleOption = Annotated[Role | None, typer.Option(help="Only this role.")]
 KindOption = Annotated[Kind | None, typer.Option(help="Only this kind.")]
+TextOption = Annotated[str | None, typer.Option("-q", "--query", help="Only events with this text.")]
 AgentOption = Annotated[str | None, typer.Option(help="Only this agent, by id or name.")]
 
 
@@ -165,7 +166,7 @@ def list_events(
     until: Annotated[str | None, typer.Option(help="Stored before this time (RFC 3339).")] = None,
     after: Annotated[int | None, typer.Option(min=0, help="Only above this sequence.")] = None,
     before: Annotated[int | None, typer.Option(min=0, help="Only below this sequence.")] = None,
-    text: Annotated[str | None, typer.Option("-q", "--query", help="Only events with this text.")] = None,
+    text: TextOption = None,
     fields: Annotated[str | None, typer.Option(help="Only these fields, comma-separated, dotted inside.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, max=MOST, help=f"How many; {SHOWN}, but all for ndjson.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All of them, whatever the output.")] = False,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Request, expect
 
 from enchanted.actors.rerun.recording import Recording
 from enchanted.bus.agent_log import AgentLog
@@ -201,6 +201,27 @@ async def test_the_head_has_the_verdict_as_soon_as_the_log_tells_it(page: Page, 
             await page.clock.run_for(50)
             await asyncio.sleep(0.1)
         assert "cancelled" in await what.inner_text()
+
+
+async def test_a_stream_is_held_for_a_living_run_alone(page: Page, world: World, recording: Recording) -> None:
+    streams = list[Request]()
+    page.on("request", lambda sent: streams.append(sent) if "/api/v1/stream" in sent.url else None)
+    await opened(page, recording.run_id)
+    await expect(page.get_by_text("At the end")).to_be_visible()
+    await settled(page)
+    assert not streams
+    log = AgentLog(world.bus, run_id="run-ends", role="operator", agent_name="orchestrator")
+    begun = await log.emit(run_transition(subject="run", from_state="", to_state="created", reason="live"))
+    await world.stored("run-ends", 1)
+    await opened(page, "run-ends")
+    await expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
+    assert len(streams) == 1
+    async with page.expect_event("requestfailed", lambda sent: sent == streams[0]):
+        heads = heads_of(begun)
+        await log.emit(run_transition(subject="run", from_state="", to_state="merged", reason="done", heads=heads))
+    await expect(page.get_by_text("At the end")).to_be_visible()
+    await expect(page.locator(".place")).to_contain_text("of 2")
+    assert len(streams) == 1
 
 
 async def test_what_a_hostile_run_says_stays_text(page: Page, world: World) -> None:

@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from enchanted.cluster import cli
+from enchanted.schemas.events import kind_of
 from enchanted.serve.testing import History, World
 
 
@@ -41,6 +42,19 @@ async def test_statistics_are_a_table_or_a_document(typed: Typed, history: Histo
     ids = {stored.event.agent_id for stored in history.events}
     assert {line.split("\t")[0] for line in table.splitlines()} == ids
     assert {row["agent"] for row in json.loads(text)["data"]} == {"coder-1", "orchestrator"}
+
+
+async def test_facets_are_a_table_or_a_document_and_say_what_is_cut(typed: Typed, history: History) -> None:
+    code, table, said = await typed("facets", history.run, "--kind", "state_change")
+    _, text, cut = await typed("facets", history.run, "--json", "--limit", "1")
+    _, _, hint = await typed("facets", history.run, "--limit", "1")
+
+    rows = [line.split("\t") for line in table.splitlines()]
+    changes = sum(kind_of(stored.event) == "state_change" for stored in history.events)
+    assert (code, said) == (0, "")
+    assert ["kind", "state_change", str(changes)] in [row[:3] for row in rows]
+    assert json.loads(text)["meta"]["events"] == len(history.events)
+    assert (cut, hint.count("--limit 2")) == ("", 1)
 
 
 async def test_sql_is_a_table_or_a_document_and_a_bad_one_says_why(typed: Typed, history: History) -> None:

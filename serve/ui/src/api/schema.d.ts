@@ -538,6 +538,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/facets": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Facets
+         * @description The values that the events of a filter have, by kind, role, agent, tool, outcome, model and so on.
+         */
+        get: operations["facets_api_v1_facets_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/sql": {
         parameters: {
             query?: never;
@@ -1167,6 +1187,62 @@ export interface components {
             /** Data */
             data: components["schemas"]["ListedEvent"][];
             meta: components["schemas"]["PageMeta"];
+        };
+        /**
+         * FacetMeta
+         * @description What the facets are of.
+         */
+        FacetMeta: {
+            /** Events */
+            events: number;
+            /** Truncated */
+            truncated: string[];
+        };
+        /**
+         * FacetValue
+         * @description A value, and the events that have it.
+         */
+        FacetValue: {
+            /** Value */
+            value: string;
+            /** Events */
+            events: number;
+            /** First Seq */
+            first_seq: number;
+            /** Last Seq */
+            last_seq: number;
+        };
+        /**
+         * FacetValues
+         * @description Of each facet the most frequent values.
+         */
+        FacetValues: {
+            /** Kind */
+            kind: components["schemas"]["FacetValue"][];
+            /** Role */
+            role: components["schemas"]["FacetValue"][];
+            /** Agent */
+            agent: components["schemas"]["FacetValue"][];
+            /** Tool */
+            tool: components["schemas"]["FacetValue"][];
+            /** Outcome */
+            outcome: components["schemas"]["FacetValue"][];
+            /** Model */
+            model: components["schemas"]["FacetValue"][];
+            /** Change Reason */
+            change_reason: components["schemas"]["FacetValue"][];
+            /** To State */
+            to_state: components["schemas"]["FacetValue"][];
+            /** Status */
+            status: components["schemas"]["FacetValue"][];
+        };
+        /**
+         * Facets
+         * @description Which values the events of a filter have.
+         */
+        Facets: {
+            data: components["schemas"]["FacetValues"];
+            meta: components["schemas"]["FacetMeta"];
         };
         /**
          * FaultDocument
@@ -2803,12 +2879,12 @@ export interface operations {
                 kind?: ("decision" | "state_change" | "system_signal" | "model_call" | "tool_call" | "run_transition") | null;
                 since?: string | null;
                 until?: string | null;
+                q?: string;
                 after?: number | null;
                 before?: number | null;
                 cursor?: string | null;
                 limit?: number;
                 fields?: string | null;
-                q?: string;
             };
             header?: never;
             path?: never;
@@ -3476,6 +3552,43 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RevertedDecisions"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
+        };
+    };
+    facets_api_v1_facets_get: {
+        parameters: {
+            query?: {
+                run?: string;
+                trace?: string;
+                agent?: string;
+                role?: ("architect" | "coder" | "reviewer" | "operator" | "unspecified") | null;
+                kind?: ("decision" | "state_change" | "system_signal" | "model_call" | "tool_call" | "run_transition") | null;
+                since?: string | null;
+                until?: string | null;
+                q?: string;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Which values the events of a filter have. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Facets"];
                 };
             };
             401: components["responses"]["Unauthorized"];

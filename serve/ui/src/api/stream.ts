@@ -9,7 +9,7 @@ import { isRefusal } from "./problem";
 export type Connection = "connecting" | "open" | "broken" | "refused";
 
 export interface Listener {
-  /** Everything that came since the last frame the browser drew. */
+  /** Everything that came since the last time. */
   onEvents: (events: SwarmEvent[]) => void;
   onConnection: (connection: Connection) => void;
 }
@@ -79,20 +79,27 @@ class Silence {
   }
 }
 
-/** Collects events and hands them on once a frame, so that a thousand a second cost sixty updates. */
+const FRAME_MILLISECONDS = 16;
+const PACE_MILLISECONDS = 100;
+
+/** Collects events: the first after a rest is there with the next frame, a thousand a second cost ten updates. */
 class Batch {
   private waiting: SwarmEvent[] = [];
+  private handedAt = 0;
 
   constructor(private readonly hand: (events: SwarmEvent[]) => void) {}
 
   add(event: SwarmEvent): void {
     // Timers run in a hidden tab too, where frames do not.
-    if (this.waiting.push(event) === 1) setTimeout(() => this.flush(), 16);
+    if (this.waiting.push(event) > 1) return;
+    const rest = this.handedAt + PACE_MILLISECONDS - performance.now();
+    setTimeout(() => this.flush(), Math.max(FRAME_MILLISECONDS, rest));
   }
 
   private flush(): void {
     const events = this.waiting;
     this.waiting = [];
+    this.handedAt = performance.now();
     this.hand(events);
   }
 }

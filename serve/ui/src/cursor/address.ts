@@ -20,7 +20,7 @@ export function useCursorInAddress(run: string): void {
       clearTimeout(timer);
       stop();
       removeEventListener("popstate", read);
-      useCursor.setState({ seq: null, playing: false });
+      useCursor.setState({ seq: null, expected: 0, playing: false });
     };
   }, [run]);
 }

@@ -1,12 +1,12 @@
 /** The mission view: every panel of one run, on one cursor. */
 
 import { useQuery } from "@tanstack/react-query";
-import { useDeferredValue, useEffect } from "react";
+import { useDeferredValue, useEffect, useState } from "react";
 import { runQuery } from "../api/queries";
 import { useCursorInAddress } from "../cursor/address";
 import { useClock } from "../cursor/clock";
 import { useShortcuts } from "../cursor/keys";
-import { useCursorIndex } from "../cursor/store";
+import { useCursor, useCursorIndex } from "../cursor/store";
 import { RunActs } from "../panels/acts";
 import { EventPanel } from "../panels/event";
 import { FilesPanel } from "../panels/files";
@@ -16,25 +16,31 @@ import { TimelinePanel } from "../panels/timeline";
 import { Empty, Failure, Loading } from "../parts/notes";
 import { Shell } from "../parts/shell";
 import { useRunLog } from "../run/follow";
-import { useAskAgain } from "../run/returned";
+import { usePaced } from "../run/paced";
 import { isVerdict } from "../run/row";
 import { taskOf } from "./runs";
 import "./run.css";
 
+const FOLLOW_MILLISECONDS = 100;
 /** After its verdict a run's agents only say that they stop. */
 const LAST_WORDS = 50;
 
 export function RunPage({ run }: { run: string }) {
-  const followed = useRunLog(run);
+  const [ending, setEnding] = useState(false);
+  const { data, error, refetch } = useQuery(runQuery(run, ending));
+  const wanted = useCursor((cursor) => Math.max(cursor.seq ?? 0, cursor.expected));
+  const followed = useRunLog(run, data, wanted);
   const { log, version, loaded } = followed;
-  const { data, error, refetch } = useQuery(runQuery(run, log.rows.slice(-LAST_WORDS).some(isVerdict)));
+  const told = log.rows.slice(-LAST_WORDS).some(isVerdict);
+  useEffect(() => setEnding(told), [told]);
   const index = useCursorIndex(log);
-  // The slider keeps up with the hand; the panels that cost more follow when there is time.
-  const behind = useDeferredValue(index);
+  // The slider keeps up with the hand; the panels that cost more follow when there is time, as often as is read.
+  const behind = useDeferredValue(usePaced(index, FOLLOW_MILLISECONDS));
+  // The end moves while rows come in: what costs the API most is asked for where it comes to rest.
+  const resting = useCursor((cursor) => loaded || cursor.seq !== null) ? behind : -1;
   useCursorInAddress(run);
   useShortcuts(log);
   useClock(log);
-  useAskAgain(followed.connection);
   useEffect(() => {
     document.title = `${data ? taskOf(data) : run} · Enchanted`;
   }, [data, run]);
@@ -45,7 +51,7 @@ export function RunPage({ run }: { run: string }) {
       <main className="mission">
         {failure && <Failure error={failure} retry={refetch} />}
         {!failure && !known && <Loading what="the run" />}
-        {known && <RunHeader run={data} log={log} index={index} connection={followed.connection} />}
+        {known && <RunHeader run={data} log={log} index={index} loaded={loaded} connection={followed.connection} />}
         {known && log.last < 0 && (
           <Empty title="No event yet">The first one appears here by itself, within a second of its being stored.</Empty>
         )}
@@ -57,8 +63,8 @@ export function RunPage({ run }: { run: string }) {
             <div className="mission-columns">
               <LogPanel run={run} log={log} version={version} index={behind} />
               <div className="mission-side">
-                <EventPanel run={run} log={log} index={behind} />
-                <FilesPanel run={run} log={log} index={behind} />
+                <EventPanel log={log} index={resting} />
+                <FilesPanel run={run} log={log} index={resting} />
               </div>
             </div>
           </>

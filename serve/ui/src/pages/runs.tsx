@@ -8,7 +8,7 @@ import { ListActs } from "../panels/acts";
 import { RunState } from "../parts/badges";
 import { Empty, Failure, Loading } from "../parts/notes";
 import { Shell } from "../parts/shell";
-import { count, moment, seconds } from "../run/words";
+import { count, moment, seconds, short } from "../run/words";
 import { type Choice, ChoiceBox, CompareButton, useChoice } from "./choice";
 import "./runs.css";
 
@@ -110,7 +110,7 @@ function RunTable({ runs, choice }: { runs: Run[]; choice: Choice }) {
             <td className="runs-task">
               <Link to={`/runs/${encodeURIComponent(run.run_id)}`}>{taskOf(run)}</Link>
               <span className="dim">
-                <code>{run.run_id}</code> {run.reason}
+                <code>{run.run_id}</code> {short(run.reason, LONGEST_REASON)}
               </span>
             </td>
             <td>
@@ -129,9 +129,15 @@ function RunTable({ runs, choice }: { runs: Run[]; choice: Choice }) {
   );
 }
 
+/** Characters in one line. */
+export const LONGEST_REASON = 300;
+
+/** Characters that are shown of it. */
+const LONGEST_TASK = 1_000;
+
 export function taskOf(run: Run): string {
   const task = (run.request as { task?: unknown } | null | undefined)?.task;
-  return typeof task === "string" && task ? task : run.run_id;
+  return typeof task === "string" && task ? short(task, LONGEST_TASK) : run.run_id;
 }
 
 function matches(run: Run, search: string): boolean {

@@ -1,9 +1,11 @@
 /** Fills a run's log: what the table holds first, then what is stored from now on. */
 
 import { useEffect, useState, useSyncExternalStore } from "react";
+import type { SwarmEvent } from "../api/event";
 import { isRefusal } from "../api/problem";
-import { type Outline, readOutline } from "../api/queries";
+import { type Outline, type Run, readOutline } from "../api/queries";
 import { type Connection, follow, pause } from "../api/stream";
+import { useLinger } from "./linger";
 import { RunLog } from "./log";
 import { rowsOf } from "./row";
 
@@ -20,10 +22,13 @@ export interface Followed {
 const FIRST = 2_000;
 const NEXT = 50_000;
 const AGAIN_MILLISECONDS = 2_000;
+/** After the verdict agents still say that they stop, and the verdict's count has not got that. */
+const LAST_WORDS_MILLISECONDS = 10_000;
 /** Sequences by which one part of the table may be behind another; the stream has them all. */
 const OVERLAP = 1_000;
 
-export function useRunLog(run: string): Followed {
+/** `known` is what the API says of the run, `wanted` a sequence that the log is not whole without. */
+export function useRunLog(run: string, known: Run | undefined, wanted: number): Followed {
   const [log, setLog] = useState(() => new RunLog());
   const [status, setStatus] = useState<Omit<Followed, "log" | "version">>(BEGINNING);
   useEffect(() => {
@@ -31,29 +36,42 @@ export function useRunLog(run: string): Followed {
     const fresh = new RunLog();
     setLog(fresh);
     setStatus(BEGINNING);
-    fill(run, fresh, stop.signal, (change) => setStatus((known) => ({ ...known, ...change }))).catch((error: Error) => {
-      if (!stop.signal.aborted) setStatus((known) => ({ ...known, error }));
-    });
+    const tell: Tell = (change) => stop.signal.aborted || setStatus((last) => ({ ...last, ...change }));
+    fill(run, fresh, stop.signal, tell)
+      .then(() => tell({ loaded: true, error: null }))
+      .catch((error: Error) => tell({ error }));
     return () => stop.abort();
   }, [run]);
   const version = useSyncExternalStore(log.subscribe, log.getVersion);
+  const following = useLinger(
+    status.loaded && known !== undefined && !isWhole(log, known, wanted),
+    LAST_WORDS_MILLISECONDS,
+  );
+  useEffect(() => {
+    if (!following) return;
+    const stop = new AbortController();
+    const onConnection = (connection: Connection) => setStatus((last) => ({ ...last, connection }));
+    const onEvents = (events: SwarmEvent[]) => log.appendEvents(events);
+    void follow(run, Math.max(0, log.lastSeq - OVERLAP), { onEvents, onConnection }, stop.signal);
+    return () => stop.abort();
+  }, [run, log, following]);
   return { log, version, ...status };
 }
 
 const BEGINNING = { loaded: false, connection: "connecting" as Connection, error: null };
 
-type Tell = (change: Partial<Followed>) => void;
+/** Nothing more is to come: to stay connected would cost a place that a living run needs. */
+const isWhole = (log: RunLog, known: Run, wanted: number): boolean =>
+  known.closed && log.rows.length >= known.events && log.lastSeq >= wanted;
+
+type Tell = (change: Partial<Followed>) => unknown;
 
 async function fill(run: string, log: RunLog, signal: AbortSignal, tell: Tell): Promise<void> {
   for (let limit = FIRST, more = true; more; limit = NEXT) {
-    const rows = rowsOf(await outline(run, log.rows.at(-1)?.seq ?? 0, limit, signal, tell));
+    const rows = rowsOf(await outline(run, log.lastSeq, limit, signal, tell));
     log.append(rows);
     more = rows.length === limit;
   }
-  tell({ loaded: true, error: null });
-  const after = Math.max(0, (log.rows.at(-1)?.seq ?? 0) - OVERLAP);
-  const onConnection = (connection: Connection) => tell({ connection });
-  await follow(run, after, { onEvents: (events) => log.appendEvents(events), onConnection }, signal);
 }
 
 /** Asked for until the API answers: nobody has to load the page anew because it was away. */

@@ -60,6 +60,11 @@ export class RunLog {
     return this.rows.length - 1;
   }
 
+  /** Sequence of the last row; 0 before the first. */
+  get lastSeq(): number {
+    return this.rows.at(-1)?.seq ?? 0;
+  }
+
   laneOf(row: Row): number {
     return this.lanes.get(row.agent) ?? 0;
   }

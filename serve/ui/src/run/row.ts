@@ -2,6 +2,7 @@
 
 import type { Kind, SwarmEvent } from "../api/event";
 import type { Outline } from "../api/queries";
+import { cut } from "./words";
 
 export type Role = "architect" | "coder" | "reviewer" | "operator" | "";
 
@@ -23,6 +24,7 @@ export interface Row {
   durationMs: number;
 }
 
+/** Characters of each text, as the outline cuts them: names of agents must come out the same. */
 const TEXT = 200;
 
 /** From its name in the .proto. */
@@ -60,8 +62,8 @@ export function rowOfEvent(event: SwarmEvent): Row {
     eventId: event.event_id,
     kind: event.kind,
     role: roleOf(event.agent_role),
-    agent: event.agent_name || event.agent_id || "",
-    taskId: event.task_id ?? "",
+    agent: cut(event.agent_name || event.agent_id || "", TEXT),
+    taskId: cut(event.task_id ?? "", TEXT),
     inputTokens: event.model_call?.input_tokens ?? 0,
     outputTokens: event.model_call?.output_tokens ?? 0,
     confidence: event.decision?.confidence_score ?? 0,
@@ -71,7 +73,10 @@ export function rowOfEvent(event: SwarmEvent): Row {
 }
 
 function saidBy({ decision, state_change, model_call, tool_call, run_transition, system_signal }: SwarmEvent) {
-  const said = (name = "", result = "", text = "") => ({ name, result, text: text.slice(0, TEXT) });
+  const said = (...texts: (string | undefined)[]) => {
+    const [name = "", result = "", text = ""] = texts.map((one = "") => cut(one, TEXT));
+    return { name, result, text };
+  };
   if (decision) return said(decision.input_trigger, "", decision.rationale);
   if (state_change) return said(state_change.target_resource, state_change.reason, state_change.diff_patch);
   if (model_call) return said(model_call.model, "", model_call.completion || model_call.error);

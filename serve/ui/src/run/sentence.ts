@@ -2,6 +2,7 @@
 
 import { choiceOf, type Decision, type Kind } from "../api/event";
 import type { Row } from "./row";
+import { short } from "./words";
 
 export const KIND_NAMES: Record<Kind, string> = {
   decision: "decision",
@@ -34,8 +35,11 @@ export function sentenceOf(row: Row, decision?: Decision): string {
   }
 }
 
+/** Characters of a choice in one line. */
+const LONGEST_CHOICE = 300;
+
 function decided(row: Row, decision?: Decision): string {
-  const choice = decision ? choiceOf(decision) : "";
+  const choice = decision ? short(choiceOf(decision), LONGEST_CHOICE) : "";
   if (!choice || choice === row.text) return row.text || "decided";
   return row.text ? `chose “${choice}” because ${row.text}` : `chose “${choice}”`;
 }

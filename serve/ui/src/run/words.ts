@@ -35,4 +35,15 @@ export function bytes(value: number): string {
   return `${(value / 1_048_576).toFixed(1)} MiB`;
 }
 
+/** The first characters of a text, whole ones. */
+export const cut = (text: string, most: number): string =>
+  text.length <= most
+    ? text
+    : Array.from(text.slice(0, 2 * most))
+        .slice(0, most)
+        .join("");
+
+/** The same, with a sign that there is more. */
+export const short = (text: string, most: number): string => (text.length <= most ? text : `${cut(text, most)} …`);
+
 const pad = (value: number) => String(value).padStart(2, "0");

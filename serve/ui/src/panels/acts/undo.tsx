@@ -18,7 +18,12 @@ export function UndoDialog({ about: { run, seq, eventId }, onClose }: DialogProp
     // Later work may stand against it by now.
     gcTime: 0,
   });
-  const { ask, done, error, busy } = useAct((id: string) => undo(run.run_id, id, false));
+  const expect = useCursor((cursor) => cursor.expect);
+  const { ask, done, error, busy } = useAct(async (id: string) => {
+    const undone = await undo(run.run_id, id, false);
+    expect(undone.seq);
+    return undone;
+  });
   const shown = preview.data;
   const does = shown && `Undo change ${seq}: write ${counted(shown.files.length, "file")} of ${shown.workspace}`;
   return (

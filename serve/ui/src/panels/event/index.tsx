@@ -1,7 +1,7 @@
 /** The event at the cursor, whole. */
 
 import { keepPreviousData, useQuery } from "@tanstack/react-query";
-import { memo } from "react";
+import { memo, useMemo, useState } from "react";
 import { Link } from "wouter";
 import type { SwarmEvent } from "../../api/event";
 import { eventQuery } from "../../api/queries";
@@ -15,17 +15,17 @@ import { KIND_NAMES } from "../../run/sentence";
 import { useSettled } from "../../run/settled";
 import { moment } from "../../run/words";
 import { Payload } from "./payload";
+import { LongText } from "./text";
 import "./event.css";
 
 interface Props {
-  run: string;
   log: RunLog;
   index: number;
 }
 
 const SETTLE_MILLISECONDS = 120;
 
-export const EventPanel = memo(function EventPanel({ run, log, index }: Props) {
+export const EventPanel = memo(function EventPanel({ log, index }: Props) {
   const row = log.rows[index];
   const eventId = useSettled(row?.eventId ?? "", SETTLE_MILLISECONDS);
   // What was too large for an event is put back by the API alone.
@@ -55,7 +55,7 @@ export const EventPanel = memo(function EventPanel({ run, log, index }: Props) {
               <p role="alert">The stored bytes are not the published ones: what is shown may be wrong.</p>
             )}
             <Payload event={data} />
-            <Links run={run} event={data} log={log} />
+            <Links event={data} log={log} />
           </>
         )}
       </div>
@@ -63,9 +63,12 @@ export const EventPanel = memo(function EventPanel({ run, log, index }: Props) {
   );
 });
 
-function Links({ event, log }: { run: string; event: SwarmEvent; log: RunLog }) {
+function Links({ event, log }: { event: SwarmEvent; log: RunLog }) {
   const goTo = useCursor((cursor) => cursor.goTo);
-  const cause = log.rows.find((row) => row.eventId === event.parent_event_id);
+  const cause = useMemo(
+    () => event.parent_event_id && log.rows.find((row) => row.eventId === event.parent_event_id),
+    [event, log],
+  );
   return (
     <footer className="event-links">
       {cause && (
@@ -74,13 +77,18 @@ function Links({ event, log }: { run: string; event: SwarmEvent; log: RunLog }) 
         </button>
       )}
       {event.trace_id && <Link to={`/traces/${event.trace_id}?span=${event.span_id ?? ""}`}>Its span</Link>}
-      <details>
-        <summary>Everything it holds</summary>
-        <pre>{JSON.stringify(event, null, 1).slice(0, RAW_CHARACTERS)}</pre>
-      </details>
+      <Everything event={event} />
     </footer>
   );
 }
 
-/** More than a person reads, less than what makes a browser slow. */
-const RAW_CHARACTERS = 200_000;
+/** Written out once it is looked at: an event may have megabytes. */
+function Everything({ event }: { event: SwarmEvent }) {
+  const [open, setOpen] = useState(false);
+  return (
+    <details onToggle={(toggled) => setOpen(toggled.currentTarget.open)}>
+      <summary>Everything it holds</summary>
+      {open && <LongText title="" text={JSON.stringify(event, null, 1)} />}
+    </details>
+  );
+}

@@ -1,8 +1,17 @@
 /** What each kind of event says. */
 
 import type { ReactNode } from "react";
-import { choiceOf, type Decision, type ModelCall, parsed, type SwarmEvent, type ToolCall } from "../../api/event";
-import { count, milliseconds, percent } from "../../run/words";
+import {
+  choiceOf,
+  type Decision,
+  type ModelCall,
+  parsed,
+  type RunTransition,
+  type SwarmEvent,
+  type SystemSignal,
+  type ToolCall,
+} from "../../api/event";
+import { count, milliseconds, percent, short } from "../../run/words";
 import { Patch } from "./patch";
 import { LongText } from "./text";
 
@@ -13,33 +22,54 @@ export function Payload({ event }: { event: SwarmEvent }) {
     return <Patch key={event.event_id} text={state_change.diff_patch ?? ""} reason={state_change.reason ?? ""} />;
   if (model_call) return <ModelSaid call={model_call} />;
   if (tool_call) return <ToolSaid call={tool_call} />;
-  if (run_transition) {
-    const { from_state, to_state, reason, subject } = run_transition;
-    return (
+  if (run_transition) return <StepSaid step={run_transition} />;
+  return <SignalSaid signal={system_signal} />;
+}
+
+/** Characters of a sentence; what is longer follows as a text of its own. */
+const SENTENCE = 4_000;
+/** Characters of what was turned down, and how many of them. */
+const REJECTED = 1_000;
+const MOST_REJECTED = 100;
+
+function Rest({ of: text = "" }: { of: string | undefined }) {
+  return text.length > SENTENCE && <LongText title="all of it" text={text} />;
+}
+
+function StepSaid({ step: { from_state, to_state, reason = "", subject } }: { step: RunTransition }) {
+  return (
+    <>
       <p className="event-sentence">
         The {subject === "task" ? "task" : "run"} went {from_state ? `from ${from_state} ` : ""}to <b>{to_state}</b>
-        {reason && <>: {reason}</>}
+        {reason && <>: {short(reason, SENTENCE)}</>}
       </p>
-    );
-  }
+      <Rest of={reason} />
+    </>
+  );
+}
+
+function SignalSaid({ signal = {} }: { signal: SystemSignal | undefined }) {
+  const { status = "unknown", memory_usage_mb = 0, cpu_load_percent = 0, detail = "" } = signal;
   return (
-    <p className="event-sentence">
-      The process is <b>{system_signal?.status?.toLowerCase() ?? "unknown"}</b> with{" "}
-      {system_signal?.memory_usage_mb ?? 0} MB and {system_signal?.cpu_load_percent ?? 0} % of the processor.{" "}
-      {system_signal?.detail}
-    </p>
+    <>
+      <p className="event-sentence">
+        The process is <b>{status.toLowerCase()}</b> with {memory_usage_mb} MB and {cpu_load_percent} % of the
+        processor. {short(detail, SENTENCE)}
+      </p>
+      <Rest of={detail} />
+    </>
   );
 }
 
 function DecisionSaid({ decision }: { decision: Decision }) {
-  const choice = choiceOf(decision);
-  const confidence = decision.confidence_score ?? 0;
+  const choice = short(choiceOf(decision), SENTENCE);
+  const { confidence_score: confidence = 0, rejected_alternatives: rejected = [], input_trigger = "" } = decision;
   return (
     <>
       <p className="event-sentence">
-        {decision.input_trigger ? <span className="dim">Given “{decision.input_trigger}”, it </span> : "It "}
+        {input_trigger ? <span className="dim">Given “{short(input_trigger, SENTENCE)}”, it </span> : "It "}
         chose <b>{choice || "what follows"}</b>
-        {decision.rationale && <> because {decision.rationale}</>}
+        {decision.rationale && <> because {short(decision.rationale, SENTENCE)}</>}
         {confidence > 0 && (
           <>
             , <span className="dim">with a confidence of</span> {percent(confidence)}
@@ -47,13 +77,15 @@ function DecisionSaid({ decision }: { decision: Decision }) {
         )}
         .
       </p>
+      <Rest of={decision.rationale} />
       {confidence > 0 && <meter min={0} max={1} value={confidence} aria-label="Confidence" />}
       <h3>Turned down</h3>
-      {decision.rejected_alternatives?.length ? (
+      {rejected.length ? (
         <ul className="event-rejected">
-          {decision.rejected_alternatives.map((one) => (
-            <li key={one}>{one}</li>
+          {rejected.slice(0, MOST_REJECTED).map((one) => (
+            <li key={one}>{short(one, REJECTED)}</li>
           ))}
+          {rejected.length > MOST_REJECTED && <li>and {count(rejected.length - MOST_REJECTED)} more</li>}
         </ul>
       ) : (
         <p className="dim">There was no alternative.</p>

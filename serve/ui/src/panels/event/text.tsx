@@ -1,10 +1,12 @@
 /** A text of any length, as text; a long one is cut until more is asked for. */
 
 import { useState } from "react";
+import { save } from "../../parts/save";
 import { bytes } from "../../run/words";
 
 const CHARACTERS = 8_000;
-const MOST_CHARACTERS = 500_000;
+/** A browser takes a second for a line of a million. */
+const MOST_CHARACTERS = 100_000;
 
 export function LongText({ title, text }: { title: string; text: string }) {
   const [most, setMost] = useState(CHARACTERS);
@@ -14,14 +16,16 @@ export function LongText({ title, text }: { title: string; text: string }) {
       <figcaption>{title}</figcaption>
       <pre dir="auto">{text.slice(0, most)}</pre>
       {text.length > most && (
-        <button
-          type="button"
-          className="quiet"
-          onClick={() => setMost(MOST_CHARACTERS)}
-          disabled={most === MOST_CHARACTERS}
-        >
-          {most === MOST_CHARACTERS ? "The rest is in “everything it holds”" : `Show more of ${bytes(text.length)}`}
-        </button>
+        <p>
+          {most < MOST_CHARACTERS && (
+            <button type="button" className="quiet" onClick={() => setMost(MOST_CHARACTERS)}>
+              Show more of {bytes(text.length)}
+            </button>
+          )}
+          <button type="button" className="quiet" onClick={() => save(`${title || "text"}.txt`, text)}>
+            Save all {bytes(text.length)}
+          </button>
+        </p>
       )}
     </figure>
   );

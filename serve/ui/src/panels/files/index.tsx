@@ -48,7 +48,8 @@ export const FilesPanel = memo(function FilesPanel({ run, log, index }: Props) {
       {/* data-seq tells which moment is meant, and "busy" that its files are still on their way. */}
       <div className="files" data-seq={log.rows[index]?.seq} aria-busy={state ? state.at !== changed : changed > 0}>
         {error && <Failure error={error} retry={refetch} />}
-        {!at && (
+        {index < 0 && <Loading what="the run" />}
+        {!at && index >= 0 && (
           <Empty title="No files yet">
             {log.changes.length
               ? "They begin with the run's base, a few events further on."

@@ -5,9 +5,11 @@ import { type Run, type Verdict, verdictQuery } from "../../api/queries";
 import { useCursor } from "../../cursor/store";
 import { count } from "../../run/words";
 
-export function ChainBadge({ run }: { run: Run }) {
-  // An open run is checked once it is looked at; only its close makes the verdict whole.
-  const { data, error } = useQuery(verdictQuery(run.run_id, run.closed ? run.last_seq : 0));
+export function ChainBadge({ run, loaded }: { run: Run; loaded: boolean }) {
+  // An open run is checked once it is looked at; only its close makes the verdict whole. It takes the API as long as
+  // everything else together, so it waits until the log is there.
+  const asked = verdictQuery(run.run_id, run.closed ? run.last_seq : 0);
+  const { data, error } = useQuery({ ...asked, enabled: loaded });
   const goTo = useCursor((cursor) => cursor.goTo);
   if (error) return <span className="badge badge-dull">chain not checked</span>;
   if (!data) return <span className="badge badge-dull">checking the chain …</span>;

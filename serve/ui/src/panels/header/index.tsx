@@ -2,10 +2,10 @@
 
 import type { Run } from "../../api/queries";
 import type { Connection } from "../../api/stream";
-import { taskOf } from "../../pages/runs";
+import { LONGEST_REASON, taskOf } from "../../pages/runs";
 import { RunState } from "../../parts/badges";
 import type { RunLog } from "../../run/log";
-import { count, percent, seconds } from "../../run/words";
+import { count, percent, seconds, short } from "../../run/words";
 import { ChainBadge } from "./chain";
 import { CopyLink } from "./copy-link";
 import { LivePill } from "./live";
@@ -16,19 +16,20 @@ interface Props {
   run: Run;
   log: RunLog;
   index: number;
+  loaded: boolean;
   connection: Connection;
 }
 
-export function RunHeader({ run, log, index, connection }: Props) {
+export function RunHeader({ run, log, index, loaded, connection }: Props) {
   return (
     <header className="run-header">
       <div className="run-title">
         <h1>{taskOf(run)}</h1>
-        <p className="dim">{run.reason}</p>
+        <p className="dim">{short(run.reason, LONGEST_REASON)}</p>
       </div>
       <div className="run-marks">
         <RunState state={run.state} closed={run.closed} />
-        <ChainBadge run={run} />
+        <ChainBadge run={run} loaded={loaded} />
         <LivePill closed={run.closed} connection={connection} />
         <ParentLink run={run} />
         <CopyLink run={run.run_id} seq={log.rows[index]?.seq} />

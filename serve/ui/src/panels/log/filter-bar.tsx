@@ -3,7 +3,11 @@
 import type { Kind } from "../../api/event";
 import type { RunLog } from "../../run/log";
 import { KIND_NAMES, KINDS } from "../../run/sentence";
+import { short } from "../../run/words";
 import type { Filter } from "./filter";
+
+/** A list as wide as its widest choice would push everything else away. */
+const LONGEST_CHOICE = 40;
 
 interface Props {
   log: RunLog;
@@ -33,7 +37,9 @@ export function FilterBar({ log, filter, onChange }: Props) {
       >
         <option value="">all agents</option>
         {log.agents.map(({ name }) => (
-          <option key={name}>{name}</option>
+          <option key={name} value={name}>
+            {short(name, LONGEST_CHOICE)}
+          </option>
         ))}
       </select>
       <div className="kinds">

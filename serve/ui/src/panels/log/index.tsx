@@ -1,7 +1,7 @@
 /** The log stream: every event as a sentence, thousands of them in a few dozen rows of the document. */
 
 import { useVirtualizer } from "@tanstack/react-virtual";
-import { type KeyboardEvent, memo, useEffect, useMemo, useRef, useState } from "react";
+import { type KeyboardEvent, memo, useCallback, useEffect, useMemo, useRef, useState } from "react";
 import type { Kind } from "../../api/event";
 import { cursorPlace, moveTo } from "../../cursor/moves";
 import { Empty } from "../../parts/notes";
@@ -55,11 +55,13 @@ interface RowsProps {
 
 function Rows({ run, log, places, index }: RowsProps) {
   const scroller = useRef<HTMLDivElement>(null);
+  const rowAt = useCallback((at: number) => log.rows[places[at] ?? 0], [log, places]);
   const virtual = useVirtualizer({
     count: places.length,
     getScrollElement: () => scroller.current,
-    estimateSize: (at) => HEIGHTS[log.rows[places[at] ?? 0]?.kind ?? "unknown"] ?? HEIGHT,
-    getItemKey: (at) => log.rows[places[at] ?? 0]?.seq ?? at,
+    estimateSize: (at) => HEIGHTS[rowAt(at)?.kind ?? "unknown"] ?? HEIGHT,
+    // Another function makes it measure every row anew, so it may not be another for each move of the cursor.
+    getItemKey: useCallback((at: number) => rowAt(at)?.seq ?? at, [rowAt]),
     overscan: 8,
   });
   const current = placeUpTo(places, index);

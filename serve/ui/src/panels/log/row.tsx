@@ -7,7 +7,7 @@ import { AgentName } from "../../parts/badges";
 import type { RunLog } from "../../run/log";
 import type { Row } from "../../run/row";
 import { KIND_NAMES, sentenceOf } from "../../run/sentence";
-import { count, milliseconds, offset, percent } from "../../run/words";
+import { count, milliseconds, offset, percent, short } from "../../run/words";
 
 interface Props {
   log: RunLog;
@@ -31,7 +31,7 @@ export const LogRow = memo(function LogRow({ log, place, decision, top, height, 
       className={`log-row log-${row.kind} ${failed(row) ? "log-failed" : ""} ${future ? "log-future" : ""}`}
       role="option"
       aria-selected={current}
-      style={{ transform: `translateY(${top}px)`, height }}
+      style={{ top, height }}
       onClick={() => moveTo(log, place)}
     >
       <span className="log-time">{offset((row.time - (log.rows[0]?.time ?? 0)) / 1_000)}</span>
@@ -48,7 +48,7 @@ export const LogRow = memo(function LogRow({ log, place, decision, top, height, 
         <span className="log-rejected">
           {rejected.length ? "turned down: " : "no alternative turned down"}
           {rejected.slice(0, 4).map((one) => (
-            <bdi key={one}>{one}</bdi>
+            <bdi key={one}>{short(one, LONGEST_REJECTED)}</bdi>
           ))}
           {rejected.length > 4 && `and ${rejected.length - 4} more`}
         </span>
@@ -56,6 +56,9 @@ export const LogRow = memo(function LogRow({ log, place, decision, top, height, 
     </div>
   );
 });
+
+/** Characters. */
+const LONGEST_REJECTED = 200;
 
 const failed = (row: Row) =>
   (row.kind === "tool_call" && row.result !== "OK") || row.result === "CRITICAL_FAILURE" || row.kind === "unknown";

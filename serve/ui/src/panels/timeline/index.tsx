@@ -82,7 +82,7 @@ function Slider({ log, version, index, scale }: Props & { scale: Scale }) {
     >
       <Drawing log={log} version={version} scale={scale} />
       <div className="lanes-future" style={{ transform: `scaleX(${1 - scale.at(index)})` }} />
-      <div className="lanes-cursor" style={{ left: `${scale.at(index) * 100}%` }}>
+      <div className="lanes-cursor" style={{ transform: `translateX(${scale.at(index) * 100}%)` }}>
         <span style={{ transform: `translateX(${scale.at(index) * -100}%)` }}>
           {offset(log.totalsAt(index).seconds)}
         </span>

@@ -1,8 +1,9 @@
 /** What the marks of the lanes mean. */
 
+import { memo } from "react";
 import { KIND_NAMES, KINDS } from "../../run/sentence";
 
-export function Legend() {
+export const Legend = memo(function Legend() {
   return (
     <ul className="legend" aria-label="Marks">
       {KINDS.filter((kind) => kind !== "unknown").map((kind) => (
@@ -13,4 +14,4 @@ export function Legend() {
       ))}
     </ul>
   );
-}
+});

@@ -1,6 +1,6 @@
 /** Play, step and speed; the same as the keys. */
 
-import { useRef } from "react";
+import { memo, useRef } from "react";
 import { SHORTCUTS } from "../../cursor/keys";
 import { moveBy, togglePlaying, toNextChange, toPreviousChange } from "../../cursor/moves";
 import { SPEEDS, useCursor } from "../../cursor/store";
@@ -52,7 +52,7 @@ export function Transport({ log, index }: { log: RunLog; index: number }) {
   );
 }
 
-function Help() {
+const Help = memo(function Help() {
   const dialog = useRef<HTMLDialogElement>(null);
   return (
     <>
@@ -77,7 +77,7 @@ function Help() {
       </dialog>
     </>
   );
-}
+});
 
 function Icon({ path }: { path: string }) {
   return (
