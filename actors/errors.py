@@ -98,6 +98,13 @@ class BranchExists(ActorError):
         super().__init__(f"branch {branch} exists with other content; rename it: git branch -m {branch} NEW_NAME")
 
 
+class BadBranchName(ActorError):
+    """Git takes it for no name of a branch."""
+
+    def __init__(self, branch: str) -> None:
+        super().__init__(f"{_short(branch)} is no name for a branch; give one such as restored/monday")
+
+
 class CannotApply(ActorError):
     """A branch cannot be brought into the user's working tree safely."""
 

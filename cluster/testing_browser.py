@@ -120,6 +120,41 @@ async def settled(page: Page) -> None:
         await expect(panel).to_have_attribute("aria-busy", "false")
 
 
+async def files_shown(page: Page) -> list[tuple[str, str]]:
+    """Path and blob of each file that the mission view shows."""
+    files = page.locator(".file-list .file")
+    found: list[list[str]] = await files.evaluate_all(
+        "all => all.map(one => [one.querySelector('.file-path').textContent, one.dataset.blob])"
+    )
+    return sorted((path, blob) for path, blob in found)
+
+
+async def sequences_shown(page: Page) -> list[int]:
+    """Every event the mission view holds, found by stepping through it."""
+    await page.keyboard.press("End")
+    last = await cursor(page)
+    await page.keyboard.press("Home")
+    found = [await cursor(page)]
+    while found[-1] != last:
+        await page.keyboard.press("ArrowRight")
+        found.append(await cursor(page))
+        assert found[-1] != found[-2], f"stuck at {found[-1]}"
+    return found
+
+
+def act_bar(page: Page) -> Locator:
+    """The buttons of what changes something."""
+    return page.get_by_role("region", name="Act", exact=True)
+
+
+async def act_dialog(page: Page, act: str) -> Locator:
+    """The dialog of an act, opened."""
+    await act_bar(page).get_by_role("button", name=act, disabled=False).click()
+    dialog = page.get_by_role("dialog")
+    await expect(dialog).to_be_visible()
+    return dialog
+
+
 def region(page: Page, name: str) -> Locator:
     """The panel with this heading."""
     return page.get_by_role("region", name=name)

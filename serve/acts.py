@@ -19,14 +19,13 @@ from pydantic import (
     model_validator,
 )
 
-from enchanted.actors.errors import ActorError
+from enchanted.actors.errors import ActorError, NotARepository
 from enchanted.actors.fork import CannotFork, ForkPoint, read_fork_point
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.repository.restore import Preview, Restored, Target
 from enchanted.actors.work import Budget, RoleName, RunRequest
 from enchanted.bus.agent_log import new_id
 from enchanted.bus.errors import BlobCorrupt, BlobMissing
-from enchanted.schemas.events import StoredEvent
 from enchanted.schemas.fold import MAIN_WORKSPACE, fold
 from enchanted.serve.act_documents import RestoreDocument, UndoDocument
 from enchanted.serve.buslink import RUN_DEADLINE
@@ -37,9 +36,10 @@ from enchanted.serve.errors import ForkRefused, RestoreRefused
 from enchanted.serve.events import JsonResponse
 from enchanted.serve.history import workspace_at
 from enchanted.serve.parameters import MAX_SEQ, RunId
-from enchanted.serve.run_facts import facts_of
+from enchanted.serve.run_facts import read_facts
 from enchanted.serve.runs import ROLES, STARTED, BudgetBody, ModelUrl, Starts, Text, find_run, repository_path, started
-from enchanted.serve.seek import Seeker, events_between
+from enchanted.serve.seek import Seeker
+from enchanted.serve.store import Store
 from enchanted.serve.undo import undone
 
 router = APIRouter(prefix="/api/v1", tags=["acts"])
@@ -143,7 +143,7 @@ async def restore(run: RunId, body: RestoreBody, request: Request, deps: Deps) -
     async with contents.trees(run, await seeker.changes(sought), [tree]) as repository:
         try:
             if body.branch is not None:
-                document |= await _onto_branch(body, repository, tree, await events_between(deps, run, 0, body.at), run)
+                document |= await _onto_branch(body, repository, tree, deps.store, run)
             else:
                 label = f"{run} at {state.seq} ({body.workspace})"
                 document |= await asyncio.to_thread(_into_folder, body, repository, tree, label)
@@ -173,19 +173,21 @@ def _readable(path: str) -> str:
 
 
 async def _onto_branch(
-    body: RestoreBody, repository: ShadowRepository, tree: str, events: list[StoredEvent], run: str
+    body: RestoreBody, repository: ShadowRepository, tree: str, store: Store, run: str
 ) -> dict[str, Any]:
-    facts = facts_of(events)
+    # What the run began with is told behind its base, and any of its states may be asked for.
+    facts = await read_facts(store, run)
     repo = body.repo or facts.repo
     assert body.branch is not None
+    if not Path(repo).is_absolute():
+        raise NotARepository(repo or "what the run began with")
     patch = await repository.diff(repository.base_tree, tree)
-    document = {"branch": body.branch, "repo": repo, "commit": "", "write": [file.path for file in patch.files]}
-    if not body.dry_run:
+    if body.dry_run:
+        commit = await repository.try_branch(repo, body.branch, tree, base_commit=facts.base_commit)
+    else:
         message = f"{run} restored\n\nEnchanted-Run: {run}"
-        document["commit"] = await repository.export_branch(
-            repo, body.branch, tree, message, base_commit=facts.base_commit
-        )
-    return document
+        commit = await repository.export_branch(repo, body.branch, tree, message, base_commit=facts.base_commit)
+    return {"branch": body.branch, "repo": repo, "commit": commit, "write": [file.path for file in patch.files]}
 
 
 @router.post("/runs/{run}/undos", response_model=None, responses=described(UndoDocument))

@@ -144,6 +144,9 @@ class RunDocument(BaseModel):
     """Of the run's first transition."""
     started_at: str
     updated_at: str
+    """Both by the stream's clock."""
+    seconds: float
+    """From the first transition to the close, by the clocks of who wrote them; of an open run, what the stream saw."""
     first_seq: int
     last_seq: int
     events: int

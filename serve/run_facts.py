@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.chain import CLOSED_STATES
-from enchanted.schemas.events import StoredEvent
+from enchanted.schemas.errors import NotAnEvent
+from enchanted.schemas.events import StoredEvent, SwarmEvent, parse_event
 from enchanted.schemas.foreign import foreign_json
+from enchanted.serve.store import Store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,12 +27,29 @@ class RunFacts:
     closed: bool = False
 
 
+async def read_facts(store: Store, run: str) -> RunFacts:
+    """Of the whole run, from the table; a transition that does not read back as it was stored says nothing."""
+    rows = await store.rows("run_transitions", runs=[run])
+    sound = (bytes(row["raw"]) for row in rows if sha256_hex(bytes(row["raw"])) == row["payload_sha256"])
+    return _facts(_events(sound))
+
+
+def _events(payloads: Iterable[bytes]) -> Iterator[SwarmEvent]:
+    for raw in payloads:
+        with suppress(NotAnEvent):
+            yield parse_event(raw)
+
+
 def facts_of(events: Iterable[StoredEvent]) -> RunFacts:
     """Read a run's transitions; details of another form than ours say nothing."""
+    return _facts(stored.event for stored in events)
+
+
+def _facts(events: Iterable[SwarmEvent]) -> RunFacts:
     repo = base_commit = state = ""
     closed = False
-    for stored in events:
-        step = stored.event.run_transition
+    for event in events:
+        step = event.run_transition
         if step.subject != "run":
             continue
         details = _details(step.details)

@@ -39,8 +39,8 @@ REMEMBERED_KEYS = 10_000
 ROLES: tuple[RoleName, ...] = get_args(RoleName)
 
 T = TypeVar("T")
-Step = tuple[RunTransition, str, int]
-"""A run's own transition, the SHA-256 of its event and its sequence."""
+Step = tuple[RunTransition, str, int, int]
+"""A run's own transition, the SHA-256 of its event, its sequence, and nanoseconds since 1970 by its own clock."""
 
 
 def repository_path(text: str) -> str:
@@ -188,6 +188,7 @@ def summary(row: Mapping[str, Any], steps: Sequence[Step]) -> dict[str, Any]:
         "request": parsed(first.details),
         "started_at": rfc3339(row["started_at"]),
         "updated_at": rfc3339(row["updated_at"]),
+        "seconds": _took(row, steps[0], closing) if closing else _seen(row),
         "first_seq": row["first_seq"],
         "last_seq": row["last_seq"],
         "events": row["total"],
@@ -195,6 +196,16 @@ def summary(row: Mapping[str, Any], steps: Sequence[Step]) -> dict[str, Any]:
         "input_tokens": row["total_input_tokens"],
         "output_tokens": row["total_output_tokens"],
     }
+
+
+def _took(row: Mapping[str, Any], first: Step, closing: Step) -> float:
+    """By the clocks of who wrote: an import has other times in the stream, and an undo comes after the close."""
+    begun, ended = first[3], closing[3]
+    return (ended - begun) / 1e9 if ended >= begun > 0 else _seen(row)
+
+
+def _seen(row: Mapping[str, Any]) -> float:
+    return float((row["updated_at"] - row["started_at"]).total_seconds())
 
 
 def parsed(text: str) -> Any:
@@ -222,7 +233,7 @@ async def read_runs(store: Store, *, run: str = "", before: int = MAX_SEQ, limit
 
 def _add_step(steps: list[Step], event: SwarmEvent, raw: bytes, seq: int) -> None:
     if kind_of(event) == "run_transition" and event.run_transition.subject != "task":
-        steps.append((event.run_transition, sha256_hex(raw), seq))
+        steps.append((event.run_transition, sha256_hex(raw), seq, event.timestamp.ToNanoseconds()))
 
 
 def summary_of(run: str, events: Iterable[StoredEvent]) -> dict[str, Any]:

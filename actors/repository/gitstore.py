@@ -126,10 +126,15 @@ class ShadowRepository:
 
         Raises:
             BranchExists: the branch is there with other content.
-            BaseMissing, NotARepository: see there.
+            BadBranchName, BaseMissing, NotARepository: see there.
         """
         base = base_commit or self.base_commit
         return await asyncio.to_thread(self._export, Path(user_repository), branch, tree, message, base)
+
+    async def try_branch(self, user_repository: Path | str, branch: str, tree: str, *, base_commit: str = "") -> str:
+        """Whether `export_branch` could: writes nothing, raises the same, gives the commit if it is there already."""
+        base, user = base_commit or self.base_commit, Path(user_repository)
+        return await asyncio.to_thread(self._export, user, branch, tree, "", base, dry_run=True)
 
     async def extend_branch(
         self, user_repository: Path | str, branch: str, trees: tuple[str, str], message: str, *, base_commit: str = ""
@@ -187,10 +192,10 @@ class ShadowRepository:
             self.store.bundle(tree, path)
             return path.read_bytes()
 
-    def _export(self, path: Path, branch: str, tree: str, message: str, base: str) -> str:
+    def _export(self, path: Path, branch: str, tree: str, message: str, base: str, *, dry_run: bool = False) -> str:
         changes = self.store.changes(self.base_tree, tree)
         return UserRepository(path).write_branch(
-            branch, changes, source=self.store.git, base=base, message=message, author=AUTHOR
+            branch, changes, source=self.store.git, base=base, message=message, author=AUTHOR, dry_run=dry_run
         )
 
     def _extend(self, path: Path, branch: str, trees: tuple[str, str], message: str, base: str) -> str:

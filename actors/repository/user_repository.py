@@ -6,11 +6,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from enchanted.actors.errors import (
+    BadBranchName,
     BaseMissing,
     BranchExists,
     CannotApply,
@@ -20,7 +21,7 @@ from enchanted.actors.errors import (
     UnsafePath,
 )
 from enchanted.actors.repository.fast_import import FastImport, read_marks
-from enchanted.actors.repository.git import Git, require_git
+from enchanted.actors.repository.git import Git, quote_path, require_git
 from enchanted.actors.repository.tree_store import GITLINK, Change
 from enchanted.actors.tools.confined_files import forbidden_name
 
@@ -163,20 +164,25 @@ class UserRepository:
         base: str,
         message: str,
         author: str,
+        dry_run: bool = False,
     ) -> str:
         """Put ``base`` plus ``changes`` (blobs of ``source``) on a new branch as one commit; gives the commit.
 
-        Writing the same content again changes nothing.
+        Writing the same content again changes nothing. A dry run writes nothing, raises the same, and gives the commit
+        only if it is there.
 
         Raises:
+            BadBranchName: git does not take the name.
             BranchExists: the branch is there with other content.
             BaseMissing: the repository has no such commit.
         """
         self._require_commit(base)
-        reference = f"refs/heads/{branch}"
-        self.git.run("check-ref-format", reference)
-        tree = self._write_tree(changes, source=source, base=base)
+        reference = self._reference(branch)
         status, existing = self.git.result("rev-parse", "--verify", "-q", reference, ok=(0, 1))
+        if status and dry_run:
+            return ""
+        with self._scratch_objects() if dry_run else nullcontext():
+            tree = self._write_tree(changes, source=source, base=base)
         if status == 0:
             found = self.git.run("log", "-1", "--format=%T %P", existing.decode().strip()).decode().strip()
             if found != f"{tree} {base}":
@@ -226,6 +232,26 @@ class UserRepository:
         names = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in person.items()}
         made = self.git.run("commit-tree", tree, "-p", parent, stdin=message.encode(), environment=names)
         return made.decode().strip()
+
+    def _reference(self, branch: str) -> str:
+        status, output = self.git.result("check-ref-format", "--branch", branch, ok=(0, 1, 128))
+        # What stands for another name (`@{-1}`) is none.
+        if status or output.decode(errors="replace") != f"{branch}\n":
+            raise BadBranchName(branch)
+        return f"refs/heads/{branch}"
+
+    @contextmanager
+    def _scratch_objects(self) -> Iterator[None]:
+        """What is written meanwhile goes with the block."""
+        kept = self.git
+        known = self.folder / os.fsdecode(kept.run("rev-parse", "--git-path", "objects").rstrip(b"\n"))
+        with tempfile.TemporaryDirectory(prefix="enchanted-") as scratch:
+            objects = {"GIT_OBJECT_DIRECTORY": scratch, "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(known)}
+            self.git = Git(cwd=self.folder, settings=_NEUTRAL, environment=objects)
+            try:
+                yield
+            finally:
+                self.git = kept
 
     def _require_commit(self, commit: str) -> None:
         if not commit or self.git.result("cat-file", "-e", f"{commit}^{{commit}}", ok=(0, 1, 128))[0]:
@@ -286,6 +312,11 @@ class UserRepository:
         for number, (name, value) in enumerate(pairs):
             variables |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
         return variables
+
+
+def _quoted(path: Path) -> str:
+    """One folder in a list of them, where a colon would end it."""
+    return os.fsdecode(quote_path(os.fsencode(path)))
 
 
 def _global_config() -> str:

@@ -97,7 +97,7 @@ def _shown(preview: Preview) -> dict[str, Any]:
 
 def _preview_restore(preview: Document, *, force: bool) -> None:
     _show(preview)
-    if preview["dirty"] and not force:
+    if preview.get("dirty") and not force:
         raise CommandFailed(
             "it would overwrite work that only this folder has", "commit it, or give --force", CHECK_FAILED
         )
@@ -106,10 +106,13 @@ def _preview_restore(preview: Document, *, force: bool) -> None:
 
 def _show(preview: Document) -> None:
     for verb in ("write", "delete", "dirty", "blocked"):
-        for path in preview[verb][:SHOWN]:
+        paths = preview.get(verb, [])
+        for path in paths[:SHOWN]:
             console.say(f"{verb:>8} {one_line(path, 200)}")
-        if len(preview[verb]) > SHOWN:
-            console.say(f"{'':>8} and {len(preview[verb]) - SHOWN} more to {verb}")
+        if len(paths) > SHOWN:
+            console.say(f"{'':>8} and {len(paths) - SHOWN} more to {verb}")
+    if "branch" in preview:
+        console.say(f"as one commit on branch {one_line(preview['branch'])} of {one_line(preview['repo'], 200)}")
     if "into" in preview:
         console.say(f"{preview['same']} files are as they should be, {preview['kept']} others stay")
     if preview.get("unfinished"):

@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from enchanted.actors.errors import (
+    BadBranchName,
     BadPatch,
+    BaseMissing,
     BranchExists,
     CannotApply,
     EmptyRepository,
@@ -411,6 +413,31 @@ async def test_a_branch_is_written_once_and_never_overwritten(workspace: Workspa
     with pytest.raises(BranchExists):
         await shadow.export_branch(user, "enchanted/r1", two, "work")
     assert Git(cwd=user).run("rev-parse", "enchanted/r1").decode().strip() == commit
+
+
+@pytest.mark.parametrize("name", ["a..b", "-x", "@{-1}", "a b", "HEAD", "x.lock", "/a", ""])
+async def test_a_name_that_git_takes_for_no_branch_is_refused_with_a_remedy(
+    workspace: Workspace, user: Path, name: str
+) -> None:
+    shadow = workspace.repository
+    tree = await tree_of(workspace, {"a.py": "1"})
+    for write in (shadow.try_branch(user, name, tree), shadow.export_branch(user, name, tree, "work")):
+        with pytest.raises(BadBranchName, match="give one such as"):
+            await write
+
+
+async def test_a_branch_is_tried_without_a_trace_and_refused_as_it_would_be(workspace: Workspace, user: Path) -> None:
+    shadow, git = workspace.repository, Git(cwd=user)
+    one, two = await tree_of(workspace, {"a.py": "1"}), await tree_of(workspace, {"a.py": "2"})
+    commit = await shadow.export_branch(user, "enchanted/r1", one, "work")
+    before = git.run("cat-file", "--batch-all-objects", "--batch-check"), git.run("for-each-ref")
+    assert await shadow.try_branch(user, "enchanted/r1", one) == commit
+    assert await shadow.try_branch(user, "other", two) == ""
+    with pytest.raises(BranchExists):
+        await shadow.try_branch(user, "enchanted/r1", two)
+    with pytest.raises(BaseMissing):
+        await shadow.try_branch(user, "other", two, base_commit="0" * 40)
+    assert (git.run("cat-file", "--batch-all-objects", "--batch-check"), git.run("for-each-ref")) == before
 
 
 async def test_applying_is_a_fast_forward_of_a_clean_tree_or_nothing(workspace: Workspace, user: Path) -> None:

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Locator, Page, Request, expect
+from playwright.async_api import Page, Request, expect
 
 from enchanted.actors.repository.restore import MARK
 from enchanted.actors.rerun.recording import Recording
 from enchanted.actors.testing import make_repository
 from enchanted.bus.agent_log import AgentLog
+from enchanted.cluster.testing_browser import act_bar as bar
+from enchanted.cluster.testing_browser import act_dialog as begin
 from enchanted.cluster.testing_browser import opened
 from enchanted.schemas.events import StoredEvent, kind_of, run_transition
 from enchanted.serve.testing import History, World, scripted
@@ -32,18 +34,6 @@ def sent_by(page: Page) -> list[tuple[str, Any]]:
 
     page.on("request", note)
     return found
-
-
-def bar(page: Page) -> Locator:
-    return page.get_by_role("region", name="Act", exact=True)
-
-
-async def begin(page: Page, act: str) -> Locator:
-    """The dialog of an act."""
-    await bar(page).get_by_role("button", name=act, disabled=False).click()
-    dialog = page.get_by_role("dialog")
-    await expect(dialog).to_be_visible()
-    return dialog
 
 
 def changes(history: History) -> list[StoredEvent]:

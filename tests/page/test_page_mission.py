@@ -12,7 +12,16 @@ from playwright.async_api import Browser, Page, Request, expect
 
 from enchanted.actors.rerun.recording import Recording
 from enchanted.bus.agent_log import AgentLog
-from enchanted.cluster.testing_browser import ChromiumMissing, chromium, cursor, opened, settled, sign_in, watched
+from enchanted.cluster.testing_browser import (
+    ChromiumMissing,
+    chromium,
+    cursor,
+    files_shown,
+    opened,
+    settled,
+    sign_in,
+    watched,
+)
 from enchanted.cluster.testing_world import TOKEN
 from enchanted.schemas.chain import heads_of
 from enchanted.schemas.events import StoredEvent, decision, kind_of, run_transition, state_change, tool_call
@@ -26,14 +35,6 @@ HOSTILE = (
     "\x1b[31mred\x1b[0m \u202etxt.exe\u202c \u0000",
     "x" * 300_000,
 )
-
-
-async def files_shown(page: Page) -> list[tuple[str, str]]:
-    files = page.locator(".file-list .file")
-    found: list[list[str]] = await files.evaluate_all(
-        "all => all.map(one => [one.querySelector('.file-path').textContent, one.dataset.blob])"
-    )
-    return sorted((path, blob) for path, blob in found)
 
 
 async def files_at(world: World, run: str, seq: int) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
 import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
-import { ApiProblem } from "./api/problem";
+import { isRefusal } from "./api/problem";
 import { redeem } from "./api/session";
 import { App } from "./app";
 import "./style/variables.css";
@@ -13,9 +13,9 @@ import "./style/parts.css";
 const queries = new QueryClient({
   defaultOptions: {
     queries: {
-      // The API does not change its mind about a request it refused.
-      retry: (failures, error) =>
-        failures < 2 && !(error instanceof ApiProblem && error.status >= 400 && error.status < 500),
+      retry: (failures, error) => failures < 2 && !isRefusal(error),
+      // The API may be on this machine, which the browser calls offline when its network goes.
+      networkMode: "always",
       refetchOnWindowFocus: false,
       gcTime: 60_000,
     },

@@ -13,6 +13,10 @@ export class ApiProblem extends Error {
   }
 }
 
+/** The API does not change its mind about it, unless it was only asked too often. */
+export const isRefusal = (error: unknown): boolean =>
+  error instanceof ApiProblem && error.status >= 400 && error.status < 500 && error.status !== 429;
+
 export async function problemOf(response: Response): Promise<ApiProblem> {
   const document: unknown = await response.json().catch(() => null);
   const told = (document ?? {}) as { code?: string; title?: string; detail?: string; conflicts?: string[] };

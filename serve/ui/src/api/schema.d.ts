@@ -2196,6 +2196,8 @@ export interface components {
             started_at: string;
             /** Updated At */
             updated_at: string;
+            /** Seconds */
+            seconds: number;
             /** First Seq */
             first_seq: number;
             /** Last Seq */

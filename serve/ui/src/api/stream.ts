@@ -3,9 +3,10 @@
 import { createParser } from "eventsource-parser";
 import { ask } from "./client";
 import type { SwarmEvent } from "./event";
-import { ApiProblem } from "./problem";
+import { isRefusal } from "./problem";
 
-export type Connection = "connecting" | "open" | "broken";
+/** A broken one is made again by itself, a refused one is not. */
+export type Connection = "connecting" | "open" | "broken" | "refused";
 
 export interface Listener {
   /** Everything that came since the last time. */
@@ -14,36 +15,68 @@ export interface Listener {
 }
 
 const RETRY_MILLISECONDS = [500, 1_000, 2_000, 5_000];
+/** The API gives a sign of life every 15 s; whose machine slept or was unplugged never says that it is gone. */
+const SILENCE_MILLISECONDS = 40_000;
 
 /** Follow a run after a sequence until the signal is aborted. */
 export async function follow(run: string, after: number, listener: Listener, signal: AbortSignal): Promise<void> {
   const batch = new Batch(listener.onEvents);
   let seen = after;
+  listener.onConnection("connecting");
   for (let failures = 0; !signal.aborted; failures += 1) {
-    listener.onConnection("connecting");
+    const silence = new Silence(SILENCE_MILLISECONDS);
     try {
       const url = `${location.origin}/api/v1/stream?run=${encodeURIComponent(run)}&after=${seen}`;
-      const response = await ask(url, { signal, headers: { Accept: "text/event-stream" } });
+      const init = { signal: AbortSignal.any([signal, silence.signal]), headers: { Accept: "text/event-stream" } };
+      const response = await ask(url, init);
       listener.onConnection("open");
-      await read(response, (id, data) => {
+      await read(response, silence, (id, data) => {
         seen = Math.max(seen, id);
         failures = 0;
         if (data) batch.add(JSON.parse(data) as SwarmEvent);
       });
     } catch (error) {
       if (signal.aborted) return;
-      if (error instanceof ApiProblem && error.status >= 400 && error.status < 500)
-        return listener.onConnection("broken");
+      if (isRefusal(error)) return listener.onConnection("refused");
+    } finally {
+      silence.end();
     }
     listener.onConnection("broken");
     await pause(RETRY_MILLISECONDS[Math.min(failures, RETRY_MILLISECONDS.length - 1)] ?? 5_000, signal);
   }
 }
 
-async function read(response: Response, told: (id: number, data: string) => void): Promise<void> {
+async function read(response: Response, silence: Silence, told: (id: number, data: string) => void): Promise<void> {
   const parser = createParser({ onEvent: (event) => told(Number(event.id ?? 0), event.data) });
   const reader = response.body?.pipeThrough(new TextDecoderStream()).getReader();
-  for (let part = await reader?.read(); part && !part.done; part = await reader?.read()) parser.feed(part.value);
+  for (let part = await reader?.read(); part && !part.done; part = await reader?.read()) {
+    silence.heard();
+    parser.feed(part.value);
+  }
+}
+
+/** Gives a connection up when nothing has come for so long. */
+class Silence {
+  private readonly controller = new AbortController();
+  private timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(private readonly milliseconds: number) {
+    this.heard();
+  }
+
+  get signal(): AbortSignal {
+    return this.controller.signal;
+  }
+
+  /** Something came. */
+  heard(): void {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.controller.abort(), this.milliseconds);
+  }
+
+  end(): void {
+    clearTimeout(this.timer);
+  }
 }
 
 const FRAME_MILLISECONDS = 16;
@@ -71,7 +104,7 @@ class Batch {
   }
 }
 
-function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
+export function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     const timer = setTimeout(resolve, milliseconds);
     signal.addEventListener("abort", () => {

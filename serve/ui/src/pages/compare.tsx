@@ -14,7 +14,7 @@ import { Panel } from "../parts/panel";
 import { Shell } from "../parts/shell";
 import { KIND_NAMES } from "../run/sentence";
 import { count, seconds } from "../run/words";
-import { taskOf, tookSeconds } from "./runs";
+import { taskOf } from "./runs";
 import "./compare.css";
 
 type Parting = components["schemas"]["PartingDocument"];
@@ -53,7 +53,7 @@ export function ComparePage({ a, b }: { a: string; b: string }) {
 }
 
 const FIGURES: { name: string; of: (run: Run) => number; in: (value: number) => string }[] = [
-  { name: "Took", of: tookSeconds, in: seconds },
+  { name: "Took", of: (run) => run.seconds, in: seconds },
   { name: "Events", of: (run) => run.events, in: count },
   { name: "Decisions", of: (run) => run.decisions, in: count },
   { name: "Changes", of: (run) => run.changes, in: count },

@@ -17,6 +17,7 @@ import { Empty, Failure, Loading } from "../parts/notes";
 import { Shell } from "../parts/shell";
 import { useRunLog } from "../run/follow";
 import { usePaced } from "../run/paced";
+import { useAskAgain } from "../run/returned";
 import { taskOf } from "./runs";
 import "./run.css";
 
@@ -35,6 +36,7 @@ export function RunPage({ run }: { run: string }) {
   useCursorInAddress(run);
   useShortcuts(log);
   useClock(log);
+  useAskAgain(followed.connection);
   useEffect(() => {
     document.title = `${data ? taskOf(data) : run} · Enchanted`;
   }, [data, run]);

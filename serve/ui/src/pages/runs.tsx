@@ -116,7 +116,7 @@ function RunTable({ runs, choice }: { runs: Run[]; choice: Choice }) {
             <td>
               <time dateTime={run.started_at}>{moment(run.started_at)}</time>
             </td>
-            <td className="number">{seconds(tookSeconds(run))}</td>
+            <td className="number">{seconds(run.seconds)}</td>
             <td className="number">{count(run.agents)}</td>
             <td className="number">{count(run.decisions)}</td>
             <td className="number">{count(run.changes)}</td>
@@ -131,8 +131,6 @@ function RunTable({ runs, choice }: { runs: Run[]; choice: Choice }) {
 
 /** Characters in one line. */
 export const LONGEST_REASON = 300;
-
-export const tookSeconds = (run: Run) => Math.max(0, Date.parse(run.updated_at) - Date.parse(run.started_at)) / 1_000;
 
 /** Characters that are shown of it. */
 const LONGEST_TASK = 1_000;

@@ -2,8 +2,9 @@
 
 import { useEffect, useState, useSyncExternalStore } from "react";
 import type { SwarmEvent } from "../api/event";
-import { type Run, readOutline } from "../api/queries";
-import { type Connection, follow } from "../api/stream";
+import { isRefusal } from "../api/problem";
+import { type Outline, type Run, readOutline } from "../api/queries";
+import { type Connection, follow, pause } from "../api/stream";
 import { RunLog } from "./log";
 import { rowsOf } from "./row";
 
@@ -19,6 +20,7 @@ export interface Followed {
 /** The first answer is short, so that something is to be seen at once. */
 const FIRST = 2_000;
 const NEXT = 50_000;
+const AGAIN_MILLISECONDS = 2_000;
 /** Sequences by which one part of the table may be behind another; the stream has them all. */
 const OVERLAP = 1_000;
 
@@ -31,10 +33,10 @@ export function useRunLog(run: string, known: Run | undefined, wanted: number): 
     const fresh = new RunLog();
     setLog(fresh);
     setStatus(BEGINNING);
-    fill(run, fresh, stop.signal)
-      .then(() => ({ loaded: true }))
-      .catch((error: Error) => ({ error }))
-      .then((change) => stop.signal.aborted || setStatus((last) => ({ ...last, ...change })));
+    const tell: Tell = (change) => stop.signal.aborted || setStatus((last) => ({ ...last, ...change }));
+    fill(run, fresh, stop.signal, tell)
+      .then(() => tell({ loaded: true, error: null }))
+      .catch((error: Error) => tell({ error }));
     return () => stop.abort();
   }, [run]);
   const version = useSyncExternalStore(log.subscribe, log.getVersion);
@@ -56,10 +58,25 @@ const BEGINNING = { loaded: false, connection: "connecting" as Connection, error
 const isWhole = (log: RunLog, known: Run, wanted: number): boolean =>
   known.closed && log.rows.length >= known.events && log.lastSeq >= wanted;
 
-async function fill(run: string, log: RunLog, signal: AbortSignal): Promise<void> {
+type Tell = (change: Partial<Followed>) => void;
+
+async function fill(run: string, log: RunLog, signal: AbortSignal, tell: Tell): Promise<void> {
   for (let limit = FIRST, more = true; more; limit = NEXT) {
-    const rows = rowsOf(await readOutline(run, log.lastSeq, limit, signal));
+    const rows = rowsOf(await outline(run, log.lastSeq, limit, signal, tell));
     log.append(rows);
     more = rows.length === limit;
+  }
+}
+
+/** Asked for until the API answers: nobody has to load the page anew because it was away. */
+async function outline(run: string, after: number, limit: number, signal: AbortSignal, tell: Tell): Promise<Outline> {
+  for (;;) {
+    try {
+      return await readOutline(run, after, limit, signal);
+    } catch (error) {
+      if (signal.aborted || isRefusal(error)) throw error;
+      tell({ error: error as Error, connection: "broken" });
+    }
+    await pause(AGAIN_MILLISECONDS, signal);
   }
 }

@@ -14,7 +14,9 @@ export function LivePill({ closed, connection }: { closed: boolean; connection: 
     );
   }
   if (closed) return <span className="pill pill-rest">At the end</span>;
-  const words = { open: "Live", connecting: "Connecting", broken: "Reconnecting" }[connection];
+  const words = { open: "Live", connecting: "Connecting", broken: "Reconnecting", refused: "Not live: reload" }[
+    connection
+  ];
   return (
     <span className={`pill pill-${connection}`} role="status">
       <i aria-hidden="true" /> {words}
