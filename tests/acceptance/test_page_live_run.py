@@ -37,7 +37,7 @@ FILES: dict[str, str | bytes] = {
     "cart.py": "import json\nimport shutil\n\n\ndef total(cart):\n    unused = 1\n    return sum(cart)\n",
 }
 TASK = "make the linter pass"
-VERDICT = 120_000
+VERDICT = 200_000
 """Milliseconds until a run has one."""
 LONG = 20_000
 # What a person could have seen, whenever it changed.
@@ -320,7 +320,8 @@ def replica(home: HomeUnderTest) -> int:
 async def test_a_run_is_watched_on_to_its_verdict_though_the_api_is_killed_meanwhile(
     swarm: HomeUnderTest, chromium_browser: Browser, tmp_path: Path
 ) -> None:
-    make_repository(tmp_path / "shop", FILES)
+    more: dict[str, str | bytes] = {f"part_{number}.py": FILES["shop.py"] for number in range(6)}
+    make_repository(tmp_path / "shop", FILES | more)
     asked = ("run", TASK, "--repo", str(tmp_path / "shop"), "--check", "ruff check .", "--coders", "1", "--detach")
     run = (await said(swarm, *asked)).strip()
     async with entered(chromium_browser, swarm, run) as found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,25 @@ async def test_a_run_is_watched_live_and_scrubbing_lets_go(page: Page, world: Wo
     assert await cursor(page) == begun[0].seq
     await page.get_by_role("button", name="Detached: go live").click()
     await expect(page.locator(".place")).to_have_attribute("data-seq", str(newest.seq))
+
+
+async def test_the_head_has_the_verdict_as_soon_as_the_log_tells_it(page: Page, world: World) -> None:
+    log = AgentLog(world.bus, run_id="run-ending", role="operator", agent_name="orchestrator")
+    stored = await log.emit(run_transition(subject="run", from_state="", to_state="created", reason="live"))
+    await world.stored("run-ending", 1)
+    await page.clock.install()
+    await opened(page, "run-ending")
+    await expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
+    await page.clock.pause_at(datetime.now(UTC) + timedelta(seconds=2))
+    heads = heads_of(stored)
+    await log.emit(run_transition(subject="run", from_state="created", to_state="cancelled", reason="r", heads=heads))
+    await world.stored("run-ending", 2)
+    # Far less than the pause between two questions of how the run is.
+    for what in (page.locator(".log-rows"), page.locator(".run-marks .badge").first):
+        for _ in range(20):
+            await page.clock.run_for(50)
+            await asyncio.sleep(0.1)
+        assert "cancelled" in await what.inner_text()
 
 
 async def test_a_stream_is_held_for_a_living_run_alone(page: Page, world: World, recording: Recording) -> None:

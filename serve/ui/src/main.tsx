@@ -4,6 +4,7 @@ import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
 import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 import { isRefusal } from "./api/problem";
+import { whereUnanswered } from "./api/queries";
 import { redeem } from "./api/session";
 import { App } from "./app";
 import "./style/variables.css";
@@ -14,6 +15,7 @@ const queries = new QueryClient({
   defaultOptions: {
     queries: {
       retry: (failures, error) => failures < 2 && !isRefusal(error),
+      refetchInterval: whereUnanswered,
       // The API may be on this machine, which the browser calls offline when its network goes.
       networkMode: "always",
       refetchOnWindowFocus: false,

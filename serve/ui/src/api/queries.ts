@@ -3,6 +3,7 @@
 import { infiniteQueryOptions, queryOptions } from "@tanstack/react-query";
 import { api, ask, documentOf } from "./client";
 import type { SwarmEvent } from "./event";
+import { isRefusal } from "./problem";
 import type { components } from "./schema";
 
 export type Run = components["schemas"]["RunDocument"];
@@ -19,6 +20,11 @@ export type Outline = components["schemas"]["OutlineDocument"];
 const RUNS_REFRESH = 5_000;
 const BEHIND_REFRESH = 500;
 const CLUSTER_REFRESH = 5_000;
+const AGAIN_REFRESH = 3_000;
+
+/** What nobody answered is asked again until somebody does. */
+export const whereUnanswered = ({ state: { error } }: { state: { error: Error | null } }) =>
+  error && !isRefusal(error) ? AGAIN_REFRESH : false;
 
 export const runsQuery = infiniteQueryOptions({
   queryKey: ["runs"],
@@ -31,11 +37,12 @@ export const runsQuery = infiniteQueryOptions({
   refetchInterval: RUNS_REFRESH,
 });
 
-export const runQuery = (run: string) =>
+/** `ending`: the live stream told the verdict already, and the table has it in a moment. */
+export const runQuery = (run: string, ending = false) =>
   queryOptions({
     queryKey: ["run", run],
     queryFn: ({ signal }) => documentOf(api.GET("/api/v1/runs/{run}", { params: { path: { run } }, signal })),
-    refetchInterval: (query) => (query.state.data?.closed ? false : RUNS_REFRESH),
+    refetchInterval: (query) => (query.state.data?.closed ? false : ending ? BEHIND_REFRESH : RUNS_REFRESH),
   });
 
 /** The chain's verdict; asked anew when the run has grown. */
@@ -56,7 +63,10 @@ export const stateQuery = (run: string, at: number) =>
     },
     staleTime: Number.POSITIVE_INFINITY,
     // The live stream is ahead of the table: the answer then ends before what was asked for.
-    refetchInterval: ({ state }) => (state.data && state.data.at < at ? BEHIND_REFRESH : false),
+    refetchInterval: (query) => {
+      const { data } = query.state;
+      return data && data.at < at ? BEHIND_REFRESH : whereUnanswered(query);
+    },
   });
 
 export interface FileAt {

@@ -1,7 +1,7 @@
 /** The mission view: every panel of one run, on one cursor. */
 
 import { useQuery } from "@tanstack/react-query";
-import { useDeferredValue, useEffect } from "react";
+import { useDeferredValue, useEffect, useState } from "react";
 import { runQuery } from "../api/queries";
 import { useCursorInAddress } from "../cursor/address";
 import { useClock } from "../cursor/clock";
@@ -17,17 +17,22 @@ import { Empty, Failure, Loading } from "../parts/notes";
 import { Shell } from "../parts/shell";
 import { useRunLog } from "../run/follow";
 import { usePaced } from "../run/paced";
-import { useAskAgain } from "../run/returned";
+import { isVerdict } from "../run/row";
 import { taskOf } from "./runs";
 import "./run.css";
 
 const FOLLOW_MILLISECONDS = 100;
+/** After its verdict a run's agents only say that they stop. */
+const LAST_WORDS = 50;
 
 export function RunPage({ run }: { run: string }) {
-  const { data, error, refetch } = useQuery(runQuery(run));
+  const [ending, setEnding] = useState(false);
+  const { data, error, refetch } = useQuery(runQuery(run, ending));
   const wanted = useCursor((cursor) => Math.max(cursor.seq ?? 0, cursor.expected));
   const followed = useRunLog(run, data, wanted);
   const { log, version, loaded } = followed;
+  const told = log.rows.slice(-LAST_WORDS).some(isVerdict);
+  useEffect(() => setEnding(told), [told]);
   const index = useCursorIndex(log);
   // The slider keeps up with the hand; the panels that cost more follow when there is time, as often as is read.
   const behind = useDeferredValue(usePaced(index, FOLLOW_MILLISECONDS));
@@ -36,7 +41,6 @@ export function RunPage({ run }: { run: string }) {
   useCursorInAddress(run);
   useShortcuts(log);
   useClock(log);
-  useAskAgain(followed.connection);
   useEffect(() => {
     document.title = `${data ? taskOf(data) : run} · Enchanted`;
   }, [data, run]);

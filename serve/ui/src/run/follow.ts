@@ -5,6 +5,7 @@ import type { SwarmEvent } from "../api/event";
 import { isRefusal } from "../api/problem";
 import { type Outline, type Run, readOutline } from "../api/queries";
 import { type Connection, follow, pause } from "../api/stream";
+import { useLinger } from "./linger";
 import { RunLog } from "./log";
 import { rowsOf } from "./row";
 
@@ -21,6 +22,8 @@ export interface Followed {
 const FIRST = 2_000;
 const NEXT = 50_000;
 const AGAIN_MILLISECONDS = 2_000;
+/** After the verdict agents still say that they stop, and the verdict's count has not got that. */
+const LAST_WORDS_MILLISECONDS = 10_000;
 /** Sequences by which one part of the table may be behind another; the stream has them all. */
 const OVERLAP = 1_000;
 
@@ -40,7 +43,10 @@ export function useRunLog(run: string, known: Run | undefined, wanted: number): 
     return () => stop.abort();
   }, [run]);
   const version = useSyncExternalStore(log.subscribe, log.getVersion);
-  const following = status.loaded && known !== undefined && !isWhole(log, known, wanted);
+  const following = useLinger(
+    status.loaded && known !== undefined && !isWhole(log, known, wanted),
+    LAST_WORDS_MILLISECONDS,
+  );
   useEffect(() => {
     if (!following) return;
     const stop = new AbortController();
@@ -58,7 +64,7 @@ const BEGINNING = { loaded: false, connection: "connecting" as Connection, error
 const isWhole = (log: RunLog, known: Run, wanted: number): boolean =>
   known.closed && log.rows.length >= known.events && log.lastSeq >= wanted;
 
-type Tell = (change: Partial<Followed>) => void;
+type Tell = (change: Partial<Followed>) => unknown;
 
 async function fill(run: string, log: RunLog, signal: AbortSignal, tell: Tell): Promise<void> {
   for (let limit = FIRST, more = true; more; limit = NEXT) {

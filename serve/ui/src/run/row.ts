@@ -49,6 +49,11 @@ export function rowsOf(outline: Outline): Row[] {
   }));
 }
 
+const VERDICTS = new Set(["merged", "rejected", "failed", "cancelled"]);
+
+export const isVerdict = (row: Row): boolean =>
+  row.kind === "run_transition" && !row.taskId && VERDICTS.has(row.result);
+
 /** The same line from an event of the live stream. */
 export function rowOfEvent(event: SwarmEvent): Row {
   return {
