@@ -8,6 +8,7 @@ import type { components } from "./schema";
 export type Run = components["schemas"]["RunDocument"];
 export type State = components["schemas"]["StateDocument"];
 export type Content = components["schemas"]["ContentDocument"];
+export type Blame = components["schemas"]["BlameDocument"];
 export type Verdict = components["schemas"]["VerifyDocument"];
 export type Trace = components["schemas"]["TraceDocument"];
 export type Span = components["schemas"]["SpanDocument"];
@@ -74,6 +75,18 @@ export const contentQuery = ({ run, at, workspace, path, pathHex }: FileAt) =>
       const name = pathHex ? { path_hex: pathHex } : { path };
       const params = { path: { run }, query: { at, workspace, ...name } };
       return (await documentOf(api.GET("/api/v1/runs/{run}/state", { params, signal }))) as Content;
+    },
+    staleTime: Number.POSITIVE_INFINITY,
+  });
+
+/** For each line of a text file the change and the decision that it comes from. */
+export const blameQuery = ({ run, at, workspace, path, pathHex }: FileAt) =>
+  queryOptions({
+    queryKey: ["blame", run, at, workspace, path, pathHex],
+    queryFn: ({ signal }) => {
+      const name = pathHex ? { path_hex: pathHex } : { path };
+      const params = { path: { run }, query: { at, workspace, ...name } };
+      return documentOf(api.GET("/api/v1/runs/{run}/blame", { params, signal }));
     },
     staleTime: Number.POSITIVE_INFINITY,
   });

@@ -47,6 +47,7 @@ export class RunLog {
 
   private readonly sums: Sums[] = [];
   private readonly lanes = new Map<string, number>();
+  private readonly byId = new Map<string, Row>();
   private readonly listeners = new Set<() => void>();
 
   readonly subscribe = (listener: () => void): (() => void) => {
@@ -62,6 +63,11 @@ export class RunLog {
 
   laneOf(row: Row): number {
     return this.lanes.get(row.agent) ?? 0;
+  }
+
+  /** The row of an event, if the page has it. */
+  rowOf(eventId: string | undefined): Row | undefined {
+    return this.byId.get(eventId ?? "");
   }
 
   /** Take in rows in stream order; those that are here already are passed over. */
@@ -138,6 +144,7 @@ export class RunLog {
       this.agents.push({ name: row.agent, role: row.role });
     }
     this.rows.push(row);
+    this.byId.set(row.eventId, row);
   }
 }
 

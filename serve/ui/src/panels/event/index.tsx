@@ -65,7 +65,7 @@ export const EventPanel = memo(function EventPanel({ run, log, index }: Props) {
 
 function Links({ event, log }: { run: string; event: SwarmEvent; log: RunLog }) {
   const goTo = useCursor((cursor) => cursor.goTo);
-  const cause = log.rows.find((row) => row.eventId === event.parent_event_id);
+  const cause = log.rowOf(event.parent_event_id);
   return (
     <footer className="event-links">
       {cause && (
