@@ -112,6 +112,8 @@ class OutlineDocument(BaseModel):
     agent: list[str]
     """The agent's name; its id where it has none."""
     task_id: list[str]
+    parent: list[str]
+    """Id of the event that caused it; empty where none is named."""
     name: list[str]
     """What a decision answered, the file of a change, the tool or the model of a call."""
     result: list[str]

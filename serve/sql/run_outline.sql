@@ -6,6 +6,7 @@ SELECT
     toString(role) AS role,
     if(agent_name != '', toString(agent_name), agent_id) AS agent,
     task_id,
+    parent_event_id AS parent,
     multiIf(
         kind = 'decision', input_trigger,
         kind = 'state_change', target_resource,

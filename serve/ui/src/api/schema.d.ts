@@ -1617,6 +1617,8 @@ export interface components {
             agent: string[];
             /** Task Id */
             task_id: string[];
+            /** Parent */
+            parent: string[];
             /** Name */
             name: string[];
             /** Result */

@@ -20,6 +20,12 @@ export interface Totals {
   seconds: number;
 }
 
+/** Work that went from one agent to another: the places of the event that caused it, and of the first one it led to. */
+export interface Handoff {
+  from: number;
+  to: number;
+}
+
 interface Sums {
   decisions: number;
   confident: number;
@@ -40,6 +46,8 @@ export class RunLog {
   readonly agents: Agent[] = [];
   /** Places of the state changes among the rows. */
   readonly changes: number[] = [];
+  /** In the order in which they were taken up. */
+  readonly handoffs: Handoff[] = [];
   /** The newest events of the live stream, whole, by sequence: the table may not have them yet. */
   readonly recent = new Map<number, SwarmEvent>();
   /** Grows with every change. */
@@ -47,7 +55,9 @@ export class RunLog {
 
   private readonly sums: Sums[] = [];
   private readonly lanes = new Map<string, number>();
-  private readonly byId = new Map<string, Row>();
+  private readonly places = new Map<string, number>();
+  /** Who took up what: an agent that acts ten times on one event was handed it once, but for each task of a plan. */
+  private readonly taken = new Set<string>();
   private readonly listeners = new Set<() => void>();
 
   readonly subscribe = (listener: () => void): (() => void) => {
@@ -67,7 +77,7 @@ export class RunLog {
 
   /** The row of an event, if the page has it. */
   rowOf(eventId: string | undefined): Row | undefined {
-    return this.byId.get(eventId ?? "");
+    return this.rows[this.places.get(eventId ?? "") ?? -1];
   }
 
   /** Take in rows in stream order; those that are here already are passed over. */
@@ -81,6 +91,7 @@ export class RunLog {
     const merged = tail.length ? [...tail, ...fresh].sort((a, b) => a.seq - b.seq) : fresh;
     this.sums.length = kept;
     while ((this.changes.at(-1) ?? -1) >= kept) this.changes.pop();
+    this.forgetHandoffs(kept, tail);
     for (const row of merged) this.push(row);
     this.version += 1;
     for (const listener of this.listeners) listener();
@@ -108,6 +119,11 @@ export class RunLog {
   /** Place of the first state change after a row; -1 behind the last. */
   changeAfter(index: number): number {
     return this.changes[lastUpTo(this.changes.length, (place) => (this.changes[place] ?? 0) <= index) + 1] ?? -1;
+  }
+
+  /** How many hand-offs come up to a row. */
+  handoffsAt(index: number): number {
+    return lastUpTo(this.handoffs.length, (at) => (this.handoffs[at] as Handoff).to <= index) + 1;
   }
 
   totalsAt(index: number): Totals {
@@ -143,10 +159,30 @@ export class RunLog {
       this.lanes.set(row.agent, this.agents.length);
       this.agents.push({ name: row.agent, role: row.role });
     }
+    this.takeUp(row);
     this.rows.push(row);
-    this.byId.set(row.eventId, row);
+    this.places.set(row.eventId, this.rows.length - 1);
+  }
+
+  private takeUp(row: Row): void {
+    const from = this.places.get(row.parent);
+    // A cause comes before what it leads to, whatever an event says of itself.
+    if (from === undefined || from >= this.rows.length || this.rows[from]?.agent === row.agent) return;
+    if (this.taken.has(takenBy(row))) return;
+    this.taken.add(takenBy(row));
+    this.handoffs.push({ from, to: this.rows.length });
+  }
+
+  /** Rows from a place on are taken in anew. */
+  private forgetHandoffs(kept: number, tail: readonly Row[]): void {
+    while ((this.handoffs.at(-1)?.to ?? -1) >= kept) {
+      const { to } = this.handoffs.pop() as Handoff;
+      this.taken.delete(takenBy(tail[to - kept] as Row));
+    }
   }
 }
+
+const takenBy = (row: Row) => `${row.parent} ${row.agent} ${row.taskId}`;
 
 /** The last of `count` places that holds, where all that hold come first; -1 for none. */
 function lastUpTo(count: number, holds: (place: number) => boolean): number {

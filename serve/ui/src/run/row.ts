@@ -14,6 +14,8 @@ export interface Row {
   role: Role;
   agent: string;
   taskId: string;
+  /** Id of the event that caused it; empty where none is named. */
+  parent: string;
   name: string;
   result: string;
   text: string;
@@ -37,6 +39,7 @@ export function rowsOf(outline: Outline): Row[] {
     role: (outline.role[at] ?? "") as Role,
     agent: outline.agent[at] ?? "",
     taskId: outline.task_id[at] ?? "",
+    parent: outline.parent[at] ?? "",
     name: outline.name[at] ?? "",
     result: outline.result[at] ?? "",
     text: outline.text[at] ?? "",
@@ -57,6 +60,7 @@ export function rowOfEvent(event: SwarmEvent): Row {
     role: roleOf(event.agent_role),
     agent: event.agent_name || event.agent_id || "",
     taskId: event.task_id ?? "",
+    parent: event.parent_event_id ?? "",
     inputTokens: event.model_call?.input_tokens ?? 0,
     outputTokens: event.model_call?.output_tokens ?? 0,
     confidence: event.decision?.confidence_score ?? 0,

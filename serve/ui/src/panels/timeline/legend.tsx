@@ -11,6 +11,12 @@ export function Legend() {
           {KIND_NAMES[kind]}
         </li>
       ))}
+      <li>
+        <span className="legend-arrow" aria-hidden="true">
+          ↴
+        </span>
+        hand-off
+      </li>
     </ul>
   );
 }
