@@ -33,6 +33,7 @@ from enchanted.serve import (
     recovery,
     reruns,
     runs,
+    runs_list,
     sessions,
     traces,
 )
@@ -56,8 +57,8 @@ MAX_BODY = 1 << 20
 """Bytes of a request."""
 
 _PARTS = (
-    *(runs, events, traces, jaeger_reads, history, outline, file_history, compare, receipts, recovery, agents, ledger),
-    *(query, export, live, live_socket, acts, reruns, pipeline, cluster, otlp, sessions, pages),
+    *(runs_list, runs, events, traces, jaeger_reads, history, outline, file_history, compare, receipts, recovery),
+    *(agents, ledger, query, export, live, live_socket, acts, reruns, pipeline, cluster, otlp, sessions, pages),
 )
 
 health = APIRouter(tags=["health"])

@@ -101,9 +101,9 @@ class ApiClient:
         code = new_code(self._token, now=time.time(), nonce=secrets.token_bytes(NONCE))
         return f"{self.url}/{f'runs/{_part(run)}' if run else ''}#code={code}"
 
-    def runs(self, *, limit: int = 100, cursor: str | None = None) -> Json:
-        """A page of runs."""
-        return self._json("runs", limit=limit, cursor=cursor)
+    def runs(self, *, limit: int = 100, cursor: str | None = None, q: str | None = None) -> Json:
+        """A page of runs; with ``q`` of those that have all its words."""
+        return self._json("runs", limit=limit, cursor=cursor, q=q)
 
     def run(self, run: str) -> Json:
         """One run."""

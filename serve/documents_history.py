@@ -117,7 +117,7 @@ class OutlineDocument(BaseModel):
     name: list[str]
     """What a decision answered, the file of a change, the tool or the model of a call."""
     result: list[str]
-    """Why the files changed, a tool's outcome, the state after a transition, a process' status."""
+    """Why the files changed, the outcome of a call, the state after a transition, a process' status."""
     text: list[str]
     """The begin of what the event mainly says: rationale, patch, completion, output or reason."""
     confidence: list[float | None]

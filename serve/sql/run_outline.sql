@@ -16,7 +16,7 @@ SELECT
     ) AS name,
     multiIf(
         kind = 'state_change', toString(change_reason),
-        kind = 'tool_call', toString(outcome),
+        kind IN ('tool_call', 'model_call'), toString(outcome),
         kind = 'run_transition', toString(to_state),
         kind = 'system_signal', toString(status),
         ''

@@ -1,11 +1,12 @@
 /** Every question the page asks, with its place in the cache. */
 
-import { infiniteQueryOptions, queryOptions } from "@tanstack/react-query";
+import { infiniteQueryOptions, keepPreviousData, queryOptions } from "@tanstack/react-query";
 import { api, ask, documentOf } from "./client";
 import type { SwarmEvent } from "./event";
 import type { components } from "./schema";
 
 export type Run = components["schemas"]["RunDocument"];
+export type ListedRun = components["schemas"]["ListedRun"];
 export type State = components["schemas"]["StateDocument"];
 export type Content = components["schemas"]["ContentDocument"];
 export type Blame = components["schemas"]["BlameDocument"];
@@ -18,19 +19,23 @@ export type Pipeline = components["schemas"]["PipelineDocument"];
 export type Outline = components["schemas"]["OutlineDocument"];
 
 const RUNS_REFRESH = 5_000;
+const RUNS_AT_ONCE = 100;
 const BEHIND_REFRESH = 500;
 const CLUSTER_REFRESH = 5_000;
 
-export const runsQuery = infiniteQueryOptions({
-  queryKey: ["runs"],
-  queryFn: ({ pageParam, signal }) => {
-    const query = pageParam ? { cursor: pageParam, limit: 200 } : { limit: 200 };
-    return documentOf(api.GET("/api/v1/runs", { params: { query }, signal }));
-  },
-  initialPageParam: "",
-  getNextPageParam: (page) => page.meta.cursor,
-  refetchInterval: RUNS_REFRESH,
-});
+/** Runs with all words of a search, the newest first. */
+export const runsQuery = (search: string) =>
+  infiniteQueryOptions({
+    queryKey: ["runs", search],
+    queryFn: ({ pageParam, signal }) => {
+      const query = { limit: RUNS_AT_ONCE, q: search, ...(pageParam && { cursor: pageParam }) };
+      return documentOf(api.GET("/api/v1/runs", { params: { query }, signal }));
+    },
+    initialPageParam: "",
+    getNextPageParam: (page) => page.meta.cursor,
+    refetchInterval: RUNS_REFRESH,
+    placeholderData: keepPreviousData,
+  });
 
 export const runQuery = (run: string) =>
   queryOptions({

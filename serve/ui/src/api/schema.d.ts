@@ -54,6 +54,9 @@ export interface paths {
         /**
          * List Runs
          * @description Runs, the newest first; traces of producers without runs are runs of their own.
+         *
+         *     With ``q`` those with all its words in their ids or in what their own transitions say: task, repository, models,
+         *     verdict, reasons.
          */
         get: operations["list_runs_api_v1_runs_get"];
         put?: never;
@@ -1563,6 +1566,52 @@ export interface components {
             [key: string]: unknown;
         };
         /**
+         * ListedRun
+         * @description A run in a list.
+         */
+        ListedRun: {
+            /** Run Id */
+            run_id: string;
+            /** Trace Id */
+            trace_id: string;
+            /** State */
+            state: string;
+            /** Closed */
+            closed: boolean;
+            /** Reason */
+            reason: string;
+            /** Details */
+            details?: unknown;
+            /** Request */
+            request?: unknown;
+            /** Started At */
+            started_at: string;
+            /** Updated At */
+            updated_at: string;
+            /** First Seq */
+            first_seq: number;
+            /** Last Seq */
+            last_seq: number;
+            /** Events */
+            events: number;
+            /** Agents */
+            agents: number;
+            /** Decisions */
+            decisions: number;
+            /** Changes */
+            changes: number;
+            /** Model Calls */
+            model_calls: number;
+            /** Tool Calls */
+            tool_calls: number;
+            /** Input Tokens */
+            input_tokens: number;
+            /** Output Tokens */
+            output_tokens: number;
+            /** Activity */
+            activity: number[];
+        };
+        /**
          * ModelDocument
          * @description What was asked of a model in the last minute.
          */
@@ -2149,7 +2198,7 @@ export interface components {
          */
         RunPage: {
             /** Data */
-            data: components["schemas"]["RunDocument"][];
+            data: components["schemas"]["ListedRun"][];
             meta: components["schemas"]["PageMeta"];
         };
         /**
@@ -2661,6 +2710,7 @@ export interface operations {
             query?: {
                 cursor?: string | null;
                 limit?: number;
+                q?: string;
             };
             header?: never;
             path?: never;

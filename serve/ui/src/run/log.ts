@@ -1,7 +1,7 @@
 /** What the page holds of a run: its rows in stream order, and sums up to each of them. */
 
 import type { SwarmEvent } from "../api/event";
-import { type Role, type Row, rowOfEvent } from "./row";
+import { isFailure, type Role, type Row, rowOfEvent } from "./row";
 
 export interface Agent {
   name: string;
@@ -46,6 +46,8 @@ export class RunLog {
   readonly agents: Agent[] = [];
   /** Places of the state changes among the rows. */
   readonly changes: number[] = [];
+  /** Places of what went wrong. */
+  readonly failures: number[] = [];
   /** In the order in which they were taken up. */
   readonly handoffs: Handoff[] = [];
   /** The newest events of the live stream, whole, by sequence: the table may not have them yet. */
@@ -90,7 +92,7 @@ export class RunLog {
     const tail = this.rows.splice(kept);
     const merged = tail.length ? [...tail, ...fresh].sort((a, b) => a.seq - b.seq) : fresh;
     this.sums.length = kept;
-    while ((this.changes.at(-1) ?? -1) >= kept) this.changes.pop();
+    for (const places of [this.changes, this.failures]) while ((places.at(-1) ?? -1) >= kept) places.pop();
     this.forgetHandoffs(kept, tail);
     for (const row of merged) this.push(row);
     this.version += 1;
@@ -113,12 +115,18 @@ export class RunLog {
 
   /** Place of the last state change up to a row; -1 before the first. */
   changeAt(index: number): number {
-    return this.changes[lastUpTo(this.changes.length, (place) => (this.changes[place] ?? 0) <= index)] ?? -1;
+    return this.changes[upTo(this.changes, index)] ?? -1;
   }
 
   /** Place of the first state change after a row; -1 behind the last. */
   changeAfter(index: number): number {
-    return this.changes[lastUpTo(this.changes.length, (place) => (this.changes[place] ?? 0) <= index) + 1] ?? -1;
+    return this.changes[upTo(this.changes, index) + 1] ?? -1;
+  }
+
+  /** Place of the failure so many after a row, before it where negative; around the ends, and -1 where there is none. */
+  failureFrom(index: number, steps: 1 | -1): number {
+    const before = upTo(this.failures, steps > 0 ? index : index - 1);
+    return this.failures.at((before + (steps > 0 ? 1 : 0)) % Math.max(1, this.failures.length)) ?? -1;
   }
 
   /** How many hand-offs come up to a row. */
@@ -155,6 +163,7 @@ export class RunLog {
       outputTokens: before.outputTokens + row.outputTokens,
     });
     if (row.kind === "state_change") this.changes.push(this.rows.length);
+    if (isFailure(row)) this.failures.push(this.rows.length);
     if (!this.lanes.has(row.agent)) {
       this.lanes.set(row.agent, this.agents.length);
       this.agents.push({ name: row.agent, role: row.role });
@@ -183,6 +192,10 @@ export class RunLog {
 }
 
 const takenBy = (row: Row) => `${row.parent} ${row.agent} ${row.taskId}`;
+
+/** Which of ascending places is the last up to one; -1 for none. */
+const upTo = (places: readonly number[], place: number): number =>
+  lastUpTo(places.length, (at) => (places[at] ?? 0) <= place);
 
 /** The last of `count` places that holds, where all that hold come first; -1 for none. */
 function lastUpTo(count: number, holds: (place: number) => boolean): number {

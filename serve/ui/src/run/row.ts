@@ -25,6 +25,16 @@ export interface Row {
   durationMs: number;
 }
 
+/** Whether it tells of something that went wrong. */
+export const isFailure = ({ kind, result }: Row): boolean =>
+  kind === "unknown" || result === "CRITICAL_FAILURE" || FAILED[kind]?.(result) === true;
+
+const FAILED: Partial<Record<Kind, (result: string) => boolean>> = {
+  tool_call: (result) => result !== "OK",
+  model_call: (result) => result === "FAILED",
+  run_transition: (result) => result === "failed" || result === "rejected",
+};
+
 const TEXT = 200;
 
 /** From its name in the .proto. */
@@ -73,7 +83,10 @@ function saidBy({ decision, state_change, model_call, tool_call, run_transition,
   const said = (name = "", result = "", text = "") => ({ name, result, text: text.slice(0, TEXT) });
   if (decision) return said(decision.input_trigger, "", decision.rationale);
   if (state_change) return said(state_change.target_resource, state_change.reason, state_change.diff_patch);
-  if (model_call) return said(model_call.model, "", model_call.completion || model_call.error);
+  if (model_call) {
+    const { model, error, completion } = model_call;
+    return said(model, error ? "FAILED" : "OK", completion || error);
+  }
   if (tool_call) return said(tool_call.tool, tool_call.outcome, tool_call.output);
   if (run_transition) return said("", run_transition.to_state, run_transition.reason);
   return said("", system_signal?.status, system_signal?.detail);
