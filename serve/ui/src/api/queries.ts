@@ -37,11 +37,16 @@ export const runsQuery = (search: string) =>
     placeholderData: keepPreviousData,
   });
 
-export const runQuery = (run: string) =>
+/** `known` is the newest sequence that the page knows of: a closed run grows too, by an undo. */
+export const runQuery = (run: string, known: number) =>
   queryOptions({
     queryKey: ["run", run],
     queryFn: ({ signal }) => documentOf(api.GET("/api/v1/runs/{run}", { params: { path: { run } }, signal })),
-    refetchInterval: (query) => (query.state.data?.closed ? false : RUNS_REFRESH),
+    refetchInterval: ({ state: { data } }) => {
+      // The live stream is ahead of the table.
+      if (data?.closed) return data.last_seq < known ? BEHIND_REFRESH : false;
+      return RUNS_REFRESH;
+    },
   });
 
 /** The chain's verdict; asked anew when the run has grown. */

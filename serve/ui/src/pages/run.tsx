@@ -20,9 +20,9 @@ import { taskOf } from "./runs";
 import "./run.css";
 
 export function RunPage({ run }: { run: string }) {
-  const { data, error, refetch } = useQuery(runQuery(run));
   const followed = useRunLog(run);
   const { log, version, loaded } = followed;
+  const { data, error, refetch } = useQuery(runQuery(run, log.rows[log.last]?.seq ?? 0));
   const index = useCursorIndex(log);
   // The slider keeps up with the hand; the panels that cost more follow when there is time.
   const behind = useDeferredValue(index);

@@ -43,7 +43,9 @@ export function RunsPage() {
             onChange={(event) => setSearch(event.target.value)}
           />
           <p className="dim" role="status">
-            {data && !isPlaceholderData && `${count(runs.length)}${hasNextPage ? ", and older ones" : ""}`}
+            {data &&
+              !isPlaceholderData &&
+              `${count(runs.length)} ${runs.length === 1 ? "run" : "runs"}${hasNextPage ? ", and older ones" : ""}`}
           </p>
           {runs.length > 1 && <CompareButton choice={choice} />}
         </div>
