@@ -18,6 +18,7 @@ from enchanted.serve import (
     compare,
     events,
     export,
+    export_html,
     file_history,
     history,
     jaeger_reads,
@@ -58,7 +59,22 @@ MAX_BODY = 1 << 20
 
 _PARTS = (
     *(runs_list, runs, events, traces, jaeger_reads, history, outline, file_history, compare, receipts, recovery),
-    *(agents, ledger, query, export, live, live_socket, acts, reruns, pipeline, cluster, otlp, sessions, pages),
+    *(
+        agents,
+        ledger,
+        query,
+        export,
+        export_html,
+        live,
+        live_socket,
+        acts,
+        reruns,
+        pipeline,
+        cluster,
+        otlp,
+        sessions,
+        pages,
+    ),
 )
 
 health = APIRouter(tags=["health"])

@@ -193,6 +193,13 @@ class ApiClient:
                 response.read()
             yield from _checked(response).iter_raw()
 
+    def export_html(self, run: str) -> Iterator[bytes]:
+        """A run as one HTML file, piece by piece; it is whole only if no error comes."""
+        with self._errors(), self._http.stream("GET", f"/api/v1/runs/{_part(run)}/export.html") as response:
+            if response.is_error:
+                response.read()
+            yield from _checked(response).iter_raw()
+
     def compare(self, run: str, other: str) -> Json:
         """Two runs side by side."""
         return self._json(f"runs/{_part(run)}/compare/{_part(other)}")

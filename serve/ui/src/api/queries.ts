@@ -164,3 +164,8 @@ export async function readOutline(run: string, after: number, limit: number, sig
   const url = `${location.origin}/api/v1/runs/${encodeURIComponent(run)}/outline?after=${after}&limit=${limit}`;
   return (await ask(url, { signal })).json() as Promise<Outline>;
 }
+
+/** The whole run as one file; the browser keeps a large one on disk. */
+export async function readHtml(run: string): Promise<Blob> {
+  return (await ask(`${location.origin}/api/v1/runs/${encodeURIComponent(run)}/export.html`)).blob();
+}
