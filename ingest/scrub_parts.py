@@ -89,18 +89,21 @@ class PartScrub:
         return sorted(self._broken)
 
     async def step(self, until: float, *, all_now: bool = False) -> None:
-        """Read what is due until then (`time.monotonic`); ``all_now``: everything, whenever it was read last.
+        """Read what is due until then (`time.monotonic`), a piece at least, or a busy machine would never come to it.
+
+        ``all_now``: everything, whenever it was read last.
 
         Raises:
             TableUnavailable: ClickHouse cannot be used now; what was read stays known.
         """
         await self._look()
-        begun = time.monotonic()
+        begun, pieces = time.monotonic(), 0
         before = begun if all_now else begun - AGAIN_AFTER
         for progress in sorted(self._known.values(), key=lambda one: one.read_at):
             while progress.read_at <= before or progress.digest is None:
-                if time.monotonic() >= until:
+                if pieces and time.monotonic() >= until:
                     return
+                pieces += 1
                 if not await self._advance(progress):
                     break
 

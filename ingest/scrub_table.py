@@ -165,7 +165,8 @@ class ScrubTable:
             raise PartBroken(f"comparing its files with their checksums did not end in {seconds:.0f} s") from error
         except (ClickHouseError, aiohttp.ClientError, OSError) as error:
             raise await self._failed(error) from error
-        for line in said.splitlines():
+        # The reason may quote the damaged bytes as they are.
+        for line in said.decode(errors="replace").splitlines():
             _, passed, why = json.loads(line)
             if not int(passed):
                 raise PartBroken(_short(why))

@@ -18,6 +18,7 @@ from enchanted.serve import (
     compare,
     events,
     export,
+    export_html,
     facets,
     file_history,
     history,
@@ -34,6 +35,7 @@ from enchanted.serve import (
     recovery,
     reruns,
     runs,
+    runs_list,
     sessions,
     traces,
 )
@@ -57,8 +59,9 @@ MAX_BODY = 1 << 20
 """Bytes of a request."""
 
 _PARTS = (
-    *(runs, events, traces, jaeger_reads, history, outline, file_history, compare, receipts, recovery, agents, ledger),
-    *(facets, query, export, live, live_socket, acts, reruns, pipeline, cluster, otlp, sessions, pages),
+    *(runs_list, runs, events, traces, jaeger_reads, history, outline, file_history, compare, receipts, recovery),
+    *(agents, ledger, facets, query, export, export_html, live, live_socket, acts, reruns, pipeline, cluster),
+    *(otlp, sessions, pages),
 )
 
 health = APIRouter(tags=["health"])

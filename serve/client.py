@@ -101,9 +101,9 @@ class ApiClient:
         code = new_code(self._token, now=time.time(), nonce=secrets.token_bytes(NONCE))
         return f"{self.url}/{f'runs/{_part(run)}' if run else ''}#code={code}"
 
-    def runs(self, *, limit: int = 100, cursor: str | None = None) -> Json:
-        """A page of runs."""
-        return self._json("runs", limit=limit, cursor=cursor)
+    def runs(self, *, limit: int = 100, cursor: str | None = None, q: str | None = None) -> Json:
+        """A page of runs; with ``q`` of those that have all its words."""
+        return self._json("runs", limit=limit, cursor=cursor, q=q)
 
     def run(self, run: str) -> Json:
         """One run."""
@@ -193,6 +193,13 @@ class ApiClient:
     def export(self, **what: object) -> Iterator[bytes]:
         """A file of events, piece by piece; it is whole only if no error comes."""
         with self._errors(), self._http.stream("GET", "/api/v1/export", params=_given(what)) as response:
+            if response.is_error:
+                response.read()
+            yield from _checked(response).iter_raw()
+
+    def export_html(self, run: str) -> Iterator[bytes]:
+        """A run as one HTML file, piece by piece; it is whole only if no error comes."""
+        with self._errors(), self._http.stream("GET", f"/api/v1/runs/{_part(run)}/export.html") as response:
             if response.is_error:
                 response.read()
             yield from _checked(response).iter_raw()

@@ -159,10 +159,17 @@ class RunDocument(BaseModel):
     output_tokens: int
 
 
+class ListedRun(RunDocument):
+    """A run in a list."""
+
+    activity: list[int]
+    """How many events fell into each of 24 equal stretches of its time."""
+
+
 class RunPage(BaseModel):
     """Runs, the newest first."""
 
-    data: list[RunDocument]
+    data: list[ListedRun]
     meta: PageMeta
 
 

@@ -112,10 +112,12 @@ class OutlineDocument(BaseModel):
     agent: list[str]
     """The agent's name; its id where it has none."""
     task_id: list[str]
+    parent: list[str]
+    """Id of the event that caused it; empty where none is named."""
     name: list[str]
     """What a decision answered, the file of a change, the tool or the model of a call."""
     result: list[str]
-    """Why the files changed, a tool's outcome, the state after a transition, a process' status."""
+    """Why the files changed, the outcome of a call, the state after a transition, a process' status."""
     text: list[str]
     """The begin of what the event mainly says: rationale, patch, completion, output or reason."""
     confidence: list[float | None]

@@ -57,8 +57,8 @@ class ExportQuery(BaseModel):
         return {"run": self.run, "since": microseconds(self.since), "until": microseconds(self.until)}
 
 
-async def pieces(store: Store, query: ExportQuery) -> AsyncGenerator[bytes, None]:
-    """The file, piece by piece.
+async def pieces(store: Store, query: ExportQuery, writer: Encoder) -> AsyncGenerator[bytes, None]:
+    """What ``writer`` makes of the events, piece by piece.
 
     Raises:
         RunNotFound: there is no event of the run.
@@ -68,7 +68,6 @@ async def pieces(store: Store, query: ExportQuery) -> AsyncGenerator[bytes, None
     bounds = (await store.rows("events_bounds", **filters))[0]
     if query.run and not bounds["total"] and not (query.since or query.until):
         raise RunNotFound(query.run)
-    writer: Encoder = encoder(query.format)
     first, last, size = bounds["first_seq"], bounds["last_seq"], FIRST_PAGE
     spread = (last - first + 1) / max(1, bounds["total"])
     after = max(0, first - 1)
@@ -88,6 +87,11 @@ def next_size(size: int, rows: int, taken: int) -> int:
     """Events of the next page, after one of ``rows`` events and ``taken`` bytes; at most four times as many."""
     fitting = size * 4 if not taken else rows * PAGE_BYTES // taken
     return max(16, min(fitting, size * 4, MAX_PAGE))
+
+
+def name_of(run: str) -> str:
+    """What a file about a run may be called anywhere."""
+    return run if _PLAIN.match(run) else "events"
 
 
 class ExportResponse(Response):
@@ -152,10 +156,8 @@ class ExportResponse(Response):
 )
 async def export(query: Annotated[ExportQuery, Query()], deps: Deps) -> Response:
     """All events of a run, or of a time, as one file that is made while it is sent."""
-    rest = pieces(deps.store, query)
+    rest = pieces(deps.store, query, encoder(query.format))
     # The first piece is made before the head leaves, so that what goes wrong at once has its status.
     first = await anext(rest)
-    name = query.run if _PLAIN.match(query.run) else "events"
-    return ExportResponse(
-        first, rest, media_type=MEDIA_TYPES[query.format], name=f"{name}.{query.format}", slow=deps.slow_client
-    )
+    name = f"{name_of(query.run)}.{query.format}"
+    return ExportResponse(first, rest, media_type=MEDIA_TYPES[query.format], name=name, slow=deps.slow_client)

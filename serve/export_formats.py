@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -49,15 +49,20 @@ class Encoder(Protocol):
         ...
 
 
+async def read_page(store: Store, bound: Mapping[str, Any], write: Callable[[list[EventRow]], bytes]) -> Page:
+    """A page of whole events, as ``write`` puts them down."""
+    rows = await store.events("events_page", **_ANY, **bound)
+    data = await asyncio.to_thread(write, rows)
+    size = sum(len(row.raw) for row in rows)
+    return Page(data=data, rows=len(rows), last=rows[-1].seq if rows else 0, size=size)
+
+
 class Lines:
     """One JSON document a line, the same as in a page of events."""
 
     async def page(self, store: Store, bound: Mapping[str, Any]) -> Page:
         """Read and write one page."""
-        rows = await store.events("events_page", **_ANY, **bound)
-        data = await asyncio.to_thread(_lines, rows)
-        size = sum(len(row.raw) for row in rows)
-        return Page(data=data, rows=len(rows), last=rows[-1].seq if rows else 0, size=size)
+        return await read_page(store, bound, _lines)
 
     def end(self) -> bytes:
         """Nothing."""

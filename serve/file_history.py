@@ -123,7 +123,7 @@ def _blamed(repository: ShadowRepository, version: Version, origins: list[Versio
     if sizes[version.blob] > LARGEST or sum(sizes.values()) > MOST_BYTES:
         found = f"it has {sizes[version.blob]} bytes, its versions {sum(sizes.values())}"
         raise TooLargeToBlame(found, f"{LARGEST} and {MOST_BYTES} are looked at")
-    contents = _contents(git, sizes)
+    contents = contents_of(git, sizes)
     if b"\0" in contents[version.blob]:
         raise BinaryFile(version.entry.path)
     counts = {blob: content.count(b"\n") for blob, content in contents.items()}
@@ -144,8 +144,8 @@ def _sizes(git: Git, blobs: Iterable[str]) -> dict[str, int]:
     return {blob: int(head[2]) for blob, head in zip(wanted, heads, strict=True)}
 
 
-def _contents(git: Git, sizes: Mapping[str, int]) -> dict[str, bytes]:
-    """Their contents, by one git process."""
+def contents_of(git: Git, sizes: Mapping[str, int]) -> dict[str, bytes]:
+    """What blobs of these sizes hold, by one git process."""
     output, at, found = git.run("cat-file", "--batch", stdin=_asked(sizes)), 0, {}
     for blob, size in sizes.items():
         at = output.index(b"\n", at) + 1

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Header, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import Response
 
@@ -24,9 +24,8 @@ from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of, parse_event
 from enchanted.schemas.foreign import foreign_json
 from enchanted.schemas.gen.events_pb2 import RunTransition
-from enchanted.serve.cursor import Cursor, digest_of
 from enchanted.serve.dependencies import Dependencies, Deps
-from enchanted.serve.documents import RunDocument, RunPage, StartedRun, described
+from enchanted.serve.documents import RunDocument, StartedRun, described
 from enchanted.serve.errors import BusUnavailable, KeyReused, RunNotFound, RunsUnavailable, ServeError
 from enchanted.serve.events import JsonResponse, rfc3339
 from enchanted.serve.parameters import MAX_SEQ, RunId
@@ -218,9 +217,11 @@ def parsed(text: str) -> Any:
         return text
 
 
-async def read_runs(store: Store, *, run: str = "", before: int = MAX_SEQ, limit: int = 1) -> list[dict[str, Any]]:
-    """Runs by their first sequence, the newest first; only one of them when ``run`` is given."""
-    rows = await store.rows("runs_page", run=run, before=before, limit=limit)
+async def read_runs(
+    store: Store, *, run: str = "", before: int = MAX_SEQ, limit: int = 1, words: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Runs by their first sequence, the newest first; only ``run``, or those with all ``words``, where given."""
+    rows = await store.rows("runs_page", run=run, before=before, limit=limit, words=list(words))
     names = [row["run"] for row in rows]
     found = await store.rows("run_transitions", runs=names) if names else []
     steps: dict[str, list[Step]] = {name: [] for name in names}
@@ -303,21 +304,6 @@ def tagged(request: Request, run: Mapping[str, Any], content: Response) -> Respo
     content.headers["ETag"] = etag
     content.headers["Cache-Control"] = "private, no-cache"
     return content
-
-
-@router.get("/runs", response_model=None, responses=described(RunPage))
-async def list_runs(
-    deps: Deps,
-    cursor: Annotated[str | None, Query(max_length=200)] = None,
-    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
-) -> JsonResponse:
-    """Runs, the newest first; traces of producers without runs are runs of their own."""
-    digest = digest_of("runs")
-    before = Cursor.decode(cursor, digest).seq if cursor is not None else MAX_SEQ
-    runs = await read_runs(deps.store, before=before, limit=limit + 1)
-    more, runs = len(runs) > limit, runs[:limit]
-    following = Cursor(order="d", seq=runs[-1]["first_seq"], digest=digest).encode() if more else None
-    return JsonResponse({"data": [shown(run) for run in runs], "meta": {"cursor": following}})
 
 
 def shown(run: Mapping[str, Any]) -> dict[str, Any]:

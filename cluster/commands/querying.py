@@ -216,12 +216,19 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write; by default stdout.", show_default=False)
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write the run as one HTML file that needs nothing else.", show_default=False),
+    ] = None,
     since: SinceOption = None,
     until: UntilOption = None,
     url: UrlOption = None,
     token_file: TokenOption = None,
 ) -> None:
-    """Write every event of a run, or of a time, as lines of JSON, an Arrow stream or a Parquet file."""
+    """Write every event of a run, or of a time, as lines of JSON, an Arrow stream or a Parquet file; a run as HTML."""
+    if html is not None:
+        _to_html(run, html, url, token_file)
+        return
     if output is None and file_format is not FileFormat.NDJSON and sys.stdout.isatty():
         raise CommandFailed(f"{file_format} is not for a terminal", "give --output FILE", USAGE)
     with api(url, token_file) as client:
@@ -229,8 +236,19 @@ def export(
         if output is None:
             _to_stdout(pieces)
             return
-        with _written(output) as file:
-            size = sum(map(file.write, pieces))
+        _to_file(output, pieces)
+
+
+def _to_html(run: str | None, output: Path, url: str | None, token_file: Path | None) -> None:
+    if run is None:
+        raise CommandFailed("--html is of one run", "`enchanted runs` lists them", USAGE)
+    with api(url, token_file) as client:
+        _to_file(output, client.export_html(run))
+
+
+def _to_file(output: Path, pieces: Iterable[bytes]) -> None:
+    with _written(output) as file:
+        size = sum(map(file.write, pieces))
     console.say(f"{output}: {size} bytes")
 
 

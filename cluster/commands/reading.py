@@ -121,6 +121,9 @@ def register(app: typer.Typer) -> None:
 
 
 def list_runs(
+    text: Annotated[
+        str | None, typer.Option("-q", "--query", help="Only runs with all these words in id, task, verdict or reason.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many, the newest first.")] = SHOWN,
     as_json: JsonOption = False,
     url: UrlOption = None,
@@ -128,7 +131,7 @@ def list_runs(
 ) -> None:
     """List the runs, the newest first."""
     with api(url, token_file) as client:
-        page = client.runs(limit=limit)
+        page = client.runs(limit=limit, q=text)
     if as_json:
         console.emit_json(page)
         return

@@ -9,6 +9,7 @@ SELECT
     toString(role) AS role,
     cut(if(agent_name != '', toString(agent_name), agent_id)) AS agent,
     cut(task_id) AS task_id,
+    parent_event_id AS parent,
     cut(multiIf(
         kind = 'decision', input_trigger,
         kind = 'state_change', target_resource,
@@ -18,7 +19,7 @@ SELECT
     )) AS name,
     cut(multiIf(
         kind = 'state_change', toString(change_reason),
-        kind = 'tool_call', toString(outcome),
+        kind IN ('tool_call', 'model_call'), toString(outcome),
         kind = 'run_transition', toString(to_state),
         kind = 'system_signal', toString(status),
         ''

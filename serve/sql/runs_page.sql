@@ -16,6 +16,12 @@ SELECT
 FROM events FINAL
 PREWHERE run = {run:String} -- if run
 WHERE duplicate_of = 0
+  AND (arrayAll(word -> positionCaseInsensitiveUTF8(run, word) > 0, {words:Array(String)}) OR run IN ( -- if words
+    SELECT run FROM events FINAL PREWHERE kind = 'run_transition' AND task_id = '' -- if words
+    WHERE duplicate_of = 0 GROUP BY run -- if words
+    HAVING arrayAll(place -> place > 0, maxForEach(arrayMap( -- if words
+      word -> positionCaseInsensitiveUTF8(concat(run, ' ', trace_id, ' ', body), word), {words:Array(String)} -- if words
+    ))))) -- if words
 GROUP BY run
 HAVING first_seq < {before:UInt64}
   AND ({run:String} != '' OR total > countIf(kind = 'system_signal'))

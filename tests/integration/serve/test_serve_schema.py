@@ -136,7 +136,7 @@ async def test_a_description_that_is_not_the_apis_is_found_out(
     world: World, known: dict[str, Any], tmp_path: Path
 ) -> None:
     document = json.loads(COMMITTED.read_text())
-    document["components"]["schemas"]["RunDocument"]["properties"]["first_seq"] = {"type": "string"}
+    document["components"]["schemas"]["ListedRun"]["properties"]["first_seq"] = {"type": "string"}
     del document["paths"]["/api/v1/events/{event_id}"]["get"]["responses"]["4XX"]
     wrong = tmp_path / "wrong.json"
     wrong.write_text(json.dumps(document))

@@ -1,14 +1,16 @@
 /** Every question the page asks, with its place in the cache. */
 
-import { infiniteQueryOptions, queryOptions } from "@tanstack/react-query";
+import { infiniteQueryOptions, keepPreviousData, queryOptions } from "@tanstack/react-query";
 import { api, ask, documentOf } from "./client";
 import type { SwarmEvent } from "./event";
 import { isRefusal } from "./problem";
 import type { components } from "./schema";
 
 export type Run = components["schemas"]["RunDocument"];
+export type ListedRun = components["schemas"]["ListedRun"];
 export type State = components["schemas"]["StateDocument"];
 export type Content = components["schemas"]["ContentDocument"];
+export type Blame = components["schemas"]["BlameDocument"];
 export type Verdict = components["schemas"]["VerifyDocument"];
 export type Trace = components["schemas"]["TraceDocument"];
 export type Span = components["schemas"]["SpanDocument"];
@@ -18,6 +20,7 @@ export type Pipeline = components["schemas"]["PipelineDocument"];
 export type Outline = components["schemas"]["OutlineDocument"];
 
 const RUNS_REFRESH = 5_000;
+const RUNS_AT_ONCE = 100;
 const BEHIND_REFRESH = 500;
 const CLUSTER_REFRESH = 5_000;
 const AGAIN_REFRESH = 3_000;
@@ -26,23 +29,32 @@ const AGAIN_REFRESH = 3_000;
 export const whereUnanswered = ({ state: { error } }: { state: { error: Error | null } }) =>
   error && !isRefusal(error) ? AGAIN_REFRESH : false;
 
-export const runsQuery = infiniteQueryOptions({
-  queryKey: ["runs"],
-  queryFn: ({ pageParam, signal }) => {
-    const query = pageParam ? { cursor: pageParam, limit: 200 } : { limit: 200 };
-    return documentOf(api.GET("/api/v1/runs", { params: { query }, signal }));
-  },
-  initialPageParam: "",
-  getNextPageParam: (page) => page.meta.cursor,
-  refetchInterval: RUNS_REFRESH,
-});
+/** Runs with all words of a search, the newest first. */
+export const runsQuery = (search: string) =>
+  infiniteQueryOptions({
+    queryKey: ["runs", search],
+    queryFn: ({ pageParam, signal }) => {
+      const query = { limit: RUNS_AT_ONCE, q: search, ...(pageParam && { cursor: pageParam }) };
+      return documentOf(api.GET("/api/v1/runs", { params: { query }, signal }));
+    },
+    initialPageParam: "",
+    getNextPageParam: (page) => page.meta.cursor,
+    refetchInterval: RUNS_REFRESH,
+    placeholderData: keepPreviousData,
+  });
 
-/** `ending`: the live stream told the verdict already, and the table has it in a moment. */
-export const runQuery = (run: string, ending = false) =>
+/**
+ * `newest` is the last sequence that the page knows of: a closed run grows too, by an undo. `ending`: the live stream
+ * told the verdict already, and the table has it in a moment.
+ */
+export const runQuery = (run: string, newest = 0, ending = false) =>
   queryOptions({
     queryKey: ["run", run],
     queryFn: ({ signal }) => documentOf(api.GET("/api/v1/runs/{run}", { params: { path: { run } }, signal })),
-    refetchInterval: (query) => (query.state.data?.closed ? false : ending ? BEHIND_REFRESH : RUNS_REFRESH),
+    refetchInterval: ({ state: { data } }) => {
+      if (data?.closed ? data.last_seq < newest : ending) return BEHIND_REFRESH;
+      return data?.closed ? false : RUNS_REFRESH;
+    },
   });
 
 /** The chain's verdict; asked anew when the run has grown. */
@@ -84,6 +96,18 @@ export const contentQuery = ({ run, at, workspace, path, pathHex }: FileAt) =>
       const name = pathHex ? { path_hex: pathHex } : { path };
       const params = { path: { run }, query: { at, workspace, ...name } };
       return (await documentOf(api.GET("/api/v1/runs/{run}/state", { params, signal }))) as Content;
+    },
+    staleTime: Number.POSITIVE_INFINITY,
+  });
+
+/** For each line of a text file the change and the decision that it comes from. */
+export const blameQuery = ({ run, at, workspace, path, pathHex }: FileAt) =>
+  queryOptions({
+    queryKey: ["blame", run, at, workspace, path, pathHex],
+    queryFn: ({ signal }) => {
+      const name = pathHex ? { path_hex: pathHex } : { path };
+      const params = { path: { run }, query: { at, workspace, ...name } };
+      return documentOf(api.GET("/api/v1/runs/{run}/blame", { params, signal }));
     },
     staleTime: Number.POSITIVE_INFINITY,
   });
@@ -150,4 +174,9 @@ export const pipelineQuery = queryOptions({
 export async function readOutline(run: string, after: number, limit: number, signal: AbortSignal): Promise<Outline> {
   const url = `${location.origin}/api/v1/runs/${encodeURIComponent(run)}/outline?after=${after}&limit=${limit}`;
   return (await ask(url, { signal })).json() as Promise<Outline>;
+}
+
+/** The whole run as one file; the browser keeps a large one on disk. */
+export async function readHtml(run: string): Promise<Blob> {
+  return (await ask(`${location.origin}/api/v1/runs/${encodeURIComponent(run)}/export.html`)).blob();
 }

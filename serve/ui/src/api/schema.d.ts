@@ -54,6 +54,9 @@ export interface paths {
         /**
          * List Runs
          * @description Runs, the newest first; traces of producers without runs are runs of their own.
+         *
+         *     With ``q`` those with all its words in their ids or in what their own transitions say: task, repository, models,
+         *     verdict, reasons.
          */
         get: operations["list_runs_api_v1_runs_get"];
         put?: never;
@@ -590,6 +593,26 @@ export interface paths {
          * @description All events of a run, or of a time, as one file that is made while it is sent.
          */
         get: operations["export_api_v1_export_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runs/{run}/export.html": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Export Html
+         * @description A run as one HTML file: log, changes, files at the end, verdict and chain heads. It runs nothing.
+         */
+        get: operations["export_html_api_v1_runs__run__export_html_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1639,6 +1662,54 @@ export interface components {
             [key: string]: unknown;
         };
         /**
+         * ListedRun
+         * @description A run in a list.
+         */
+        ListedRun: {
+            /** Run Id */
+            run_id: string;
+            /** Trace Id */
+            trace_id: string;
+            /** State */
+            state: string;
+            /** Closed */
+            closed: boolean;
+            /** Reason */
+            reason: string;
+            /** Details */
+            details?: unknown;
+            /** Request */
+            request?: unknown;
+            /** Started At */
+            started_at: string;
+            /** Updated At */
+            updated_at: string;
+            /** Seconds */
+            seconds: number;
+            /** First Seq */
+            first_seq: number;
+            /** Last Seq */
+            last_seq: number;
+            /** Events */
+            events: number;
+            /** Agents */
+            agents: number;
+            /** Decisions */
+            decisions: number;
+            /** Changes */
+            changes: number;
+            /** Model Calls */
+            model_calls: number;
+            /** Tool Calls */
+            tool_calls: number;
+            /** Input Tokens */
+            input_tokens: number;
+            /** Output Tokens */
+            output_tokens: number;
+            /** Activity */
+            activity: number[];
+        };
+        /**
          * ModelDocument
          * @description What was asked of a model in the last minute.
          */
@@ -1693,6 +1764,8 @@ export interface components {
             agent: string[];
             /** Task Id */
             task_id: string[];
+            /** Parent */
+            parent: string[];
             /** Name */
             name: string[];
             /** Result */
@@ -2225,7 +2298,7 @@ export interface components {
          */
         RunPage: {
             /** Data */
-            data: components["schemas"]["RunDocument"][];
+            data: components["schemas"]["ListedRun"][];
             meta: components["schemas"]["PageMeta"];
         };
         /**
@@ -2737,6 +2810,7 @@ export interface operations {
             query?: {
                 cursor?: string | null;
                 limit?: number;
+                q?: string;
             };
             header?: never;
             path?: never;
@@ -3655,6 +3729,36 @@ export interface operations {
                     "application/x-ndjson": string;
                     "application/vnd.apache.arrow.stream": string;
                     "application/vnd.apache.parquet": string;
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
+        };
+    };
+    export_html_api_v1_runs__run__export_html_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description One file that needs nothing else; a file that breaks off has no last chunk */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
+                    "text/html": string;
                 };
             };
             401: components["responses"]["Unauthorized"];

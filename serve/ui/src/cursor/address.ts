@@ -32,6 +32,11 @@ export const linkTo = (run: string, seq: number, file = ""): string =>
 export const linkToCompare = (a: string, b: string): string =>
   `/compare/${encodeURIComponent(a)}/${encodeURIComponent(b)}`;
 
+/** A part of the page that is open says so in the address, as `?name=1`. */
+export const isOpenInAddress = (name: string): boolean => new URLSearchParams(location.search).has(name);
+
+export const keepOpenInAddress = (name: string, open: boolean): void => change(name, open ? "1" : null);
+
 export const fileInAddress = (): string | null => new URLSearchParams(location.search).get("file");
 
 export const keepFileInAddress = (file: string | null): void => change("file", file);

@@ -2,7 +2,7 @@
 
 import { useEffect } from "react";
 import type { RunLog } from "../run/log";
-import { moveBy, moveTo, togglePlaying, toNextChange, toPreviousChange } from "./moves";
+import { moveBy, moveTo, toFailure, togglePlaying, toNextChange, toPreviousChange } from "./moves";
 import { useCursor } from "./store";
 
 interface Shortcut {
@@ -20,6 +20,8 @@ export const SHORTCUTS: Shortcut[] = [
   { keys: ["PageDown"], shown: "Page down", does: "ten events on", act: (log) => moveBy(log, 10) },
   { keys: ["["], shown: "[", does: "previous change of files", act: toPreviousChange },
   { keys: ["]"], shown: "]", does: "next change of files", act: toNextChange },
+  { keys: ["e"], shown: "E", does: "next failure, from the end the first", act: (log) => toFailure(log, 1) },
+  { keys: ["E"], shown: "Shift E", does: "previous failure", act: (log) => toFailure(log, -1) },
   { keys: ["Home"], shown: "Home", does: "the first event", act: (log) => moveTo(log, 0) },
   { keys: ["End", "l"], shown: "End or L", does: "the end, and follow it", act: () => useCursor.getState().follow() },
 ];

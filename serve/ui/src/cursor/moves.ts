@@ -27,6 +27,12 @@ export function toPreviousChange(log: RunLog): void {
   if (previous >= 0) moveTo(log, previous);
 }
 
+/** To the next or the previous failure, around the ends: from the end of a run to its first one. */
+export function toFailure(log: RunLog, steps: 1 | -1): void {
+  const failure = log.failureFrom(cursorPlace(log), steps);
+  if (failure >= 0) moveTo(log, failure);
+}
+
 /** Play from the cursor, from the beginning where it is at the end; or stop. */
 export function togglePlaying(log: RunLog): void {
   const { playing, setPlaying } = useCursor.getState();

@@ -27,12 +27,16 @@ const LAST_WORDS = 50;
 
 export function RunPage({ run }: { run: string }) {
   const [ending, setEnding] = useState(false);
-  const { data, error, refetch } = useQuery(runQuery(run, ending));
+  const [newest, setNewest] = useState(0);
+  const { data, error, refetch } = useQuery(runQuery(run, newest, ending));
   const wanted = useCursor((cursor) => Math.max(cursor.seq ?? 0, cursor.expected));
   const followed = useRunLog(run, data, wanted);
   const { log, version, loaded } = followed;
   const told = log.rows.slice(-LAST_WORDS).some(isVerdict);
   useEffect(() => setEnding(told), [told]);
+  // Of an open run the page asks again anyway.
+  const grown = data?.closed ? log.lastSeq : 0;
+  useEffect(() => setNewest(grown), [grown]);
   const index = useCursorIndex(log);
   // The slider keeps up with the hand; the panels that cost more follow when there is time, as often as is read.
   const behind = useDeferredValue(usePaced(index, FOLLOW_MILLISECONDS));

@@ -3,26 +3,31 @@
 import { useInfiniteQuery } from "@tanstack/react-query";
 import { useEffect, useMemo, useState } from "react";
 import { Link } from "wouter";
-import { type Run, runsQuery } from "../api/queries";
+import { type ListedRun, type Run, runsQuery } from "../api/queries";
 import { ListActs } from "../panels/acts";
 import { RunState } from "../parts/badges";
 import { Empty, Failure, Loading } from "../parts/notes";
 import { Shell } from "../parts/shell";
+import { useSettled } from "../run/settled";
 import { count, moment, seconds, short } from "../run/words";
 import { type Choice, ChoiceBox, CompareButton, useChoice } from "./choice";
+import { Sparkline } from "./sparkline";
 import "./runs.css";
 
+const SETTLE_MILLISECONDS = 250;
+
 export function RunsPage() {
-  const { data, error, isPending, refetch, hasNextPage, fetchNextPage, isFetchingNextPage } =
-    useInfiniteQuery(runsQuery);
   const [search, setSearch] = useState(() => new URLSearchParams(location.search).get("q") ?? "");
+  // The API searches all runs, also those that are not loaded.
+  const asked = useSettled(search.trim(), SETTLE_MILLISECONDS);
+  const { data, error, isPending, refetch, hasNextPage, fetchNextPage, isFetchingNextPage, isPlaceholderData } =
+    useInfiniteQuery(runsQuery(asked));
   useEffect(() => {
     document.title = "Runs · Enchanted";
     history.replaceState(history.state, "", search ? `/?q=${encodeURIComponent(search)}` : "/");
   }, [search]);
   const choice = useChoice();
   const runs = useMemo(() => data?.pages.flatMap((page) => page.data) ?? [], [data]);
-  const found = useMemo(() => runs.filter((run) => matches(run, search)), [runs, search]);
   return (
     <Shell crumbs={[]}>
       <main className="runs">
@@ -32,31 +37,22 @@ export function RunsPage() {
           <input
             type="search"
             placeholder="Search task, id, verdict, reason"
+            maxLength={256}
             aria-label="Search runs"
             value={search}
             onChange={(event) => setSearch(event.target.value)}
           />
           <p className="dim" role="status">
-            {data && `${count(found.length)} of ${count(runs.length)}${hasNextPage ? " loaded" : ""}`}
+            {data &&
+              !isPlaceholderData &&
+              `${count(runs.length)} ${runs.length === 1 ? "run" : "runs"}${hasNextPage ? ", and older ones" : ""}`}
           </p>
           {runs.length > 1 && <CompareButton choice={choice} />}
         </div>
         {error && <Failure error={error} retry={refetch} />}
         {isPending && <Loading what="runs" />}
-        {data && !runs.length && (
-          <Empty title="No run yet">
-            <code>enchanted demo</code> makes one on a small repository with the bundled model;{" "}
-            <code>enchanted run TASK --repo PATH</code> makes one on yours. It appears here by itself.
-          </Empty>
-        )}
-        {runs.length > 0 && !found.length && (
-          <Empty title={`No run matches “${search}”`}>
-            {hasNextPage
-              ? "Older runs are not loaded yet: load more below."
-              : "Search looks at task, id, verdict and reason."}
-          </Empty>
-        )}
-        {found.length > 0 && <RunTable runs={found} choice={choice} />}
+        {data && !runs.length && (asked ? <NothingFound search={asked} /> : <NoRun />)}
+        {runs.length > 0 && <RunTable runs={runs} choice={choice} />}
         {hasNextPage && (
           <button type="button" onClick={() => fetchNextPage()} disabled={isFetchingNextPage}>
             Load older runs
@@ -67,7 +63,21 @@ export function RunsPage() {
   );
 }
 
-function RunTable({ runs, choice }: { runs: Run[]; choice: Choice }) {
+const NoRun = () => (
+  <Empty title="No run yet">
+    <code>enchanted demo</code> makes one on a small repository with the bundled model;{" "}
+    <code>enchanted run TASK --repo PATH</code> makes one on yours. It appears here by itself.
+  </Empty>
+);
+
+const NothingFound = ({ search }: { search: string }) => (
+  <Empty title={`No run matches “${search}”`}>
+    Every word must be in a run's id, task, repository, verdict or reasons. <code>enchanted events -q TEXT</code>{" "}
+    searches what agents thought and did.
+  </Empty>
+);
+
+function RunTable({ runs, choice }: { runs: ListedRun[]; choice: Choice }) {
   return (
     <table>
       <thead>
@@ -78,6 +88,7 @@ function RunTable({ runs, choice }: { runs: Run[]; choice: Choice }) {
           <th scope="col">Verdict</th>
           <th scope="col">Task</th>
           <th scope="col">Started</th>
+          <th scope="col">Activity</th>
           <th scope="col" className="number">
             Took
           </th>
@@ -116,6 +127,9 @@ function RunTable({ runs, choice }: { runs: Run[]; choice: Choice }) {
             <td>
               <time dateTime={run.started_at}>{moment(run.started_at)}</time>
             </td>
+            <td>
+              <Sparkline counts={run.activity} />
+            </td>
             <td className="number">{seconds(run.seconds)}</td>
             <td className="number">{count(run.agents)}</td>
             <td className="number">{count(run.decisions)}</td>
@@ -138,12 +152,4 @@ const LONGEST_TASK = 1_000;
 export function taskOf(run: Run): string {
   const task = (run.request as { task?: unknown } | null | undefined)?.task;
   return typeof task === "string" && task ? short(task, LONGEST_TASK) : run.run_id;
-}
-
-function matches(run: Run, search: string): boolean {
-  const text = `${taskOf(run)} ${run.run_id} ${run.trace_id} ${run.state} ${run.reason}`.toLowerCase();
-  return search
-    .toLowerCase()
-    .split(/\s+/)
-    .every((word) => text.includes(word));
 }

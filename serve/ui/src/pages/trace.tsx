@@ -81,6 +81,12 @@ function Waterfall({
     estimateSize: () => ROW_HEIGHT,
     overscan: 12,
   });
+  // A link into the page, from Jaeger for one, may name a span far down.
+  const place = rows.findIndex((row) => row.span.span_id === selected);
+  const room = virtual.scrollRect?.height ?? 0;
+  useEffect(() => {
+    if (place >= 0 && room > 0) virtual.scrollToIndex(place, { align: "auto" });
+  }, [place, room, virtual]);
   return (
     <div ref={scroller} className="waterfall">
       <ul style={{ height: virtual.getTotalSize() }}>

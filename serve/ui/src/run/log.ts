@@ -1,7 +1,7 @@
 /** What the page holds of a run: its rows in stream order, and sums up to each of them. */
 
 import type { SwarmEvent } from "../api/event";
-import { type Role, type Row, rowOfEvent } from "./row";
+import { isFailure, type Role, type Row, rowOfEvent } from "./row";
 
 export interface Agent {
   name: string;
@@ -18,6 +18,12 @@ export interface Totals {
   confidence: number | undefined;
   /** Since the run's first event. */
   seconds: number;
+}
+
+/** Work that went from one agent to another: the places of the event that caused it, and of the first one it led to. */
+export interface Handoff {
+  from: number;
+  to: number;
 }
 
 interface Sums {
@@ -40,6 +46,10 @@ export class RunLog {
   readonly agents: Agent[] = [];
   /** Places of the state changes among the rows. */
   readonly changes: number[] = [];
+  /** Places of what went wrong. */
+  readonly failures: number[] = [];
+  /** In the order in which they were taken up. */
+  readonly handoffs: Handoff[] = [];
   /** The newest events of the live stream, whole, by sequence: the table may not have them yet. */
   readonly recent = new Map<number, SwarmEvent>();
   /** Grows with every change. */
@@ -47,6 +57,9 @@ export class RunLog {
 
   private readonly sums: Sums[] = [];
   private readonly lanes = new Map<string, number>();
+  private readonly places = new Map<string, number>();
+  /** Who took up what: an agent that acts ten times on one event was handed it once, but for each task of a plan. */
+  private readonly taken = new Set<string>();
   private readonly listeners = new Set<() => void>();
 
   readonly subscribe = (listener: () => void): (() => void) => {
@@ -69,6 +82,11 @@ export class RunLog {
     return this.lanes.get(row.agent) ?? 0;
   }
 
+  /** The row of an event, if the page has it. */
+  rowOf(eventId: string | undefined): Row | undefined {
+    return this.rows[this.places.get(eventId ?? "") ?? -1];
+  }
+
   /** Take in rows in stream order; those that are here already are passed over. */
   append(rows: readonly Row[]): void {
     const fresh = rows.filter((row) => this.rows[this.indexAt(row.seq)]?.seq !== row.seq);
@@ -79,7 +97,8 @@ export class RunLog {
     const tail = this.rows.splice(kept);
     const merged = tail.length ? [...tail, ...fresh].sort((a, b) => a.seq - b.seq) : fresh;
     this.sums.length = kept;
-    while ((this.changes.at(-1) ?? -1) >= kept) this.changes.pop();
+    for (const places of [this.changes, this.failures]) while ((places.at(-1) ?? -1) >= kept) places.pop();
+    this.forgetHandoffs(kept, tail);
     for (const row of merged) this.push(row);
     this.version += 1;
     for (const listener of this.listeners) listener();
@@ -101,12 +120,23 @@ export class RunLog {
 
   /** Place of the last state change up to a row; -1 before the first. */
   changeAt(index: number): number {
-    return this.changes[lastUpTo(this.changes.length, (place) => (this.changes[place] ?? 0) <= index)] ?? -1;
+    return this.changes[upTo(this.changes, index)] ?? -1;
   }
 
   /** Place of the first state change after a row; -1 behind the last. */
   changeAfter(index: number): number {
-    return this.changes[lastUpTo(this.changes.length, (place) => (this.changes[place] ?? 0) <= index) + 1] ?? -1;
+    return this.changes[upTo(this.changes, index) + 1] ?? -1;
+  }
+
+  /** Place of the failure so many after a row, before it where negative; around the ends, and -1 where there is none. */
+  failureFrom(index: number, steps: 1 | -1): number {
+    const before = upTo(this.failures, steps > 0 ? index : index - 1);
+    return this.failures.at((before + (steps > 0 ? 1 : 0)) % Math.max(1, this.failures.length)) ?? -1;
+  }
+
+  /** How many hand-offs come up to a row. */
+  handoffsAt(index: number): number {
+    return lastUpTo(this.handoffs.length, (at) => (this.handoffs[at] as Handoff).to <= index) + 1;
   }
 
   totalsAt(index: number): Totals {
@@ -138,13 +168,39 @@ export class RunLog {
       outputTokens: before.outputTokens + row.outputTokens,
     });
     if (row.kind === "state_change") this.changes.push(this.rows.length);
+    if (isFailure(row)) this.failures.push(this.rows.length);
     if (!this.lanes.has(row.agent)) {
       this.lanes.set(row.agent, this.agents.length);
       this.agents.push({ name: row.agent, role: row.role });
     }
+    this.takeUp(row);
     this.rows.push(row);
+    this.places.set(row.eventId, this.rows.length - 1);
+  }
+
+  private takeUp(row: Row): void {
+    const from = this.places.get(row.parent);
+    // A cause comes before what it leads to, whatever an event says of itself.
+    if (from === undefined || from >= this.rows.length || this.rows[from]?.agent === row.agent) return;
+    if (this.taken.has(takenBy(row))) return;
+    this.taken.add(takenBy(row));
+    this.handoffs.push({ from, to: this.rows.length });
+  }
+
+  /** Rows from a place on are taken in anew. */
+  private forgetHandoffs(kept: number, tail: readonly Row[]): void {
+    while ((this.handoffs.at(-1)?.to ?? -1) >= kept) {
+      const { to } = this.handoffs.pop() as Handoff;
+      this.taken.delete(takenBy(tail[to - kept] as Row));
+    }
   }
 }
+
+const takenBy = (row: Row) => `${row.parent} ${row.agent} ${row.taskId}`;
+
+/** Which of ascending places is the last up to one; -1 for none. */
+const upTo = (places: readonly number[], place: number): number =>
+  lastUpTo(places.length, (at) => (places[at] ?? 0) <= place);
 
 /** The last of `count` places that holds, where all that hold come first; -1 for none. */
 function lastUpTo(count: number, holds: (place: number) => boolean): number {

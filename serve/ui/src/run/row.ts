@@ -15,6 +15,8 @@ export interface Row {
   role: Role;
   agent: string;
   taskId: string;
+  /** Id of the event that caused it; empty where none is named. */
+  parent: string;
   name: string;
   result: string;
   text: string;
@@ -23,6 +25,16 @@ export interface Row {
   outputTokens: number;
   durationMs: number;
 }
+
+/** Whether it tells of something that went wrong. */
+export const isFailure = ({ kind, result }: Row): boolean =>
+  kind === "unknown" || result === "CRITICAL_FAILURE" || FAILED[kind]?.(result) === true;
+
+const FAILED: Partial<Record<Kind, (result: string) => boolean>> = {
+  tool_call: (result) => result !== "OK",
+  model_call: (result) => result === "FAILED",
+  run_transition: (result) => result === "failed" || result === "rejected",
+};
 
 /** Characters of each text, as the outline cuts them: names of agents must come out the same. */
 const TEXT = 200;
@@ -39,6 +51,7 @@ export function rowsOf(outline: Outline): Row[] {
     role: (outline.role[at] ?? "") as Role,
     agent: outline.agent[at] ?? "",
     taskId: outline.task_id[at] ?? "",
+    parent: outline.parent[at] ?? "",
     name: outline.name[at] ?? "",
     result: outline.result[at] ?? "",
     text: outline.text[at] ?? "",
@@ -64,6 +77,7 @@ export function rowOfEvent(event: SwarmEvent): Row {
     role: roleOf(event.agent_role),
     agent: cut(event.agent_name || event.agent_id || "", TEXT),
     taskId: cut(event.task_id ?? "", TEXT),
+    parent: event.parent_event_id ?? "",
     inputTokens: event.model_call?.input_tokens ?? 0,
     outputTokens: event.model_call?.output_tokens ?? 0,
     confidence: event.decision?.confidence_score ?? 0,
@@ -79,7 +93,10 @@ function saidBy({ decision, state_change, model_call, tool_call, run_transition,
   };
   if (decision) return said(decision.input_trigger, "", decision.rationale);
   if (state_change) return said(state_change.target_resource, state_change.reason, state_change.diff_patch);
-  if (model_call) return said(model_call.model, "", model_call.completion || model_call.error);
+  if (model_call) {
+    const { model, error, completion } = model_call;
+    return said(model, error ? "FAILED" : "OK", completion || error);
+  }
   if (tool_call) return said(tool_call.tool, tool_call.outcome, tool_call.output);
   if (run_transition) return said("", run_transition.to_state, run_transition.reason);
   return said("", system_signal?.status, system_signal?.detail);

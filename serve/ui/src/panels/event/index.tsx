@@ -1,7 +1,7 @@
 /** The event at the cursor, whole. */
 
 import { keepPreviousData, useQuery } from "@tanstack/react-query";
-import { memo, useMemo, useState } from "react";
+import { memo, useState } from "react";
 import { Link } from "wouter";
 import type { SwarmEvent } from "../../api/event";
 import { eventQuery } from "../../api/queries";
@@ -65,10 +65,7 @@ export const EventPanel = memo(function EventPanel({ log, index }: Props) {
 
 function Links({ event, log }: { event: SwarmEvent; log: RunLog }) {
   const goTo = useCursor((cursor) => cursor.goTo);
-  const cause = useMemo(
-    () => event.parent_event_id && log.rows.find((row) => row.eventId === event.parent_event_id),
-    [event, log],
-  );
+  const cause = log.rowOf(event.parent_event_id);
   return (
     <footer className="event-links">
       {cause && (

@@ -1,22 +1,35 @@
 /** One file's content at the cursor. */
 
 import { useQuery } from "@tanstack/react-query";
+import { useState } from "react";
 import { contentQuery } from "../../api/queries";
+import { isOpenInAddress, keepOpenInAddress } from "../../cursor/address";
 import { Failure, Loading } from "../../parts/notes";
+import type { RunLog } from "../../run/log";
 import { LongText } from "../event/text";
+import { BlamedText } from "./blame";
 import type { File } from "./list";
 
 interface Props {
   run: string;
+  log: RunLog;
   at: number;
   workspace: string;
   file: File;
   onClose: () => void;
 }
 
-export function FileContent({ run, at, workspace, file, onClose }: Props) {
+const BLAME = "blame";
+
+export function FileContent({ run, log, at, workspace, file, onClose }: Props) {
   const asked = { run, at, workspace, path: file.path, pathHex: file.path_hex };
   const { data, error, refetch } = useQuery(contentQuery(asked));
+  const [blamed, setBlamed] = useState(() => isOpenInAddress(BLAME));
+  const toggle = () => {
+    setBlamed(!blamed);
+    keepOpenInAddress(BLAME, !blamed);
+  };
+  const text = data?.encoding === "utf-8" ? data.content : "";
   return (
     <section className="file-content" aria-label={`Content of ${file.path}`}>
       <header>
@@ -24,6 +37,11 @@ export function FileContent({ run, at, workspace, file, onClose }: Props) {
         <span className="dim">
           {file.mode} · {file.blob.slice(0, 12)}
         </span>
+        {text && (
+          <button type="button" className="quiet" aria-pressed={blamed} onClick={toggle}>
+            Blame
+          </button>
+        )}
         <button type="button" className="quiet" onClick={onClose}>
           Close
         </button>
@@ -31,8 +49,8 @@ export function FileContent({ run, at, workspace, file, onClose }: Props) {
       {error && <Failure error={error} retry={refetch} />}
       {!data && !error && <Loading what="the file" />}
       {data?.encoding === "base64" && <p className="dim">It is not text; `enchanted state --path` writes it.</p>}
-      {data?.encoding === "utf-8" &&
-        (data.content ? <LongText title="" text={data.content} /> : <p className="dim">It is empty.</p>)}
+      {data?.encoding === "utf-8" && !text && <p className="dim">It is empty.</p>}
+      {text && (blamed ? <BlamedText asked={asked} log={log} /> : <LongText title="" text={text} />)}
     </section>
   );
 }

@@ -63,6 +63,7 @@ export const FilesPanel = memo(function FilesPanel({ run, log, index }: Props) {
           <FileContent
             key={open.blob}
             run={run}
+            log={log}
             at={state.at}
             workspace={workspace}
             file={open}

@@ -22,7 +22,7 @@ export function CopyLink({ run, seq }: { run: string; seq: number | undefined })
   };
   return (
     <button type="button" className="quiet" onClick={copy} disabled={seq === undefined}>
-      <span role="status">{said || "Copy link"}</span>
+      <span aria-live="polite">{said || "Copy link"}</span>
     </button>
   );
 }

@@ -10,6 +10,7 @@ import { ChainBadge } from "./chain";
 import { CopyLink } from "./copy-link";
 import { LivePill } from "./live";
 import { ParentLink } from "./parent";
+import { SaveAsHtml } from "./save";
 import "./header.css";
 
 interface Props {
@@ -32,6 +33,7 @@ export function RunHeader({ run, log, index, loaded, connection }: Props) {
         <ChainBadge run={run} loaded={loaded} />
         <LivePill closed={run.closed} connection={connection} />
         <ParentLink run={run} />
+        <SaveAsHtml run={run.run_id} />
         <CopyLink run={run.run_id} seq={log.rows[index]?.seq} />
       </div>
       <TotalsAtCursor log={log} index={index} />

@@ -5,7 +5,7 @@ import type { Decision } from "../../api/event";
 import { moveTo } from "../../cursor/moves";
 import { AgentName } from "../../parts/badges";
 import type { RunLog } from "../../run/log";
-import type { Row } from "../../run/row";
+import { isFailure, type Row } from "../../run/row";
 import { KIND_NAMES, sentenceOf } from "../../run/sentence";
 import { count, milliseconds, offset, percent, short } from "../../run/words";
 
@@ -28,7 +28,7 @@ export const LogRow = memo(function LogRow({ log, place, decision, top, height, 
     // biome-ignore lint/a11y/useFocusableInteractive: the list keeps the focus and names its active row
     <div
       id={`row-${row.seq}`}
-      className={`log-row log-${row.kind} ${failed(row) ? "log-failed" : ""} ${future ? "log-future" : ""}`}
+      className={`log-row log-${row.kind} ${isFailure(row) ? "log-failed" : ""} ${future ? "log-future" : ""}`}
       role="option"
       aria-selected={current}
       style={{ top, height }}
@@ -59,9 +59,6 @@ export const LogRow = memo(function LogRow({ log, place, decision, top, height, 
 
 /** Characters. */
 const LONGEST_REJECTED = 200;
-
-const failed = (row: Row) =>
-  (row.kind === "tool_call" && row.result !== "OK") || row.result === "CRITICAL_FAILURE" || row.kind === "unknown";
 
 function costOf(row: Row): string {
   if (row.kind === "decision") return row.confidence ? percent(row.confidence) : "";

@@ -3,6 +3,7 @@
 import type { Kind } from "../../api/event";
 import type { RunLog } from "../../run/log";
 import type { Scale } from "../../run/scale";
+import { arrowsOf, drawArrows } from "./arrows";
 
 export const LANE_HEIGHT = 26;
 export const DENSITY_HEIGHT = 34;
@@ -39,11 +40,12 @@ export function draw(canvas: HTMLCanvasElement, log: RunLog, scale: Scale, width
   const colours = coloursOf(canvas);
   const { marks, density } = binned(log, scale, Math.max(1, Math.floor(width / MARK)));
   drawLanes(context, log, width, colours);
+  drawArrows(context, arrowsOf(log, scale, width), colours);
   for (const [lane, kinds] of marks.entries()) drawMarks(context, kinds, lane, colours);
   drawDensity(context, density, height, colours);
 }
 
-type Colours = (name: string) => string;
+export type Colours = (name: string) => string;
 
 function coloursOf(canvas: HTMLElement): Colours {
   const style = getComputedStyle(canvas);

@@ -1,13 +1,16 @@
 /** The agents' lanes over the whole run, how dense it was, and the slider that moves the cursor. */
 
-import { type PointerEvent, useMemo, useRef, useState } from "react";
+import { lazy, type PointerEvent, Suspense, useDeferredValue, useMemo, useRef, useState } from "react";
+import { isOpenInAddress, keepOpenInAddress } from "../../cursor/address";
 import { moveTo } from "../../cursor/moves";
 import { AgentName } from "../../parts/badges";
+import { Guard } from "../../parts/guard";
+import { Loading } from "../../parts/notes";
 import { Panel } from "../../parts/panel";
 import type { RunLog } from "../../run/log";
 import { type Scale, type ScaleMode, scaleOf } from "../../run/scale";
 import { sentenceOf } from "../../run/sentence";
-import { offset } from "../../run/words";
+import { count, offset } from "../../run/words";
 import { Drawing } from "./drawing";
 import { Legend } from "./legend";
 import { Transport } from "./transport";
@@ -19,8 +22,18 @@ interface Props {
   index: number;
 }
 
+const GRAPH = "graph";
+const Graph = lazy(() => import("./graph"));
+
 export function TimelinePanel({ log, version, index }: Props) {
   const [mode, setMode] = useState<ScaleMode>("event");
+  const [graph, setGraph] = useState(() => isOpenInAddress(GRAPH));
+  // The slider keeps up with the hand; the graph follows when there is time.
+  const behind = useDeferredValue(index);
+  const toggle = () => {
+    setGraph(!graph);
+    keepOpenInAddress(GRAPH, !graph);
+  };
   // biome-ignore lint/correctness/useExhaustiveDependencies: the log is the same object while it grows
   const scale = useMemo(() => scaleOf(log.rows, mode), [log, version, mode]);
   const tools = (
@@ -35,6 +48,9 @@ export function TimelinePanel({ log, version, index }: Props) {
           </label>
         ))}
       </fieldset>
+      <button type="button" className="quiet" aria-expanded={graph} onClick={toggle}>
+        {graph ? "Fold the graph" : `Graph of ${count(log.handoffs.length)} hand-offs`}
+      </button>
     </>
   );
   return (
@@ -50,6 +66,13 @@ export function TimelinePanel({ log, version, index }: Props) {
         <Slider log={log} version={version} index={index} scale={scale} />
       </div>
       <Transport log={log} index={index} />
+      {graph && (
+        <Guard of="graph">
+          <Suspense fallback={<Loading what="the graph" />}>
+            <Graph log={log} index={behind} />
+          </Suspense>
+        </Guard>
+      )}
     </Panel>
   );
 }

@@ -12,6 +12,12 @@ export const Legend = memo(function Legend() {
           {KIND_NAMES[kind]}
         </li>
       ))}
+      <li>
+        <span className="legend-arrow" aria-hidden="true">
+          ↴
+        </span>
+        hand-off
+      </li>
     </ul>
   );
 });

@@ -2,7 +2,7 @@
 
 import { memo, useRef } from "react";
 import { SHORTCUTS } from "../../cursor/keys";
-import { moveBy, togglePlaying, toNextChange, toPreviousChange } from "../../cursor/moves";
+import { moveBy, toFailure, togglePlaying, toNextChange, toPreviousChange } from "../../cursor/moves";
 import { SPEEDS, useCursor } from "../../cursor/store";
 import type { RunLog } from "../../run/log";
 import { count } from "../../run/words";
@@ -34,6 +34,7 @@ export function Transport({ log, index }: { log: RunLog; index: number }) {
       <button type="button" onClick={() => toNextChange(log)} title="Next change of files (key: ])">
         <span>Change</span> <Icon path="M15 4v12M3 4l9 6-9 6z" />
       </button>
+      <Failures log={log} />
       <label className="speed">
         <span className="unseen">Speed</span>
         <select value={speed} onChange={(event) => setSpeed(Number(event.target.value))}>
@@ -49,6 +50,30 @@ export function Transport({ log, index }: { log: RunLog; index: number }) {
       </output>
       <Help />
     </div>
+  );
+}
+
+function Failures({ log }: { log: RunLog }) {
+  const { length } = log.failures;
+  if (!length) return null;
+  return (
+    <fieldset className="failures">
+      <legend className="unseen">Failures</legend>
+      <button
+        type="button"
+        onClick={() => toFailure(log, -1)}
+        aria-label="Previous failure"
+        title="Previous failure (key: Shift E)"
+      >
+        <Icon path="M13 4l-7 6 7 6z" />
+      </button>
+      <button type="button" onClick={() => toFailure(log, 1)} title="Next failure (key: E)">
+        <span>
+          {count(length)} {length === 1 ? "failure" : "failures"}
+        </span>
+        <Icon path="M7 4l7 6-7 6z" />
+      </button>
+    </fieldset>
   );
 }
 

@@ -1,0 +1,98 @@
+/** Who wrote each line, and on which decision: lines of one change stand under it. A megabyte of them is a few dozen rows. */
+
+import { useQuery } from "@tanstack/react-query";
+import { useVirtualizer } from "@tanstack/react-virtual";
+import { useMemo, useRef } from "react";
+import { type Blame, blameQuery, type FileAt } from "../../api/queries";
+import { useCursor } from "../../cursor/store";
+import { AgentName } from "../../parts/badges";
+import { Failure, Loading } from "../../parts/notes";
+import { type Decided, useDecisions } from "../../run/decisions";
+import type { RunLog } from "../../run/log";
+import { sentenceOf } from "../../run/sentence";
+
+type Line = Blame["lines"][number];
+/** A line of the file, or what the lines after it come from. */
+type Entry = { line: Line; heads: boolean };
+
+const HEAD_HEIGHT = 28;
+const LINE_HEIGHT = 20;
+/** Of one line; a page of them stays quick whatever a file holds. */
+const CHARACTERS = 2_000;
+
+export function BlamedText({ asked, log }: { asked: FileAt; log: RunLog }) {
+  const { data, error, refetch } = useQuery(blameQuery(asked));
+  if (error) return <Failure error={error} retry={refetch} />;
+  if (!data) return <Loading what="who wrote the lines" />;
+  return <BlamedLines run={asked.run} log={log} lines={data.lines} />;
+}
+
+function BlamedLines({ run, log, lines }: { run: string; log: RunLog; lines: readonly Line[] }) {
+  const scroller = useRef<HTMLDivElement>(null);
+  const entries = useMemo(() => entriesOf(lines), [lines]);
+  const virtual = useVirtualizer({
+    count: entries.length,
+    getScrollElement: () => scroller.current,
+    estimateSize: (at) => (entries[at]?.heads ? HEAD_HEIGHT : LINE_HEIGHT),
+    overscan: 12,
+  });
+  const items = virtual.getVirtualItems();
+  const places = items.flatMap(({ index }) => {
+    const entry = entries[index];
+    const decided = entry?.heads && log.rowOf(entry.line.decision_id);
+    return decided ? [log.indexAt(decided.seq)] : [];
+  });
+  const decided = useDecisions(run, log, places);
+  return (
+    <div ref={scroller} className="blame">
+      <ol style={{ height: virtual.getTotalSize() }}>
+        {items.map((item) => {
+          const entry = entries[item.index] as Entry;
+          const { line, text } = entry.line;
+          return (
+            <li key={item.key} style={{ transform: `translateY(${item.start}px)`, height: item.size }}>
+              {entry.heads ? (
+                <Origin log={log} line={entry.line} decided={decided} />
+              ) : (
+                <>
+                  <span className="blame-number">{line}</span>
+                  <pre dir="auto">{text.slice(0, CHARACTERS)}</pre>
+                </>
+              )}
+            </li>
+          );
+        })}
+      </ol>
+    </div>
+  );
+}
+
+/** Leads to the decision, and to the change that carried it out. */
+function Origin({ log, line, decided }: { log: RunLog; line: Line; decided: Decided }) {
+  const goTo = useCursor((cursor) => cursor.goTo);
+  const change = log.rowOf(line.event_id);
+  const decision = log.rowOf(line.decision_id);
+  const said = decision ?? change;
+  return (
+    <p className="blame-origin">
+      <AgentName name={line.agent_name || line.agent_id} role={change?.role ?? ""} />
+      {said && (
+        <button type="button" className="quiet" title={said.text} onClick={() => goTo(said.seq)}>
+          <bdi>{sentenceOf(said, decided(said.seq))}</bdi> <span className="dim">seq {said.seq}</span>
+        </button>
+      )}
+      {decision && (
+        <button type="button" className="quiet blame-change" onClick={() => goTo(line.seq)}>
+          change {line.seq}
+        </button>
+      )}
+    </p>
+  );
+}
+
+function entriesOf(lines: readonly Line[]): Entry[] {
+  return lines.flatMap((line, at) => {
+    const shown = { line, heads: false };
+    return lines[at - 1]?.event_id === line.event_id ? [shown] : [{ line, heads: true }, shown];
+  });
+}
