@@ -7,6 +7,7 @@ import io
 import json
 from base64 import b64decode
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
+from enchanted.cluster.cli import execute
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.serve import export
 from enchanted.serve.auth import Access
@@ -186,3 +188,30 @@ def test_pages_grow_to_their_bytes_and_shrink_with_large_events() -> None:
     assert next_size(4_000, 4_000, 1_600_000) == export.MAX_PAGE
     assert next_size(4_000, 4_000, 4_000_000_000) == 16
     assert next_size(100, 0, 0) == 400
+
+
+async def test_a_run_is_one_html_file_that_cannot_act_and_an_unknown_one_is_a_problem(
+    world: World, history: History, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answer = await world.get(f"runs/{history.run}/export.html")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "sandbox" in answer.headers["content-security-policy"]
+    assert answer.headers["content-disposition"] == f'attachment; filename="{history.run}.html"'
+    assert answer.text.startswith("<!doctype html>")
+    assert answer.text.rstrip().endswith("</html>")
+    assert answer.text.count("<article") == len(history.events)
+    missing = await world.get("runs/nobody/export.html")
+    assert (missing.status_code, missing.json()["code"]) == (404, "run-not-found")
+
+    async def written(*arguments: str) -> int:
+        access = ["--url", world.url, "--token-file", str(world.token_file)]
+        return await asyncio.to_thread(execute, ["export", *arguments, *access])
+
+    file = tmp_path / "run.html"
+    assert await written(history.run, "--html", str(file)) == 0
+    assert file.read_text() == answer.text
+    assert await written("nobody", "--html", str(tmp_path / "none.html")) == 3
+    assert await written("--html", str(tmp_path / "none.html")) == 2
+    assert await written(history.run, "--html", str(tmp_path / "no folder" / "run.html")) == 2
+    assert sorted(await asyncio.to_thread(lambda: [one.name for one in tmp_path.iterdir()])) == ["run.html"]
+    assert capfd.readouterr().out == ""
