@@ -89,8 +89,9 @@ async def looking_at(running: Browser, origin: str, token: str, wanted: int) -> 
     async with watched(running, origin) as found:
         await found.page.add_init_script(_PROBE % (_KEY, token, f"of {wanted:,} "))
         yield found.page
-        if found.wrongs:
-            raise RuntimeError(f"the page did what it should not: {found.wrongs[:3]}")
+        # A store that is too slow for an answer is asked again; it shows in the figures.
+        if wrongs := [wrong for wrong in found.wrongs if "status of 503" not in wrong]:
+            raise RuntimeError(f"the page did what it should not: {wrongs[:3]}")
 
 
 async def begin_frames(page: Page) -> None:
