@@ -184,12 +184,12 @@ class Store:
         return [_event_row(row) for row in await self.rows(name, **parameters)]
 
     async def run_events(self, run: str, *, after: int = 0, until: int = LAST_SEQ) -> AsyncIterator[EventRow]:
-        """Every event of a run in stream order, read in pages."""
+        """Every event of a run in stream order, read in pages that are bounded by bytes too."""
         while True:
-            page = await self.events("run_events", run=run, after=after, until=until, limit=PAGE)
+            page, more = await self.fitting_events("run_events", PAGE, run=run, after=after, until=until)
             for row in page:
                 yield row
-            if len(page) < PAGE:
+            if not more:
                 return
             after = page[-1].seq
 

@@ -51,10 +51,9 @@ export const runQuery = (run: string, newest = 0, ending = false) =>
   queryOptions({
     queryKey: ["run", run],
     queryFn: ({ signal }) => documentOf(api.GET("/api/v1/runs/{run}", { params: { path: { run } }, signal })),
-    refetchInterval: ({ state: { data } }) => {
-      if (data?.closed ? data.last_seq < newest : ending) return BEHIND_REFRESH;
-      return data?.closed ? false : RUNS_REFRESH;
-    },
+    // A closed run holds no stream, so a change that somebody else takes back is learnt of by asking.
+    refetchInterval: ({ state: { data } }) =>
+      (data?.closed ? data.last_seq < newest : ending) ? BEHIND_REFRESH : RUNS_REFRESH,
   });
 
 /** The chain's verdict; asked anew when the run has grown. */
