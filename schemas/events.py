@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
-from google.protobuf.json_format import MessageToDict, SerializeToJsonError
 from google.protobuf.message import DecodeError
 
 from enchanted.schemas.canonical import Json, canonical_json, sha256_hex
+from enchanted.schemas.document import to_document
 from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.gen import events_pb2 as pb
 
@@ -82,16 +82,7 @@ def timestamp_of(event: pb.SwarmEvent) -> datetime | None:
 
 def event_to_dict(event: pb.SwarmEvent) -> dict[str, Any]:
     """Every field in JSON with the names of the .proto; a timestamp JSON cannot express is given as its two numbers."""
-    try:
-        return MessageToDict(event, preserving_proto_field_name=True)
-    except SerializeToJsonError:
-        copy = pb.SwarmEvent()
-        copy.CopyFrom(event)
-        seconds, nanos = event.timestamp.seconds, event.timestamp.nanos
-        copy.ClearField("timestamp")
-        document = MessageToDict(copy, preserving_proto_field_name=True)
-        document["timestamp"] = {"seconds": str(seconds), "nanos": nanos}
-        return document
+    return to_document(event)
 
 
 def decision(
