@@ -78,7 +78,8 @@ class Dependencies:
     rate: Rate = RATE
 
 
-def _dependencies(connection: HTTPConnection) -> Dependencies:
+# `async`, since FastAPI takes a plain function through its thread pool, for each request anew.
+async def _dependencies(connection: HTTPConnection) -> Dependencies:
     dependencies: Dependencies = connection.app.state.dependencies
     return dependencies
 

@@ -55,7 +55,7 @@ class WantedFile:
         return {"path": self.path, "path_hex": self.path_hex, "workspace": self.workspace}
 
 
-def _wanted(
+async def _wanted(
     path: Annotated[str, Query(max_length=4_096)] = "",
     path_hex: PathHex = "",
     workspace: Identifier = MAIN_WORKSPACE,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import stat
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from enchanted.actors.errors import FileTooLarge, UnsupportedFile
@@ -16,6 +16,8 @@ from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.schemas.canonical import sha256_hex
 
 MAX_FILE_BYTES = 64 << 20
+_NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""Why a file that was there cannot be looked at: its folder may have become a link that leads to itself."""
 
 
 class Workspace:
@@ -126,10 +128,10 @@ class Workspace:
             self._behind |= self._marked
             self.tree = tree
         elif (changed := self._changed()) or self._behind:
-            paths = sorted(changed | self._behind_here())
+            paths = self._reachable(sorted(changed | self._behind_here()))
             for path in paths:
                 self._require_storable(path)
-            wanted = b"\0".join(self._reachable(paths))
+            wanted = b"\0".join(paths)
             self._git.run("update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=wanted)
             self.tree = self._git.run("write-tree").decode().strip()
             self._behind = set()
@@ -165,13 +167,17 @@ class Workspace:
         return set(self._git.run("ls-files", "-mo", "--exclude-standard", "-z").split(b"\0")) - {b""}
 
     def _require_storable(self, path: bytes) -> None:
-        with suppress(FileNotFoundError, NotADirectoryError):
+        try:
             status = (self.path / os.fsdecode(path)).lstat()
-            if stat.S_ISREG(status.st_mode):
-                if status.st_size > self._max_file_bytes:
-                    raise FileTooLarge(path, status.st_size, self._max_file_bytes)
-            elif not stat.S_ISLNK(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-                raise UnsupportedFile(path)
+        except OSError as error:
+            if error.errno in _NOTHING_THERE:
+                return
+            raise
+        if stat.S_ISREG(status.st_mode):
+            if status.st_size > self._max_file_bytes:
+                raise FileTooLarge(path, status.st_size, self._max_file_bytes)
+        elif not stat.S_ISLNK(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            raise UnsupportedFile(path)
 
     def _reachable(self, paths: Sequence[bytes]) -> list[bytes]:
         """Without files whose folder has become a link: git replaces them by the link itself."""

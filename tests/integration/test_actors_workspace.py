@@ -303,6 +303,23 @@ async def test_files_a_tree_should_not_hold_are_named(tmp_path: Path, shadow: Sh
     assert await workspace.snapshot() == shadow.base_tree
 
 
+@pytest.mark.parametrize("to", ["deep", "deep/file.txt", "../../outside", "/dev", "/nowhere"])
+async def test_of_a_folder_that_became_a_link_the_link_is_the_state(
+    tmp_path: Path, shadow: ShadowRepository, to: str
+) -> None:
+    write_files(tmp_path / "outside", {"file.txt": "x" * 6001})
+    workspace = await Workspace.checkout(shadow, tmp_path / "work", shadow.base_tree, max_file_bytes=6000)
+    folder = workspace.path / "folder" / "deep"
+    shutil.rmtree(folder)
+    folder.symlink_to(to)
+    tree = await workspace.snapshot()
+    listed = {one.path: one.new_mode for one in shadow.store.files(tree)}
+    assert listed["folder/deep"] == "120000"
+    assert "folder/deep/file.txt" not in listed
+    await workspace.reset(shadow.base_tree)
+    assert (folder / "file.txt").is_file()
+
+
 async def test_a_reset_brings_back_the_exact_files(workspace: Workspace, user: Path, tmp_path: Path) -> None:
     (workspace.path / "a.py").unlink()
     (workspace.path / "folder" / "deep" / "file.txt").unlink()
