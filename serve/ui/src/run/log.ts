@@ -38,6 +38,9 @@ interface Sums {
 /** More than come in until the table has them, and few enough to be held whole. */
 const RECENT = 2_000;
 
+/** Lanes that a person can look over; who spoke first later than their agents shares one more. */
+const MOST_LANES = 60;
+
 const NOTHING: Sums = { decisions: 0, confident: 0, confidence: 0, changes: 0, inputTokens: 0, outputTokens: 0 };
 
 export class RunLog {
@@ -56,7 +59,7 @@ export class RunLog {
   version = 0;
 
   private readonly sums: Sums[] = [];
-  private readonly lanes = new Map<string, number>();
+  private readonly order = new Map<string, number>();
   private readonly places = new Map<string, number>();
   /** Who took up what: an agent that acts ten times on one event was handed it once, but for each task of a plan. */
   private readonly taken = new Set<string>();
@@ -78,8 +81,17 @@ export class RunLog {
     return this.rows.at(-1)?.seq ?? 0;
   }
 
+  /** Whose lanes the timeline has; more agents share one below. */
+  get ownLanes(): readonly Agent[] {
+    return this.agents.slice(0, MOST_LANES);
+  }
+
+  get lanes(): number {
+    return Math.min(this.agents.length, MOST_LANES + 1);
+  }
+
   laneOf(row: Row): number {
-    return this.lanes.get(row.agent) ?? 0;
+    return Math.min(this.order.get(row.agent) ?? 0, MOST_LANES);
   }
 
   /** The row of an event, if the page has it. */
@@ -169,8 +181,8 @@ export class RunLog {
     });
     if (row.kind === "state_change") this.changes.push(this.rows.length);
     if (isFailure(row)) this.failures.push(this.rows.length);
-    if (!this.lanes.has(row.agent)) {
-      this.lanes.set(row.agent, this.agents.length);
+    if (!this.order.has(row.agent)) {
+      this.order.set(row.agent, this.agents.length);
       this.agents.push({ name: row.agent, role: row.role });
     }
     this.takeUp(row);

@@ -58,7 +58,7 @@ function coloursOf(canvas: HTMLElement): Colours {
 }
 
 function binned(log: RunLog, scale: Scale, bins: number) {
-  const marks = log.agents.map(() => new Int8Array(bins).fill(-1));
+  const marks = Array.from({ length: log.lanes }, () => new Int8Array(bins).fill(-1));
   const density = new Float64Array(bins);
   let from = { bin: 0, index: 0 };
   for (const [index, row] of log.rows.entries()) {
@@ -82,7 +82,7 @@ function eventsASecond(log: RunLog, begin: number, end: number): number {
 
 function drawLanes(context: CanvasRenderingContext2D, log: RunLog, width: number, colours: Colours): void {
   context.fillStyle = colours("line");
-  for (let lane = 0; lane < log.agents.length; lane += 1) {
+  for (let lane = 0; lane < log.lanes; lane += 1) {
     context.fillRect(0, lane * LANE_HEIGHT + LANE_HEIGHT / 2 - 0.5, width, 1);
   }
 }

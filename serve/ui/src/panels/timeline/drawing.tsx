@@ -16,7 +16,7 @@ export function Drawing({ log, version, scale }: Props) {
   const canvas = useRef<HTMLCanvasElement>(null);
   const width = useWidth(canvas);
   const theme = useTheme((store) => store.theme);
-  const height = log.agents.length * LANE_HEIGHT + DENSITY_HEIGHT;
+  const height = log.lanes * LANE_HEIGHT + DENSITY_HEIGHT;
   // biome-ignore lint/correctness/useExhaustiveDependencies: version and theme say that the picture is another
   useEffect(() => {
     const frame = requestAnimationFrame(

@@ -36,6 +36,7 @@ export function TimelinePanel({ log, version, index }: Props) {
   };
   // biome-ignore lint/correctness/useExhaustiveDependencies: the log is the same object while it grows
   const scale = useMemo(() => scaleOf(log.rows, mode), [log, version, mode]);
+  const own = log.ownLanes;
   const tools = (
     <>
       <Legend />
@@ -57,11 +58,16 @@ export function TimelinePanel({ log, version, index }: Props) {
     <Panel name="timeline" title="Timeline" tools={tools}>
       <div className="timeline">
         <ul className="lane-names" aria-label="Agents">
-          {log.agents.map(({ name, role }) => (
+          {own.map(({ name, role }) => (
             <li key={name}>
               <AgentName name={name} role={role} />
             </li>
           ))}
+          {log.agents.length > own.length && (
+            <li className="dim" title="They share this lane; the log can be filtered by each">
+              {count(log.agents.length - own.length)} more agents
+            </li>
+          )}
         </ul>
         <Slider log={log} version={version} index={index} scale={scale} />
       </div>
