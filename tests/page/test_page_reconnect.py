@@ -99,6 +99,9 @@ async def test_after_a_kill_of_the_api_the_page_goes_on_live_with_every_event_on
         await expect(page.locator(".place")).not_to_contain_text(f"of {len(talk.stored)} ")
         await api.kill()
         await expect(page.locator(".pill-broken")).to_have_text("Reconnecting")
+        await page.keyboard.press("Home")
+        await page.get_by_role("button", name="Detached: go live (reconnecting)").click()
+        await expect(page.locator(".pill-broken")).to_have_text("Reconnecting")
         await speaking
         await talk.make(f"made-{round_}.py")
         if not round_:  # somebody who waits is told what to do about it

@@ -7,9 +7,10 @@ export function LivePill({ closed, connection }: { closed: boolean; connection: 
   const following = useCursor((cursor) => cursor.seq === null);
   const follow = useCursor((cursor) => cursor.follow);
   if (!following) {
+    const away = !closed && connection === "broken" ? " (reconnecting)" : "";
     return (
       <button type="button" className="pill" onClick={follow} title="Key: L">
-        {closed ? "Go to the end" : "Detached: go live"}
+        {closed ? "Go to the end" : `Detached: go live${away}`}
       </button>
     );
   }
