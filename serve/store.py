@@ -72,16 +72,22 @@ _TOO_MUCH = frozenset({158, 191, 307, 396})
 _OWN_WORDS = re.compile(r"Code: \d+\..*", re.DOTALL)
 
 _IF = re.compile(r"^(.*) -- if (\w+)\n", re.MULTILINE)
+_INCLUDE = re.compile(r"^-- include (\w+)\n", re.MULTILINE)
 
 
 @cache
 def query_text(name: str, given: frozenset[str] = frozenset()) -> str:
-    """The SQL of ``sql/<name>.sql``; a line that ends in ``-- if x`` is left out unless ``x`` is given.
+    """The SQL of ``sql/<name>.sql``, with ``sql/<part>.sql`` where it says ``-- include <part>``.
 
-    A condition that is always true is not free: ClickHouse reads the columns it names.
+    A line that ends in ``-- if x`` is left out unless ``x`` is given: a condition that is always true is not free,
+    since ClickHouse reads the columns it names.
     """
-    text = resources.files("enchanted.serve").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
-    return _IF.sub(lambda line: f"{line[1]}\n" if line[2] in given else "", text)
+    whole = _INCLUDE.sub(lambda line: _sql(line[1]), _sql(name))
+    return _IF.sub(lambda line: f"{line[1]}\n" if line[2] in given else "", whole)
+
+
+def _sql(name: str) -> str:
+    return resources.files("enchanted.serve").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
 
 
 class Store:

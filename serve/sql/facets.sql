@@ -18,16 +18,8 @@ SELECT
     max(stream_seq) AS last_seq
 FROM events FINAL
 PREWHERE stream_seq > 0
-  AND run = {run:String} -- if run
-  AND trace_id = {trace:String} -- if trace
-  AND (agent_id = {agent:String} OR agent_name = {agent:String}) -- if agent
-  AND role = {role:String} -- if role
-  AND kind = {kind:String} -- if kind
-  AND stream_time >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') -- if since
-  AND stream_time < fromUnixTimestamp64Micro({until:Int64}, 'UTC') -- if until
-WHERE duplicate_of = 0
+-- include event_filter
   AND pair.2 != ''
-  AND positionCaseInsensitiveUTF8(body, {q:String}) > 0 -- if q
 GROUP BY pair
 ORDER BY facet, events DESC, value
 LIMIT {limit:UInt32} BY facet
