@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import httpx
 import uvicorn
@@ -103,7 +104,7 @@ class World:
         await until(lambda: self._has(run, count))
 
     async def _has(self, run: str, count: int) -> bool:
-        response = await self.get(f"runs/{run}")
+        response = await self.get(f"runs/{quote(run, safe='')}")
         return response.status_code == 200 and response.json()["events"] >= count and await self._in_table(run, count)
 
     async def _in_table(self, run: str, count: int) -> bool:

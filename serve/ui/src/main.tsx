@@ -36,3 +36,5 @@ function start(root: HTMLElement) {
 
 const root = document.getElementById("page");
 if (root) redeem().then(() => start(root));
+// A link that is pasted into a tab of this page loads nothing anew.
+addEventListener("hashchange", () => void redeem());

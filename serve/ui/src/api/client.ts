@@ -3,7 +3,7 @@
 import createClient from "openapi-fetch";
 import { problemOf, unreachable } from "./problem";
 import type { paths } from "./schema";
-import { authorization, useToken } from "./token";
+import { authorization, NOT_A_TOKEN, useToken } from "./token";
 
 /** `fetch` with the token; anything but success is thrown as a problem. */
 export async function ask(input: string | Request, init?: RequestInit): Promise<Response> {
@@ -14,7 +14,7 @@ export async function ask(input: string | Request, init?: RequestInit): Promise<
   });
   if (response.ok) return response;
   const problem = await problemOf(response);
-  if (problem.status === 401) useToken.getState().forget("This token does not open the API.");
+  if (problem.status === 401) useToken.getState().forget(NOT_A_TOKEN);
   throw problem;
 }
 

@@ -79,14 +79,16 @@ export interface SystemSignal {
 export interface SwarmEvent {
   seq: number;
   stream_time: string;
-  timestamp?: string;
+  /** Outside the calendar its two numbers. */
+  timestamp?: string | { seconds: string; nanos: number };
   kind: Kind;
   event_id: string;
   sha256: string;
   corrupted?: boolean;
   trace_id?: string;
   span_id?: string;
-  agent_role?: string;
+  /** A number where the API's schema is older than its producer's. */
+  agent_role?: string | number;
   agent_id?: string;
   agent_name?: string;
   agent_seq?: string;
@@ -104,6 +106,10 @@ export interface SwarmEvent {
   run_transition?: RunTransition;
   system_signal?: SystemSignal;
 }
+
+/** By the clock of who wrote it, or the stream's where that one shows no time of the calendar. */
+export const timeOf = ({ timestamp, stream_time }: SwarmEvent): string =>
+  typeof timestamp === "string" ? timestamp : stream_time;
 
 /** Embedded JSON, or the text itself where it is none. */
 export function parsed(text: string | undefined): unknown {

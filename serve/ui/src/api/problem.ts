@@ -22,9 +22,9 @@ export async function problemOf(response: Response): Promise<ApiProblem> {
   const told = (document ?? {}) as { code?: string; title?: string; detail?: string; conflicts?: string[] };
   return new ApiProblem(
     response.status,
-    told.code ?? "unknown",
-    told.title ?? `HTTP ${response.status}`,
-    told.detail ?? "the API gave no reason",
+    String(told.code ?? "unknown"),
+    String(told.title ?? `HTTP ${response.status}`),
+    String(told.detail ?? "the API gave no reason"),
     told.conflicts,
   );
 }

@@ -3,6 +3,8 @@
 import { problemOf, unreachable } from "./problem";
 import { useToken } from "./token";
 
+/** A page that waits for an API that never answers would stay empty. */
+const PATIENCE_MILLISECONDS = 10_000;
 const CODE = /^#code=([0-9a-f]+)$/;
 
 /** Exchanges the code in the address, if there is one, for the token. */
@@ -19,8 +21,12 @@ export async function redeem(): Promise<void> {
 }
 
 async function tokenFor(code: string): Promise<string> {
-  const request = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ code }) };
-  const response = await fetch("/api/v1/sessions", request).catch(() => {
+  const response = await fetch("/api/v1/sessions", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ code }),
+    signal: AbortSignal.timeout(PATIENCE_MILLISECONDS),
+  }).catch(() => {
     throw unreachable();
   });
   if (!response.ok) throw await problemOf(response);

@@ -49,9 +49,14 @@ export async function follow(run: string, after: number, listener: Listener, sig
 async function read(response: Response, silence: Silence, told: (id: number, data: string) => void): Promise<void> {
   const parser = createParser({ onEvent: (event) => told(Number(event.id ?? 0), event.data) });
   const reader = response.body?.pipeThrough(new TextDecoderStream()).getReader();
-  for (let part = await reader?.read(); part && !part.done; part = await reader?.read()) {
-    silence.heard();
-    parser.feed(part.value);
+  try {
+    for (let part = await reader?.read(); part && !part.done; part = await reader?.read()) {
+      silence.heard();
+      parser.feed(part.value);
+    }
+  } finally {
+    // What cannot be read ends the connection too: a browser has six of them for each origin.
+    reader?.cancel().catch(() => undefined);
   }
 }
 
@@ -106,10 +111,12 @@ class Batch {
 
 export function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
-    const timer = setTimeout(resolve, milliseconds);
-    signal.addEventListener("abort", () => {
+    const end = () => {
       clearTimeout(timer);
+      signal.removeEventListener("abort", end);
       resolve();
-    });
+    };
+    const timer = setTimeout(end, milliseconds);
+    signal.addEventListener("abort", end);
   });
 }

@@ -2,6 +2,7 @@
 
 import { create } from "zustand";
 
+export const NOT_A_TOKEN = "This token does not open the API.";
 const KEY = "enchanted.token";
 
 interface TokenStore {

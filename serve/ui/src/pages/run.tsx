@@ -13,6 +13,7 @@ import { FilesPanel } from "../panels/files";
 import { RunHeader } from "../panels/header";
 import { LogPanel } from "../panels/log";
 import { TimelinePanel } from "../panels/timeline";
+import { Guard } from "../parts/guard";
 import { Empty, Failure, Loading } from "../parts/notes";
 import { Shell } from "../parts/shell";
 import { useRunLog } from "../run/follow";
@@ -63,12 +64,20 @@ export function RunPage({ run }: { run: string }) {
         {known && log.last >= 0 && (
           <>
             <RunActs run={data} log={log} index={behind} />
-            <TimelinePanel log={log} version={version} index={index} />
+            <Guard of={`timeline ${index}`}>
+              <TimelinePanel log={log} version={version} index={index} />
+            </Guard>
             <div className="mission-columns">
-              <LogPanel run={run} log={log} version={version} index={behind} />
+              <Guard of={`log ${behind}`}>
+                <LogPanel run={run} log={log} version={version} index={behind} />
+              </Guard>
               <div className="mission-side">
-                <EventPanel log={log} index={resting} />
-                <FilesPanel run={run} log={log} index={resting} />
+                <Guard of={`event ${resting}`}>
+                  <EventPanel log={log} index={resting} />
+                </Guard>
+                <Guard of={`files ${resting}`}>
+                  <FilesPanel run={run} log={log} index={resting} />
+                </Guard>
               </div>
             </div>
           </>

@@ -1,18 +1,22 @@
 /** Asks for the API's token. */
 
 import { type FormEvent, useEffect, useState } from "react";
-import { useToken } from "../api/token";
+import { NOT_A_TOKEN, useToken } from "../api/token";
 import { Shell } from "../parts/shell";
 
+const PRINTABLE = /^[!-~]+$/;
+
 export function SignInPage() {
-  const { accept, refused } = useToken();
+  const { accept, refused, forget } = useToken();
   const [text, setText] = useState("");
   useEffect(() => {
     document.title = "Sign in · Enchanted";
   }, []);
   const submit = (event: FormEvent) => {
     event.preventDefault();
-    if (text.trim()) accept(text.trim());
+    // A header holds nothing else; what was copied with a zero-width space in it opens nothing either.
+    if (PRINTABLE.test(text.trim())) accept(text.trim());
+    else forget(NOT_A_TOKEN);
   };
   return (
     <Shell crumbs={[]}>

@@ -1,4 +1,4 @@
-/** Keeps the failure of one panel from taking the others with it. */
+/** Keeps the failure of one part of a page from taking the others with it. */
 
 import { Component, type ReactNode } from "react";
 import { Failure } from "./notes";
@@ -6,6 +6,8 @@ import { Failure } from "./notes";
 interface Props {
   /** What the failure belongs to: another key tries again. */
   of: string;
+  /** What is drawn around a failure. */
+  frame?: (failure: ReactNode) => ReactNode;
   children: ReactNode;
 }
 
@@ -21,6 +23,9 @@ export class Guard extends Component<Props, { error: Error | null; of: string }>
   }
 
   override render() {
-    return this.state.error ? <Failure error={this.state.error} /> : this.props.children;
+    const { error } = this.state;
+    if (!error) return this.props.children;
+    const failure = <Failure error={error} retry={() => this.setState({ error: null })} />;
+    return this.props.frame?.(failure) ?? failure;
   }
 }

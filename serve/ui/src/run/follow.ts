@@ -8,6 +8,7 @@ import { type Connection, follow, pause } from "../api/stream";
 import { useLinger } from "./linger";
 import { RunLog } from "./log";
 import { rowsOf } from "./row";
+import { useVisible } from "./visible";
 
 export interface Followed {
   log: RunLog;
@@ -24,6 +25,7 @@ const NEXT = 50_000;
 const AGAIN_MILLISECONDS = 2_000;
 /** After the verdict agents still say that they stop, and the verdict's count has not got that. */
 const LAST_WORDS_MILLISECONDS = 10_000;
+const HIDDEN_MILLISECONDS = 5_000;
 /** Sequences by which one part of the table may be behind another; the stream has them all. */
 const OVERLAP = 1_000;
 
@@ -31,6 +33,8 @@ const OVERLAP = 1_000;
 export function useRunLog(run: string, known: Run | undefined, wanted: number): Followed {
   const [log, setLog] = useState(() => new RunLog());
   const [status, setStatus] = useState<Omit<Followed, "log" | "version">>(BEGINNING);
+  const [attempt, setAttempt] = useState(0);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: another attempt begins anew
   useEffect(() => {
     const stop = new AbortController();
     const fresh = new RunLog();
@@ -41,12 +45,20 @@ export function useRunLog(run: string, known: Run | undefined, wanted: number): 
       .then(() => tell({ loaded: true, error: null }))
       .catch((error: Error) => tell({ error }));
     return () => stop.abort();
-  }, [run]);
+  }, [run, attempt]);
+  // Whoever opens a run before its first event is refused until there is one.
+  const refused = status.error !== null && isRefusal(status.error);
+  useEffect(() => {
+    if (known && refused) setAttempt((last) => last + 1);
+  }, [known, refused]);
   const version = useSyncExternalStore(log.subscribe, log.getVersion);
-  const following = useLinger(
+  const growing = useLinger(
     status.loaded && known !== undefined && !isWhole(log, known, wanted),
     LAST_WORDS_MILLISECONDS,
   );
+  // A browser has six connections for each origin: tabs that nobody looks at leave them to the others.
+  const looked = useLinger(useVisible(), HIDDEN_MILLISECONDS);
+  const following = growing && looked;
   useEffect(() => {
     if (!following) return;
     const stop = new AbortController();

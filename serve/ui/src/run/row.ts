@@ -1,6 +1,6 @@
 /** One line of a run's log, as light as a list of fifty thousand needs it. */
 
-import type { Kind, SwarmEvent } from "../api/event";
+import { type Kind, type SwarmEvent, timeOf } from "../api/event";
 import type { Outline } from "../api/queries";
 import { cut } from "./words";
 
@@ -39,8 +39,18 @@ const FAILED: Partial<Record<Kind, (result: string) => boolean>> = {
 /** Characters of each text, as the outline cuts them: names of agents must come out the same. */
 const TEXT = 200;
 
-/** From its name in the .proto. */
-export const roleOf = (name = ""): Role => name.replace("ROLE_", "").replace("UNSPECIFIED", "").toLowerCase() as Role;
+const ROLES: Record<string, Role> = {
+  ROLE_ARCHITECT: "architect",
+  ROLE_CODER: "coder",
+  ROLE_REVIEWER: "reviewer",
+  ROLE_OPERATOR: "operator",
+};
+
+/** From its name in the .proto; one of a newer schema comes as a number. */
+export const roleOf = (name: string | number = ""): Role => ROLES[name] ?? "";
+
+/** Protobuf's JSON writes what is no number, and infinity, as a text. */
+const finite = (value: number | string | undefined): number => (typeof value === "number" ? value : 0);
 
 export function rowsOf(outline: Outline): Row[] {
   return outline.seq.map((seq, at) => ({
@@ -71,7 +81,7 @@ export const isVerdict = (row: Row): boolean =>
 export function rowOfEvent(event: SwarmEvent): Row {
   return {
     seq: event.seq,
-    time: Date.parse(event.timestamp ?? event.stream_time),
+    time: Date.parse(timeOf(event)),
     eventId: event.event_id,
     kind: event.kind,
     role: roleOf(event.agent_role),
@@ -80,8 +90,8 @@ export function rowOfEvent(event: SwarmEvent): Row {
     parent: event.parent_event_id ?? "",
     inputTokens: event.model_call?.input_tokens ?? 0,
     outputTokens: event.model_call?.output_tokens ?? 0,
-    confidence: event.decision?.confidence_score ?? 0,
-    durationMs: event.model_call?.duration_ms ?? event.tool_call?.duration_ms ?? 0,
+    confidence: finite(event.decision?.confidence_score),
+    durationMs: finite(event.model_call?.duration_ms ?? event.tool_call?.duration_ms),
     ...saidBy(event),
   };
 }

@@ -1,6 +1,6 @@
 /** A trace's spans in the order of its tree, with where each lies in time. */
 
-import type { Kind, SwarmEvent } from "../api/event";
+import { type Kind, type SwarmEvent, timeOf } from "../api/event";
 import type { Span, Trace } from "../api/queries";
 import { type Role, roleOf } from "./row";
 import { KIND_NAMES } from "./sentence";
@@ -57,8 +57,6 @@ function nameOf(span: Span): string {
 /** Begin and end, milliseconds since 1970: the exporter's word, else what the events in it say. */
 function timesOf(span: Span): [number, number] {
   if (span.stored) return [Date.parse(span.start_time), Date.parse(span.end_time || span.start_time)];
-  const times = (span.events as unknown as SwarmEvent[]).map((event) =>
-    Date.parse(event.timestamp ?? event.stream_time),
-  );
+  const times = (span.events as unknown as SwarmEvent[]).map((event) => Date.parse(timeOf(event)));
   return [times.reduce((a, b) => Math.min(a, b), times[0] ?? 0), times.reduce((a, b) => Math.max(a, b), times[0] ?? 0)];
 }

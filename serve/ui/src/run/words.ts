@@ -8,7 +8,10 @@ export const count = (value: number): string => WHOLE.format(value);
 export const percent = (fraction: number | undefined): string =>
   fraction === undefined ? "–" : `${(fraction * 100).toFixed(fraction < 0.1 ? 1 : 0)} %`;
 
-export const moment = (time: string): string => DAY_AND_TIME.format(new Date(time));
+export function moment(time: string): string {
+  const date = new Date(time);
+  return Number.isNaN(date.getTime()) ? "unknown time" : DAY_AND_TIME.format(date);
+}
 
 /** "0.2 s", "14 s", "3 min 05 s", "2 h 10 min". */
 export function seconds(value: number): string {
@@ -21,12 +24,13 @@ export function seconds(value: number): string {
 export const milliseconds = (value: number): string =>
   value < 1_000 ? `${Math.round(value)} ms` : seconds(value / 1_000);
 
-/** "+00:12.4", since the run began. */
+/** "+00:12.4", since the run began; before it where clocks differ. */
 export function offset(value: number): string {
-  const hours = Math.floor(value / 3_600);
-  const minutes = Math.floor((value % 3_600) / 60);
-  const rest = (value % 60).toFixed(1).padStart(4, "0");
-  return `+${hours ? `${hours}:` : ""}${pad(minutes)}:${rest}`;
+  const tenths = Math.round(Math.abs(value) * 10);
+  const hours = Math.floor(tenths / 36_000);
+  const minutes = Math.floor((tenths % 36_000) / 600);
+  const rest = ((tenths % 600) / 10).toFixed(1).padStart(4, "0");
+  return `${value < 0 && tenths ? "-" : "+"}${hours ? `${hours}:` : ""}${pad(minutes)}:${rest}`;
 }
 
 export function bytes(value: number): string {

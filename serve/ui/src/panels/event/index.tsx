@@ -3,7 +3,7 @@
 import { keepPreviousData, useQuery } from "@tanstack/react-query";
 import { memo, useState } from "react";
 import { Link } from "wouter";
-import type { SwarmEvent } from "../../api/event";
+import { type SwarmEvent, timeOf } from "../../api/event";
 import { eventQuery } from "../../api/queries";
 import { useCursor } from "../../cursor/store";
 import { AgentName } from "../../parts/badges";
@@ -48,7 +48,7 @@ export const EventPanel = memo(function EventPanel({ log, index }: Props) {
           <>
             <p className="event-head">
               <AgentName name={data.agent_name ?? ""} role={roleOf(data.agent_role)} />
-              <time dateTime={data.timestamp ?? data.stream_time}>{moment(data.timestamp ?? data.stream_time)}</time>
+              <time dateTime={timeOf(data)}>{moment(timeOf(data))}</time>
               {data.task_id && <span className="tag">{data.task_id}</span>}
             </p>
             {data.corrupted && (

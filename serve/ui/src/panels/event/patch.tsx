@@ -7,18 +7,19 @@ import { bytes } from "../../run/words";
 import { LongText } from "./text";
 import "./patch.css";
 
-/** Beyond these a diff is shown as text, or behind a click, so that it cannot freeze the page. */
+/** Beyond these a diff is shown as text, or behind clicks, so that it cannot freeze the page. */
 const MOST_CHARACTERS = 400_000;
 const MOST_FILES = 20;
 const MOST_LINES = 2_000;
 
 export function Patch({ text, reason }: { text: string; reason: string }) {
   const files = useMemo(() => parsedFiles(text), [text]);
-  const [all, setAll] = useState(false);
+  const [parts, setParts] = useState(1);
   const [view, setView] = useState<"unified" | "split">("unified");
   if (!text)
     return <p className="dim">{reason === "base" ? "What the run started from; it has no patch." : "No patch."}</p>;
   if (!files) return <LongText title={`patch of ${bytes(text.length)}`} text={text} />;
+  const shown = Math.min(parts * MOST_FILES, upToLines(files, parts * MOST_LINES));
   return (
     <div className="patch">
       <p className="patch-head">
@@ -29,12 +30,12 @@ export function Patch({ text, reason }: { text: string; reason: string }) {
           {view === "split" ? "One column" : "Side by side"}
         </button>
       </p>
-      {files.slice(0, all ? files.length : MOST_FILES).map((file) => (
+      {files.slice(0, shown).map((file) => (
         <PatchedFile key={`${file.oldPath} ${file.newPath}`} file={file} view={view} />
       ))}
-      {files.length > MOST_FILES && !all && (
-        <button type="button" onClick={() => setAll(true)}>
-          Show {files.length - MOST_FILES} more files
+      {files.length > shown && (
+        <button type="button" onClick={() => setParts(parts + 1)}>
+          Show more of {files.length - shown} other files
         </button>
       )}
     </div>
@@ -42,7 +43,7 @@ export function Patch({ text, reason }: { text: string; reason: string }) {
 }
 
 function PatchedFile({ file, view }: { file: FileData; view: "unified" | "split" }) {
-  const lines = file.hunks.reduce((sum, hunk) => sum + hunk.changes.length, 0);
+  const lines = linesOf(file);
   return (
     <figure className="patched-file">
       <figcaption>
@@ -57,6 +58,18 @@ function PatchedFile({ file, view }: { file: FileData; view: "unified" | "split"
       )}
     </figure>
   );
+}
+
+const linesOf = (file: FileData): number => file.hunks.reduce((sum, hunk) => sum + hunk.changes.length, 0);
+
+/** How many files have so many lines together; at least one. What is too long to be drawn costs nothing. */
+function upToLines(files: readonly FileData[], most: number): number {
+  let lines = 0;
+  const over = files.findIndex((file) => {
+    lines += linesOf(file) > MOST_LINES ? 0 : linesOf(file);
+    return lines > most;
+  });
+  return over < 0 ? files.length : Math.max(1, over);
 }
 
 function nameOf(file: FileData): string {

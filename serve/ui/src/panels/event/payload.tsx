@@ -31,6 +31,8 @@ const SENTENCE = 4_000;
 /** Characters of what was turned down, and how many of them. */
 const REJECTED = 1_000;
 const MOST_REJECTED = 100;
+/** Of a prompt: thousands take a browser a minute. */
+const MOST_MESSAGES = 100;
 
 function Rest({ of: text = "" }: { of: string | undefined }) {
   return text.length > SENTENCE && <LongText title="all of it" text={text} />;
@@ -107,10 +109,15 @@ function ModelSaid({ call }: { call: ModelCall }) {
       </Facts>
       {call.error && <p role="alert">{call.error}</p>}
       {Array.isArray(messages) &&
-        messages.map((message: { role?: string; content?: unknown }, at) => (
+        messages.slice(0, MOST_MESSAGES).map((message: { role?: string; content?: unknown }, at) => (
           // biome-ignore lint/suspicious/noArrayIndexKey: a prompt's messages have no other name and never move
           <LongText key={at} title={String(message?.role ?? "message")} text={String(message?.content ?? "")} />
         ))}
+      {Array.isArray(messages) && messages.length > MOST_MESSAGES && (
+        <p className="dim">
+          and {count(messages.length - MOST_MESSAGES)} more messages, which “Everything it holds” has
+        </p>
+      )}
       <LongText title="answer" text={call.completion ?? ""} />
     </>
   );

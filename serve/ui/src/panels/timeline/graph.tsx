@@ -13,7 +13,6 @@ import {
   useReactFlow,
 } from "@xyflow/react";
 import { memo, useEffect, useMemo } from "react";
-import "@xyflow/react/dist/base.css";
 import { moveTo } from "../../cursor/moves";
 import { AgentName } from "../../parts/badges";
 import { Empty } from "../../parts/notes";
@@ -21,7 +20,6 @@ import { type Flow, type FlowNode, flowAt } from "../../run/flow";
 import type { RunLog } from "../../run/log";
 import { useSettled } from "../../run/settled";
 import { count } from "../../run/words";
-import "./graph.css";
 
 interface Props {
   log: RunLog;

@@ -14,6 +14,8 @@ import { count, offset } from "../../run/words";
 import { Drawing } from "./drawing";
 import { Legend } from "./legend";
 import { Transport } from "./transport";
+import "@xyflow/react/dist/base.css";
+import "./graph.css";
 import "./timeline.css";
 
 interface Props {
@@ -23,13 +25,15 @@ interface Props {
 }
 
 const GRAPH = "graph";
-const Graph = lazy(() => import("./graph"));
 
 export function TimelinePanel({ log, version, index }: Props) {
   const [mode, setMode] = useState<ScaleMode>("event");
   const [graph, setGraph] = useState(() => isOpenInAddress(GRAPH));
   // The slider keeps up with the hand; the graph follows when there is time.
   const behind = useDeferredValue(index);
+  // Unfolding asks for the chunk anew: React keeps the failure of one that did not come.
+  // biome-ignore lint/correctness/useExhaustiveDependencies: see above
+  const Graph = useMemo(() => lazy(() => import("./graph")), [graph]);
   const toggle = () => {
     setGraph(!graph);
     keepOpenInAddress(GRAPH, !graph);
