@@ -136,6 +136,16 @@ class TargetBlocked(ActorError):
         super().__init__(f"{folder} cannot be restored into: {_listed(paths)}; move it, or give another --into")
 
 
+class TargetTooLarge(ActorError):
+    """More files than the records of a restore may name."""
+
+    def __init__(self, folder: object, limit: int) -> None:
+        super().__init__(
+            f"the record of this restore in {folder} would have more than {limit} bytes, so nothing was changed; "
+            "restore such a tree onto a branch: --branch NAME"
+        )
+
+
 class TargetUnfinished(ActorError):
     """Another restore was cut off in this folder."""
 

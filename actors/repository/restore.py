@@ -94,18 +94,21 @@ class Target:
         """What `restore` would do; nothing is written.
 
         Raises:
-            UnsafePath: the tree has a path that must not be written.
+            UnsafePath: the tree has a path that must not be written, or the records of restores are behind a link.
+            TargetBlocked: those records came with the repository, or are damaged.
             TargetStopped: a folder there cannot be looked into.
         """
+        self._look()
         return self._compared(_files_of(store, tree), self._owned())
 
     def preview_back(self) -> Preview:
         """What `put_back` would do; nothing is written.
 
         Raises:
-            TargetBlocked: nothing was restored here.
-            TargetStopped: as in `preview`.
+            TargetBlocked: nothing was restored here, or as in `preview`.
+            UnsafePath, TargetStopped: as in `preview`.
         """
+        self._look()
         return self._way_back().preview
 
     def restore(self, store: TreeStore, tree: str, *, label: str, operation: str, force: bool = False) -> Restored:
@@ -161,9 +164,18 @@ class Target:
         return Restored(preview=way.preview, snapshot=str(place), resumed=resumed)
 
     def unfinished(self) -> str:
-        """What was cut off here, in words; empty when nothing was."""
+        """What was cut off here, in words; empty when nothing was.
+
+        Raises:
+            TargetBlocked, UnsafePath: as in `preview`.
+        """
+        self._look()
         pending = self._journal.pending()
         return pending[1].label if pending else ""
+
+    def _look(self) -> None:
+        """What an act itself would refuse before it does anything."""
+        self._journal.require_own(_git_view(self.folder)[0])
 
     def _way_back(self) -> _Way:
         if (last := self._journal.last()) is None:

@@ -24,9 +24,11 @@ from enchanted.actors.errors import (
     TargetBusy,
     TargetChanged,
     TargetStopped,
+    TargetTooLarge,
     TargetUnfinished,
     UnsafePath,
 )
+from enchanted.actors.repository import restore_journal
 from enchanted.actors.repository.restore import MARK, Restored, Target
 from enchanted.actors.repository.tree_store import EMPTY_TREE, TreeStore
 from enchanted.actors.testing import make_repository
@@ -425,7 +427,7 @@ def test_nothing_of_ours_is_written_through_a_link(store: TreeStore, tmp_path: P
     (tmp_path / "outside").write_text("{}")
     (tmp_path / "into" / MARK).mkdir(parents=True)
     (tmp_path / "into" / MARK / name).symlink_to(tmp_path / "outside")
-    with suppress(TargetStopped):
+    with suppress(TargetStopped, TargetBlocked):
         restore(store, tmp_path / "into", {"a": ("100644", b"2")})
     assert (tmp_path / "outside").read_text() == "{}"
 
@@ -435,6 +437,88 @@ def test_a_damaged_record_of_restores_is_named(store: TreeStore, tmp_path: Path)
     (tmp_path / MARK / "state.json").write_text("{")
     with pytest.raises(TargetBlocked, match=r"state\.json is damaged"):
         restore(store, tmp_path, {"a": ("100644", b"2")})
+
+
+DAMAGED = {
+    "state.json": [
+        "[]", "5", '"x"', "null", "[" * 100_000, '{"files": []}', '{"files": {"a": 5}}', '{"files": {"a": ["1", 2]}}',
+        '{"files": {"a\\u0000": ["1", "2"]}}', '{"files": {"\\ud800": ["1", "2"]}}', '{"done": 5}', '{"done": [[]]}',
+        '{"operation": "../x"}', '{"operation": "/etc"}', '{"after": [1]}',
+    ],
+    "plan.json": [
+        "[]", "{}", "[" * 100_000,
+        *(
+            json.dumps({"label": "x", "write": [], "delete": [], "files": {}, "after": {}, "files_before": {}} | wrong)
+            for wrong in ({"files": []}, {"write": [5]}, {"delete": "a"}, {"number": "1"}, {"label": "\ud800"})
+        ),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in DAMAGED.items() for text in texts])
+def test_a_record_of_any_other_shape_is_named_and_not_believed(
+    store: TreeStore, tmp_path: Path, name: str, text: str
+) -> None:
+    place = tmp_path / MARK if name == "state.json" else tmp_path / MARK / "x"
+    (place / "new").mkdir(parents=True)
+    (place / name).write_text(text)
+    for act in (
+        Target(tmp_path).unfinished,
+        lambda: restore(store, tmp_path, {"a": ("100644", b"2")}, force=True),
+        lambda: Target(tmp_path).put_back(operation="back"),
+    ):
+        with pytest.raises(TargetBlocked, match=rf"{name} is damaged; move it"):
+            act()
+    assert on_disk(tmp_path) == {}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["state.json", "x/plan.json"])
+@pytest.mark.parametrize("kind", ["pipe", "link", "device", "folder", "huge"])
+def test_a_record_that_is_no_plain_file_is_not_waited_for_and_not_followed(
+    store: TreeStore, tmp_path: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore_journal, "MAX_RECORD", 1_000)
+    outside, place = tmp_path / "outside", tmp_path / "into" / MARK / name
+    outside.write_text("{}")
+    place.parent.mkdir(parents=True)
+    {
+        "pipe": lambda: os.mkfifo(place),
+        "link": lambda: place.symlink_to(outside),
+        "device": lambda: place.symlink_to("/dev/zero"),
+        "folder": place.mkdir,
+        "huge": lambda: place.write_text("{" + " " * 1_000 + "}"),
+    }[kind]()
+    for act in (
+        lambda: Target(tmp_path / "into").preview(store, EMPTY_TREE),
+        Target(tmp_path / "into").preview_back,
+        lambda: restore(store, tmp_path / "into", {}),
+    ):
+        with pytest.raises(TargetBlocked, match=rf"{Path(name).name} (is damaged|cannot be read)"):
+            act()
+
+
+def test_a_preview_refuses_the_records_that_the_restore_refuses(store: TreeStore, tmp_path: Path) -> None:
+    make_repository(tmp_path / "brought", {f"{MARK}/state.json": "{}", "a": "1"})
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / MARK).symlink_to(tmp_path)
+    for name, refused in (("brought", TargetBlocked), ("linked", UnsafePath)):
+        target = Target(tmp_path / name)
+        for act in (lambda at=target: at.preview(store, EMPTY_TREE), target.preview_back, target.unfinished):
+            with pytest.raises(refused):
+                act()
+
+
+def test_a_restore_that_could_not_be_read_back_is_refused_before_it_counts(
+    store: TreeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restore(store, tmp_path, {"a": ("100644", b"1")})
+    monkeypatch.setattr(restore_journal, "MAX_RECORD", 1_000)
+    with pytest.raises(TargetTooLarge, match="--branch"):
+        restore(store, tmp_path, {f"f{n}": ("100644", b"2") for n in range(20)})
+    assert on_disk(tmp_path) == {"a": ("100644", b"1")}
+    restore(store, tmp_path, {"a": ("100644", b"3")})
+    assert on_disk(tmp_path) == {"a": ("100644", b"3")}
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,23 @@ async def test_bad_places_are_refused_without_harm(
 ) -> None:
     answer = await act(world, history.run, "restores", **body)
     assert answer.status_code == status, answer.text
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_what_somebody_planted_as_records_of_restores_is_refused_and_keeps_nobody_waiting(
+    world: World, history: History, tmp_path: Path, dry_run: bool
+) -> None:
+    (tmp_path / MARK).mkdir()
+    state = tmp_path / MARK / "state.json"
+    os.mkfifo(state)
+    answers = [await act(world, history.run, "restores", into=str(tmp_path), dry_run=dry_run) for _ in range(8)]
+    state.unlink()
+    for text in ("[]", "[" * 100_000, '{"files": []}', '{"files": {"a": 5}}', '{"done": 5}'):
+        state.write_text(text)
+        answers.append(await act(world, history.run, "restores", into=str(tmp_path), dry_run=dry_run))
+    assert {answer.status_code for answer in answers} == {409}
+    assert all("state.json is damaged; move it" in answer.json()["detail"] for answer in answers)
 
 
 async def test_a_state_before_the_run_began_cannot_be_restored(world: World, history: History, tmp_path: Path) -> None:
