@@ -136,6 +136,20 @@ class TargetBlocked(ActorError):
         super().__init__(f"{folder} cannot be restored into: {_listed(paths)}; move it, or give another --into")
 
 
+class TargetReserved(ActorError):
+    """The folder is none that files may be put into."""
+
+    def __init__(self, folder: object, whose: str) -> None:
+        super().__init__(f"{_short(folder)} is not restored into: it belongs to {whose}; give another --into")
+
+
+class TargetNoFolder(ActorError):
+    """A file lies where the folder must be."""
+
+    def __init__(self, folder: object, path: object) -> None:
+        super().__init__(f"{_short(folder)} cannot be restored into: {_short(path)} is no folder; give another --into")
+
+
 class TargetTooLarge(ActorError):
     """More files than the records of a restore may name."""
 

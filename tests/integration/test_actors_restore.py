@@ -23,6 +23,8 @@ from enchanted.actors.errors import (
     TargetBlocked,
     TargetBusy,
     TargetChanged,
+    TargetNoFolder,
+    TargetReserved,
     TargetStopped,
     TargetTooLarge,
     TargetUnfinished,
@@ -580,10 +582,68 @@ def test_a_folder_that_cannot_be_made_or_written_says_so(open_place: Path) -> No
     (open_place / "mine").mkdir(mode=0o555)
     (open_place / "file").write_text("mine")
     with as_nobody(open_place):
-        for into in ("mine", "mine/new", "file", "file/new"):
-            with pytest.raises(TargetStopped, match=r"cannot be read or written \(.*\); put that right"):
+        for into, refused, words in (
+            ("mine", TargetStopped, r"cannot be read or written \(permission denied\); put that right"),
+            ("mine/new", TargetStopped, r"cannot be read or written \(permission denied\); put that right"),
+            ("file", TargetNoFolder, r"file is no folder; give another --into$"),
+            ("file/new", TargetNoFolder, r"file is no folder; give another --into$"),
+            ("x" * 256, TargetStopped, "file name too long"),
+        ):
+            with pytest.raises(refused, match=words):
+                Target(open_place / into).preview(store, EMPTY_TREE)
+            with pytest.raises(refused, match=words):
                 restore(store, open_place / into, {"a": ("100644", b"2")})
     assert (open_place / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
+def test_a_folder_that_nobody_can_write_is_refused_in_the_preview(store: TreeStore, tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", str(tmp_path)], check=True)
+    try:
+        for into in (tmp_path, tmp_path / "new"):
+            with pytest.raises(TargetStopped, match="read-only file system"):
+                Target(into).preview(store, EMPTY_TREE)
+            with pytest.raises(TargetStopped, match="read-only file system"):
+                restore(store, into, {"a": ("100644", b"1")})
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("into", "whose"),
+    [
+        ("repo/.git", "git"),
+        ("repo/.GIT/hooks", "git"),
+        ("repo/.git/new", "git"),
+        ("bare", "git"),
+        ("bare/hooks", "git"),
+        ("bare/new/er", "git"),
+        ("apart", "git"),
+        ("link", "git"),
+        (f"repo/{MARK}", "the records of restores"),
+        (f"repo/{MARK}/x/old", "the records of restores"),
+        ("/proc/new", "the kernel"),
+        ("/sys", "the kernel"),
+    ],
+)
+def test_what_belongs_to_git_or_to_restores_is_not_restored_into(
+    store: TreeStore, tmp_path: Path, into: str, whose: str
+) -> None:
+    make_repository(tmp_path / "repo", {"a": "1"})
+    for arguments in (["--bare", "bare"], ["--separate-git-dir", "apart", "work"]):
+        subprocess.run(["git", "init", "-q", *arguments], cwd=tmp_path, check=True)
+    (tmp_path / "link").symlink_to("repo/.git/hooks")
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    target, tree = Target(tmp_path / into), tree_of(store, {"config": ("100644", b"[core]"), "a": ("100755", b"!")})
+    for act in (
+        lambda: target.preview(store, tree),
+        lambda: target.restore(store, tree, label="x", operation="x", force=True),
+        target.preview_back,
+        lambda: target.put_back(operation="x", force=True),
+    ):
+        with pytest.raises(TargetReserved, match=f"belongs to {whose}; give another --into"):
+            act()
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
 
 
 def test_a_folder_that_cannot_be_looked_into_is_not_taken_for_an_empty_one(open_place: Path) -> None:

@@ -66,11 +66,15 @@ async def test_work_in_the_folder_is_refused_and_kept_when_told(world: World, hi
     ("body", "status"),
     [
         ({}, 422),
+        ({"into": ""}, 422),
         ({"into": "relative"}, 422),
         ({"into": "/x", "branch": "b"}, 422),
         ({"into": "/proc/nowhere/x"}, 409),
         ({"into": "/etc/hostname"}, 409),
         ({"branch": "b", "repo": "/nowhere"}, 422),
+        ({"into": "/etc/hostname/x"}, 409),
+        ({"into": "/proc/foo"}, 409),
+        ({"branch": "b", "repo": ""}, 422),
         ({"branch": "a..b"}, 409),
         ({"into": "/tmp/x", "workspace": "nosuch"}, 404),
         ({"into": "/tmp/x", "at": -1}, 422),
@@ -80,8 +84,9 @@ async def test_work_in_the_folder_is_refused_and_kept_when_told(world: World, hi
 async def test_bad_places_are_refused_without_harm(
     world: World, history: History, body: dict[str, Any], status: int
 ) -> None:
-    answer = await act(world, history.run, "restores", **body)
-    assert answer.status_code == status, answer.text
+    for dry_run in ({"dry_run": True}, {}):
+        answer = await act(world, history.run, "restores", **body, **dry_run)
+        assert answer.status_code == status, answer.text
 
 
 @pytest.mark.timeout(60)
