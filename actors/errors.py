@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from enchanted.schemas.errors import PortableError
@@ -95,7 +96,15 @@ class BranchExists(ActorError):
     """The branch to write is there with other content."""
 
     def __init__(self, branch: str) -> None:
-        super().__init__(f"branch {branch} exists with other content; rename it: git branch -m {branch} NEW_NAME")
+        rename = f"git branch -m {shlex.quote(branch)} NEW_NAME"
+        super().__init__(f"branch {branch} exists with other content; rename it: {rename}")
+
+
+class BranchRefused(ActorError):
+    """Git cannot make the branch, for another reason than that it is there."""
+
+    def __init__(self, branch: str, why: str) -> None:
+        super().__init__(f"branch {_short(branch)} cannot be made: {why[:1000]}; put that right, or give another name")
 
 
 class BadBranchName(ActorError):
@@ -109,7 +118,7 @@ class CannotApply(ActorError):
     """A branch cannot be brought into the user's working tree safely."""
 
     def __init__(self, why: str, branch: str) -> None:
-        super().__init__(f"{why}; nothing was changed, merge by hand: git merge {branch}")
+        super().__init__(f"{why}; nothing was changed, merge by hand: git merge {shlex.quote(branch)}")
 
 
 class CannotRebuild(ActorError):
