@@ -12,6 +12,10 @@ import httpx
 import pytest
 
 from enchanted.actors.repository.restore import MARK
+from enchanted.actors.rerun import file
+from enchanted.actors.rerun.importing import import_recording
+from enchanted.cluster import cli
+from enchanted.cluster.commands.importing import RECORDED
 from enchanted.schemas.events import StoredEvent
 from enchanted.serve.testing import History, World, scripted, until
 
@@ -174,6 +178,53 @@ async def test_a_fork_is_asked_of_the_swarm_with_what_differs(world: World) -> N
     assert (answer.status_code, answer.json()["code"]) == (409, "fork-refused")
     assert (await act(world, "nobody", "forks")).status_code == 404
     assert (await act(world, history.run, "forks", model="nonsense")).status_code == 422
+
+
+async def test_a_fork_is_refused_by_its_preview_where_it_would_be(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording = await file.load(RECORDED)
+    await import_recording(recording, world.bus)
+    await world.stored(recording.run_id, len(recording.events))
+    foreign, events = await scripted(world, "run-foreign"), await world.bus.read_run(recording.run_id)
+    base = next(one.seq for one in events if one.event.state_change.content_sha256)
+
+    async def forked(run: str, *arguments: str) -> tuple[int, str]:
+        where = ["--url", world.url, "--token-file", str(world.token_file)]
+        code = await asyncio.to_thread(cli.execute, ["fork", run, *arguments, *where])
+        return code, capsys.readouterr().err
+
+    for run, *arguments in (
+        (recording.run_id, "--at", "0"),
+        (recording.run_id, "--at", f"{base - 1}"),
+        (foreign.run,),
+        (foreign.run, "--at", f"{foreign.events[0].seq}"),
+    ):
+        code, said = await forked(run, *arguments)
+        assert "this was the preview" not in said
+        assert (code, "error: " in said, "remedy: " in said) == (2, True, True), said
+    code, said = await forked(recording.run_id, "--at", f"{base}")
+    assert (code, "nothing was changed: this was the preview" in said) == (2, True), said
+    answer = await act(world, recording.run_id, "forks", at=base, dry_run=True)
+    assert (answer.status_code, answer.json()) == (200, {"run_id": "", "url": ""})
+
+
+async def test_an_empty_path_is_not_the_current_folder(
+    world: World, history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    where = ["--url", world.url, "--token-file", str(world.token_file)]
+    for arguments in (
+        ["restore", history.run, "--into", "", "--yes"],
+        ["restore", "--back", "--into", "", "--yes"],
+        ["restore", history.run, "--branch", "b", "--repo", "", "--yes"],
+        ["fork", history.run, "--repo", "", "--yes"],
+    ):
+        assert await asyncio.to_thread(cli.execute, [*arguments, *where]) == 2
+        assert "an empty path names no folder" in capsys.readouterr().err
+    assert on_disk(tmp_path, whole=True) == {}
+    assert await asyncio.to_thread(cli.execute, ["restore", history.run, "--into", ".", "--yes", *where]) == 0
+    assert on_disk(tmp_path) == history.files[changes(history)[-1].seq]
 
 
 async def test_nothing_is_left_in_the_table_by_dry_runs(world: World, history: History, tmp_path: Path) -> None:
