@@ -16,9 +16,9 @@ def require_new(git: Git, folder: Path, branch: str) -> None:
         BranchRefused: another branch has a part of its name, or its file cannot be made.
     """
     parts = branch.split("/")
-    for above in ("/".join(parts[:end]) for end in range(1, len(parts))):
-        if git.result("rev-parse", "--verify", "-q", f"refs/heads/{above}", ok=(0, 1))[0] == 0:
-            raise BranchRefused(branch, f"branch {above} exists, and git keeps none below another")
+    for other in ("/".join(parts[:end]) for end in range(1, len(parts))):
+        if git.result("rev-parse", "--verify", "-q", f"refs/heads/{other}", ok=(0, 1))[0] == 0:
+            raise BranchRefused(branch, f"branch {other} exists, and git keeps none below another")
     if below := git.run("for-each-ref", "--count=1", "--format=%(refname:lstrip=2)", f"refs/heads/{branch}/"):
         name = below.decode("utf-8", "backslashreplace").strip()
         raise BranchRefused(branch, f"branch {name} exists, and git keeps none above another")
