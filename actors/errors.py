@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from enchanted.schemas.errors import PortableError
@@ -95,7 +96,15 @@ class BranchExists(ActorError):
     """The branch to write is there with other content."""
 
     def __init__(self, branch: str) -> None:
-        super().__init__(f"branch {branch} exists with other content; rename it: git branch -m {branch} NEW_NAME")
+        rename = f"git branch -m {shlex.quote(branch)} NEW_NAME"
+        super().__init__(f"branch {branch} exists with other content; rename it: {rename}")
+
+
+class BranchRefused(ActorError):
+    """Git cannot make the branch, for another reason than that it is there."""
+
+    def __init__(self, branch: str, why: str) -> None:
+        super().__init__(f"branch {_short(branch)} cannot be made: {why[:1000]}; put that right, or give another name")
 
 
 class BadBranchName(ActorError):
@@ -109,7 +118,7 @@ class CannotApply(ActorError):
     """A branch cannot be brought into the user's working tree safely."""
 
     def __init__(self, why: str, branch: str) -> None:
-        super().__init__(f"{why}; nothing was changed, merge by hand: git merge {branch}")
+        super().__init__(f"{why}; nothing was changed, merge by hand: git merge {shlex.quote(branch)}")
 
 
 class CannotRebuild(ActorError):
@@ -134,6 +143,30 @@ class TargetBlocked(ActorError):
 
     def __init__(self, folder: object, paths: Sequence[str]) -> None:
         super().__init__(f"{folder} cannot be restored into: {_listed(paths)}; move it, or give another --into")
+
+
+class TargetReserved(ActorError):
+    """The folder is none that files may be put into."""
+
+    def __init__(self, folder: object, whose: str) -> None:
+        super().__init__(f"{_short(folder)} is not restored into: it belongs to {whose}; give another --into")
+
+
+class TargetNoFolder(ActorError):
+    """A file lies where the folder must be."""
+
+    def __init__(self, folder: object, path: object) -> None:
+        super().__init__(f"{_short(folder)} cannot be restored into: {_short(path)} is no folder; give another --into")
+
+
+class TargetTooLarge(ActorError):
+    """More files than the records of a restore may name."""
+
+    def __init__(self, folder: object, limit: int) -> None:
+        super().__init__(
+            f"the record of this restore in {folder} would have more than {limit} bytes, so nothing was changed; "
+            "restore such a tree onto a branch: --branch NAME"
+        )
 
 
 class TargetUnfinished(ActorError):

@@ -6,6 +6,7 @@ so that it outlives its parent.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,7 +45,7 @@ class CannotFork(ActorError):
     """There is no state to fork from."""
 
     def __init__(self, run: str, at: int, why: str, remedy: str = "") -> None:
-        remedy = remedy or f"`enchanted events {run}` lists its sequences"
+        remedy = remedy or f"`enchanted events {shlex.quote(run)}` lists its sequences"
         super().__init__(f"{run} cannot be forked at {at}: {why}; {remedy}")
 
 
@@ -53,8 +54,8 @@ class ForkPruned(CannotFork):
 
     def __init__(self, run: str, at: int, why: str) -> None:
         remedy = (
-            f"if the API has its files yet, `enchanted restore {run} --at {at} --into FOLDER` writes them; else begin "
-            "anew with `enchanted run TASK --repo REPO`"
+            f"if the API has its files yet, `enchanted restore {shlex.quote(run)} --at {at} --into FOLDER` writes "
+            "them; else begin anew with `enchanted run TASK --repo REPO`"
         )
         super().__init__(run, at, why, remedy)
 

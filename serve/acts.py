@@ -37,12 +37,15 @@ from enchanted.serve.events import JsonResponse
 from enchanted.serve.history import workspace_at
 from enchanted.serve.parameters import MAX_SEQ, RunId
 from enchanted.serve.run_facts import read_facts
-from enchanted.serve.runs import ROLES, STARTED, BudgetBody, ModelUrl, Starts, Text, find_run, repository_path, started
+from enchanted.serve.runs import ROLES, BudgetBody, ModelUrl, Starts, Text, find_run, repository_path, started
 from enchanted.serve.seek import Seeker
 from enchanted.serve.store import Store
 from enchanted.serve.undo import undone
 
 router = APIRouter(prefix="/api/v1", tags=["acts"])
+FORKED: dict[int | str, dict[str, Any]] = {
+    200: {"model": StartedRun, "description": "This Idempotency-Key has started it before, or it was a dry run"}
+}
 
 
 def _absolute(text: str) -> str:
@@ -108,6 +111,8 @@ class ForkBody(BaseModel):
     repo: Annotated[str, StringConstraints(max_length=4_096), AfterValidator(repository_path)] | None = None
     apply: bool = False
     budget: BudgetBody | None = None
+    dry_run: bool = False
+    """Only say whether it can be forked there."""
 
     def request(self, run_id: str, point: ForkPoint) -> RunRequest:
         """The run to start."""
@@ -198,7 +203,7 @@ async def undo(run: RunId, body: UndoBody, request: Request, deps: Deps) -> Json
     return JsonResponse(await undone(deps, contents, run, body.event_id, dry_run=body.dry_run))
 
 
-@router.post("/runs/{run}/forks", status_code=202, response_model=None, responses=described(StartedRun, 202) | STARTED)
+@router.post("/runs/{run}/forks", status_code=202, response_model=None, responses=described(StartedRun, 202) | FORKED)
 async def fork(
     run: RunId,
     body: ForkBody,
@@ -206,11 +211,16 @@ async def fork(
     deps: Deps,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=256)] = None,
 ) -> JsonResponse:
-    """Start a new run from another one's state at a sequence; an Idempotency-Key as when a run is started."""
+    """Start a new run from another one's state at a sequence; an Idempotency-Key as when a run is started.
+
+    With ``dry_run`` nothing is started, and what would be refused is.
+    """
     await find_run(deps, run)
     point = await _fork_point(deps, run, body.at)
+    if body.dry_run:
+        return JsonResponse({"run_id": "", "url": ""})
     starts: Starts = request.app.state.starts
-    asked = body.model_dump() | {"forked_from": run}
+    asked = body.model_dump(exclude={"dry_run"}) | {"forked_from": run}
     return started(*await starts.start(lambda run_id: body.request(run_id, point), asked, idempotency_key))
 
 

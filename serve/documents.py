@@ -177,6 +177,7 @@ class StartedRun(BaseModel):
     """A run that was accepted."""
 
     run_id: str
+    """Empty for a dry run, as is the address."""
     url: str
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -143,6 +144,7 @@ def _state(state: MainState | None) -> dict[str, Any] | None:
 
 def _next(run: str, recovery: Recovery) -> list[str]:
     at = recovery.at or (recovery.base.seq if recovery.base else 0)
+    run = shlex.quote(run)
     if not at:
         return [f"enchanted verify {run}"]
     commands = [f"enchanted restore {run} --at {at} --into FOLDER"]

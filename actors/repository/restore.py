@@ -32,6 +32,7 @@ from enchanted.actors.repository.folder_files import (
 )
 from enchanted.actors.repository.git import Git
 from enchanted.actors.repository.restore_journal import MARK, Files, Journal, Plan
+from enchanted.actors.repository.target_place import require_place
 from enchanted.actors.repository.tree_store import TreeStore
 from enchanted.actors.repository.user_repository import UserRepository
 from enchanted.actors.tools.confined_files import forbidden_name
@@ -94,18 +95,22 @@ class Target:
         """What `restore` would do; nothing is written.
 
         Raises:
-            UnsafePath: the tree has a path that must not be written.
-            TargetStopped: a folder there cannot be looked into.
+            UnsafePath: the tree has a path that must not be written, or the records of restores are behind a link.
+            TargetBlocked: those records came with the repository, or are damaged.
+            TargetStopped: a folder there cannot be looked into, or the folder not be made or written.
+            TargetReserved, TargetNoFolder: see `require_place`.
         """
+        self._look()
         return self._compared(_files_of(store, tree), self._owned())
 
     def preview_back(self) -> Preview:
         """What `put_back` would do; nothing is written.
 
         Raises:
-            TargetBlocked: nothing was restored here.
-            TargetStopped: as in `preview`.
+            TargetBlocked: nothing was restored here, or as in `preview`.
+            UnsafePath, TargetStopped, TargetReserved, TargetNoFolder: as in `preview`.
         """
+        self._look()
         return self._way_back().preview
 
     def restore(self, store: TreeStore, tree: str, *, label: str, operation: str, force: bool = False) -> Restored:
@@ -120,8 +125,11 @@ class Target:
             TargetStopped: the file system refused a step; the same call goes on from there.
             TargetBusy: another one is at work.
             UnsafePath: the tree has a path that must not be written.
+            TargetTooLarge: it has more files than can be kept account of.
+            TargetReserved, TargetNoFolder: see `require_place`.
         """
         wanted = _files_of(store, tree)
+        require_place(self.folder)
         with self._journal.alone(_git_view(self.folder)[0]):
             resumed = self._finish(label, force=force)
             preview = self._compared(wanted, self._owned())
@@ -141,8 +149,9 @@ class Target:
 
         Raises:
             TargetBlocked: nothing was restored here.
-            TargetChanged, TargetUnfinished, TargetStopped, TargetBusy: as in `restore`.
+            TargetChanged, TargetUnfinished, TargetStopped, TargetBusy, TargetReserved: as in `restore`.
         """
+        require_place(self.folder)
         if not self._journal.mark.is_dir():
             raise TargetBlocked(self.folder, ("nothing was ever restored here",))
         with self._journal.alone(_git_view(self.folder)[0]):
@@ -161,9 +170,19 @@ class Target:
         return Restored(preview=way.preview, snapshot=str(place), resumed=resumed)
 
     def unfinished(self) -> str:
-        """What was cut off here, in words; empty when nothing was."""
+        """What was cut off here, in words; empty when nothing was.
+
+        Raises:
+            TargetBlocked, UnsafePath: as in `preview`.
+        """
+        self._journal.require_own(_git_view(self.folder)[0])
         pending = self._journal.pending()
         return pending[1].label if pending else ""
+
+    def _look(self) -> None:
+        """What an act itself would refuse before it does anything."""
+        require_place(self.folder)
+        self._journal.require_own(_git_view(self.folder)[0])
 
     def _way_back(self) -> _Way:
         if (last := self._journal.last()) is None:

@@ -10,18 +10,22 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from enchanted.actors.errors import TargetBlocked, TargetBusy, TargetStopped, UnsafePath
+from enchanted.actors.errors import TargetBlocked, TargetBusy, TargetStopped, TargetTooLarge, UnsafePath
 from enchanted.actors.repository.folder_files import FileEntry, flush, flush_folder
 
 MARK = ".enchanted-restore"
+MAX_RECORD = 1 << 27
+"""Bytes of a record; a plan names each file up to three times, with some 130 bytes."""
 Files = dict[str, FileEntry]
 """Path as the file system gives it -> mode and blob."""
+_Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,10 +77,7 @@ class Journal:
             TargetStopped: the folder cannot be made or written.
             UnsafePath: the records are behind a link.
         """
-        if self.mark.is_symlink():
-            raise UnsafePath(MARK, "is a link")
-        if any(path.startswith(MARK + "/") for path in tracked):
-            raise TargetBlocked(self.folder, (f"{MARK} came with the repository and is not a restore's",))
+        self.require_own(tracked)
         try:
             file = self._opened()
         except OSError as error:
@@ -87,6 +88,17 @@ class Journal:
             except BlockingIOError:
                 raise TargetBusy(self.folder) from None
             yield
+
+    def require_own(self, tracked: Iterable[str]) -> None:
+        """The records are those of restores, as far as can be told.
+
+        Raises:
+            TargetBlocked, UnsafePath: as in `alone`.
+        """
+        if self.mark.is_symlink():
+            raise UnsafePath(MARK, "is a link")
+        if any(path.startswith(MARK + "/") for path in tracked):
+            raise TargetBlocked(self.folder, (f"{MARK} came with the repository and is not a restore's",))
 
     def _opened(self) -> int:
         """The lock; the folder and its records are made where they are missing."""
@@ -148,11 +160,7 @@ class Journal:
         Raises:
             TargetBlocked: it does not read back.
         """
-        found = _read(place / "plan.json")
-        try:
-            return _plan(found)
-        except (KeyError, TypeError, ValueError) as error:
-            raise TargetBlocked(place, ("plan.json is damaged",)) from error
+        return _read(place / "plan.json", _plan)
 
     def last(self) -> Path | None:
         """Where the last operation lies that was carried out."""
@@ -168,13 +176,7 @@ class Journal:
         path = self.mark / "state.json"
         if not path.exists():
             return self._done_by_plans()
-        found = _read(path)
-        return Done(
-            files=_files(found.get("files", {})),
-            after=_files(found.get("after", {})),
-            operation=str(found.get("operation", "")),
-            done=tuple(found.get("done", [])),
-        )
+        return _read(path, _done)
 
     def _done_by_plans(self) -> Done:
         finished = [
@@ -198,30 +200,102 @@ class Journal:
         _write(self.mark / "state.json", asdict(done))
 
 
-def _plan(found: dict[str, Any]) -> Plan:
-    return Plan(
-        label=str(found["label"]),
-        back=bool(found.get("back")),
-        write=tuple(found["write"]),
-        delete=tuple(found["delete"]),
-        files=_files(found["files"]),
-        after=_files(found["after"]),
-        files_before=_files(found["files_before"]),
-        number=int(found.get("number", 0)),
+def _done(found: dict[str, object]) -> Done:
+    return Done(
+        files=_files(found.get("files", {})),
+        after=_files(found.get("after", {})),
+        operation=_name(found.get("operation", "")),
+        done=tuple(_name(one) for one in _list(found.get("done", []))),
     )
 
 
-def _files(saved: Mapping[str, Any]) -> Files:
-    return {path: (mode, blob) for path, (mode, blob) in saved.items()}
+def _plan(found: dict[str, object]) -> Plan:
+    return Plan(
+        label=_label(found["label"]),
+        back=found.get("back") is True,
+        write=tuple(_path(one) for one in _list(found["write"])),
+        delete=tuple(_path(one) for one in _list(found["delete"])),
+        files=_files(found["files"]),
+        after=_files(found["after"]),
+        files_before=_files(found["files_before"]),
+        number=_number(found.get("number", 0)),
+    )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _files(saved: object) -> Files:
+    if not isinstance(saved, dict):
+        raise TypeError("no object of files")
+    return {_path(path): _entry(entry) for path, entry in saved.items()}
+
+
+def _entry(saved: object) -> FileEntry:
+    mode, blob = _list(saved)
+    return _text(mode), _text(blob)
+
+
+def _list(saved: object) -> list[object]:
+    if not isinstance(saved, list):
+        raise TypeError("no list")
+    return saved
+
+
+def _text(saved: object) -> str:
+    if not isinstance(saved, str):
+        raise TypeError("no text")
+    return saved
+
+
+def _number(saved: object) -> int:
+    if not isinstance(saved, int):
+        raise TypeError("no number")
+    return saved
+
+
+def _label(saved: object) -> str:
+    # It is shown: lone surrogates are for paths only.
+    return _text(saved).encode().decode()
+
+
+def _path(saved: object) -> str:
+    if b"\0" in os.fsencode(_text(saved)):
+        raise ValueError("no path")
+    return _text(saved)
+
+
+def _name(saved: object) -> str:
+    """Of a folder beside the record, or none."""
+    if (name := _path(saved)) in (".", "..") or "/" in name:
+        raise ValueError("no name")
+    return name
+
+
+def _read(path: Path, shape: Callable[[dict[str, object]], _Record]) -> _Record:
+    """A record, from a file that somebody else may have put there.
+
+    Raises:
+        TargetBlocked: it is no regular file, too large, or damaged.
+    """
     try:
-        with path.open(encoding="ascii") as file:
-            found: dict[str, Any] = json.load(file)
-    except ValueError as error:
+        with open(path, "rb", opener=_opener) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError("no regular file")
+            content = file.read(MAX_RECORD + 1)
+        if len(content) > MAX_RECORD:
+            raise ValueError("too large")
+        found = json.loads(content.decode("ascii"))
+        if not isinstance(found, dict):
+            raise TypeError("no object")
+        return shape(found)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise TargetBlocked(path.parent, (f"{path.name} cannot be read ({why})",)) from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise TargetBlocked(path.parent, (f"{path.name} is damaged",)) from error
-    return found
+
+
+def _opener(path: str, flags: int) -> int:
+    # A pipe would be waited for, and a link leads anywhere.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
@@ -231,6 +305,8 @@ def _write(path: Path, value: dict[str, Any]) -> None:
     with partial.open("x", encoding="ascii") as file:
         json.dump(value, file)
         file.flush()
+        if os.fstat(file.fileno()).st_size > MAX_RECORD:
+            raise TargetTooLarge(path.parent, MAX_RECORD)
         os.fsync(file.fileno())
     partial.replace(path)
     flush_folder(path.parent)

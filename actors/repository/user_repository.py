@@ -14,6 +14,7 @@ from enchanted.actors.errors import (
     BadBranchName,
     BaseMissing,
     BranchExists,
+    BranchRefused,
     CannotApply,
     EmptyRepository,
     GitFailed,
@@ -22,6 +23,7 @@ from enchanted.actors.errors import (
 )
 from enchanted.actors.repository.fast_import import FastImport, read_marks
 from enchanted.actors.repository.git import Git, quote_path, require_git
+from enchanted.actors.repository.new_branch import require_new
 from enchanted.actors.repository.tree_store import GITLINK, Change
 from enchanted.actors.tools.confined_files import forbidden_name
 
@@ -174,13 +176,16 @@ class UserRepository:
         Raises:
             BadBranchName: git does not take the name.
             BranchExists: the branch is there with other content.
+            BranchRefused: git cannot make it.
             BaseMissing: the repository has no such commit.
         """
         self._require_commit(base)
         reference = self._reference(branch)
         status, existing = self.git.result("rev-parse", "--verify", "-q", reference, ok=(0, 1))
-        if status and dry_run:
-            return ""
+        if status:
+            require_new(self.git, self.folder, branch)
+            if dry_run:
+                return ""
         with self._scratch_objects() if dry_run else nullcontext():
             tree = self._write_tree(changes, source=source, base=base)
         if status == 0:
@@ -192,7 +197,8 @@ class UserRepository:
         try:
             self.git.run("update-ref", reference, commit, "0" * len(base))
         except GitFailed as error:
-            raise BranchExists(branch) from error
+            made_meanwhile = self.git.result("rev-parse", "--verify", "-q", reference, ok=(0, 1))[0] == 0
+            raise (BranchExists(branch) if made_meanwhile else BranchRefused(branch, error.why)) from error
         return commit
 
     def extend_branch(

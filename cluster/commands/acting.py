@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 SHOWN = 20
 """Paths of a preview."""
 
+
+def _given(text: str) -> Path:
+    """A path; an empty one would be the current folder, which an unset variable of the shell is not meant to name."""
+    if not text:
+        raise CommandFailed("an empty path names no folder", "give its path; for the current folder, a dot", USAGE)
+    return Path(text)
+
+
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 
 
@@ -31,12 +39,21 @@ def restore(
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="Run id.", show_default=False)] = None,
     at: AtOption = None,
     into: Annotated[
-        Path | None, typer.Option(help="Folder; what nobody restored or committed there stays.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Folder; what nobody restored or committed there stays.",
+            parser=_given,
+            metavar="PATH",
+            show_default=False,
+        ),
     ] = None,
     branch: Annotated[
         str | None, typer.Option(help="Or a new branch of the run's repository.", show_default=False)
     ] = None,
-    repo: Annotated[Path | None, typer.Option(help="Another repository for --branch.", show_default=False)] = None,
+    repo: Annotated[
+        Path | None,
+        typer.Option(help="Another repository for --branch.", parser=_given, metavar="PATH", show_default=False),
+    ] = None,
     workspace: WorkspaceOption = None,
     back: Annotated[bool, typer.Option("--back", help="Undo the last restore of the folder --into.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite work; the snapshot keeps it.")] = False,
@@ -163,7 +180,9 @@ def fork(
     check: Annotated[list[str] | None, typer.Option(help="Other checks; may be repeated.", show_default=False)] = None,
     coders: CodersOption = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Another seed.", show_default=False)] = None,
-    repo: Annotated[Path | None, typer.Option(help="Repository for the branch.", show_default=False)] = None,
+    repo: Annotated[
+        Path | None, typer.Option(help="Repository for the branch.", parser=_given, metavar="PATH", show_default=False)
+    ] = None,
     budget: BudgetOption = None,
     yes: YesOption = False,
     detach: Annotated[bool, typer.Option("--detach", help="Print the new run's id and return.")] = False,
@@ -182,6 +201,7 @@ def fork(
         parent = client.run(run)
         if not yes:
             body["at"] = _preview_fork(client, run, at)
+            client.fork(run, body | {"dry_run": True})
             _confirm("fork it")
         run_id = started(client, lambda key: client.fork(run, body, key=key))
         place = body.get("repo") or (parent["request"] or {}).get("repo", "")

@@ -23,10 +23,14 @@ from enchanted.actors.errors import (
     TargetBlocked,
     TargetBusy,
     TargetChanged,
+    TargetNoFolder,
+    TargetReserved,
     TargetStopped,
+    TargetTooLarge,
     TargetUnfinished,
     UnsafePath,
 )
+from enchanted.actors.repository import restore_journal
 from enchanted.actors.repository.restore import MARK, Restored, Target
 from enchanted.actors.repository.tree_store import EMPTY_TREE, TreeStore
 from enchanted.actors.testing import make_repository
@@ -425,7 +429,7 @@ def test_nothing_of_ours_is_written_through_a_link(store: TreeStore, tmp_path: P
     (tmp_path / "outside").write_text("{}")
     (tmp_path / "into" / MARK).mkdir(parents=True)
     (tmp_path / "into" / MARK / name).symlink_to(tmp_path / "outside")
-    with suppress(TargetStopped):
+    with suppress(TargetStopped, TargetBlocked):
         restore(store, tmp_path / "into", {"a": ("100644", b"2")})
     assert (tmp_path / "outside").read_text() == "{}"
 
@@ -435,6 +439,88 @@ def test_a_damaged_record_of_restores_is_named(store: TreeStore, tmp_path: Path)
     (tmp_path / MARK / "state.json").write_text("{")
     with pytest.raises(TargetBlocked, match=r"state\.json is damaged"):
         restore(store, tmp_path, {"a": ("100644", b"2")})
+
+
+DAMAGED = {
+    "state.json": [
+        "[]", "5", '"x"', "null", "[" * 100_000, '{"files": []}', '{"files": {"a": 5}}', '{"files": {"a": ["1", 2]}}',
+        '{"files": {"a\\u0000": ["1", "2"]}}', '{"files": {"\\ud800": ["1", "2"]}}', '{"done": 5}', '{"done": [[]]}',
+        '{"operation": "../x"}', '{"operation": "/etc"}', '{"after": [1]}',
+    ],
+    "plan.json": [
+        "[]", "{}", "[" * 100_000,
+        *(
+            json.dumps({"label": "x", "write": [], "delete": [], "files": {}, "after": {}, "files_before": {}} | wrong)
+            for wrong in ({"files": []}, {"write": [5]}, {"delete": "a"}, {"number": "1"}, {"label": "\ud800"})
+        ),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in DAMAGED.items() for text in texts])
+def test_a_record_of_any_other_shape_is_named_and_not_believed(
+    store: TreeStore, tmp_path: Path, name: str, text: str
+) -> None:
+    place = tmp_path / MARK if name == "state.json" else tmp_path / MARK / "x"
+    (place / "new").mkdir(parents=True)
+    (place / name).write_text(text)
+    for act in (
+        Target(tmp_path).unfinished,
+        lambda: restore(store, tmp_path, {"a": ("100644", b"2")}, force=True),
+        lambda: Target(tmp_path).put_back(operation="back"),
+    ):
+        with pytest.raises(TargetBlocked, match=rf"{name} is damaged; move it"):
+            act()
+    assert on_disk(tmp_path) == {}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["state.json", "x/plan.json"])
+@pytest.mark.parametrize("kind", ["pipe", "link", "device", "folder", "huge"])
+def test_a_record_that_is_no_plain_file_is_not_waited_for_and_not_followed(
+    store: TreeStore, tmp_path: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore_journal, "MAX_RECORD", 1_000)
+    outside, place = tmp_path / "outside", tmp_path / "into" / MARK / name
+    outside.write_text("{}")
+    place.parent.mkdir(parents=True)
+    {
+        "pipe": lambda: os.mkfifo(place),
+        "link": lambda: place.symlink_to(outside),
+        "device": lambda: place.symlink_to("/dev/zero"),
+        "folder": place.mkdir,
+        "huge": lambda: place.write_text("{" + " " * 1_000 + "}"),
+    }[kind]()
+    for act in (
+        lambda: Target(tmp_path / "into").preview(store, EMPTY_TREE),
+        Target(tmp_path / "into").preview_back,
+        lambda: restore(store, tmp_path / "into", {}),
+    ):
+        with pytest.raises(TargetBlocked, match=rf"{Path(name).name} (is damaged|cannot be read)"):
+            act()
+
+
+def test_a_preview_refuses_the_records_that_the_restore_refuses(store: TreeStore, tmp_path: Path) -> None:
+    make_repository(tmp_path / "brought", {f"{MARK}/state.json": "{}", "a": "1"})
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / MARK).symlink_to(tmp_path)
+    for name, refused in (("brought", TargetBlocked), ("linked", UnsafePath)):
+        target = Target(tmp_path / name)
+        for act in (lambda at=target: at.preview(store, EMPTY_TREE), target.preview_back, target.unfinished):
+            with pytest.raises(refused):
+                act()
+
+
+def test_a_restore_that_could_not_be_read_back_is_refused_before_it_counts(
+    store: TreeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restore(store, tmp_path, {"a": ("100644", b"1")})
+    monkeypatch.setattr(restore_journal, "MAX_RECORD", 1_000)
+    with pytest.raises(TargetTooLarge, match="--branch"):
+        restore(store, tmp_path, {f"f{n}": ("100644", b"2") for n in range(20)})
+    assert on_disk(tmp_path) == {"a": ("100644", b"1")}
+    restore(store, tmp_path, {"a": ("100644", b"3")})
+    assert on_disk(tmp_path) == {"a": ("100644", b"3")}
 
 
 @contextmanager
@@ -496,10 +582,68 @@ def test_a_folder_that_cannot_be_made_or_written_says_so(open_place: Path) -> No
     (open_place / "mine").mkdir(mode=0o555)
     (open_place / "file").write_text("mine")
     with as_nobody(open_place):
-        for into in ("mine", "mine/new", "file", "file/new"):
-            with pytest.raises(TargetStopped, match=r"cannot be read or written \(.*\); put that right"):
+        for into, refused, words in (
+            ("mine", TargetStopped, r"cannot be read or written \(permission denied\); put that right"),
+            ("mine/new", TargetStopped, r"cannot be read or written \(permission denied\); put that right"),
+            ("file", TargetNoFolder, r"file is no folder; give another --into$"),
+            ("file/new", TargetNoFolder, r"file is no folder; give another --into$"),
+            ("x" * 256, TargetStopped, "file name too long"),
+        ):
+            with pytest.raises(refused, match=words):
+                Target(open_place / into).preview(store, EMPTY_TREE)
+            with pytest.raises(refused, match=words):
                 restore(store, open_place / into, {"a": ("100644", b"2")})
     assert (open_place / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
+def test_a_folder_that_nobody_can_write_is_refused_in_the_preview(store: TreeStore, tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", str(tmp_path)], check=True)
+    try:
+        for into in (tmp_path, tmp_path / "new"):
+            with pytest.raises(TargetStopped, match="read-only file system"):
+                Target(into).preview(store, EMPTY_TREE)
+            with pytest.raises(TargetStopped, match="read-only file system"):
+                restore(store, into, {"a": ("100644", b"1")})
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("into", "whose"),
+    [
+        ("repo/.git", "git"),
+        ("repo/.GIT/hooks", "git"),
+        ("repo/.git/new", "git"),
+        ("bare", "git"),
+        ("bare/hooks", "git"),
+        ("bare/new/er", "git"),
+        ("apart", "git"),
+        ("link", "git"),
+        (f"repo/{MARK}", "the records of restores"),
+        (f"repo/{MARK}/x/old", "the records of restores"),
+        ("/proc/new", "the kernel"),
+        ("/sys", "the kernel"),
+    ],
+)
+def test_what_belongs_to_git_or_to_restores_is_not_restored_into(
+    store: TreeStore, tmp_path: Path, into: str, whose: str
+) -> None:
+    make_repository(tmp_path / "repo", {"a": "1"})
+    for arguments in (["--bare", "bare"], ["--separate-git-dir", "apart", "work"]):
+        subprocess.run(["git", "init", "-q", *arguments], cwd=tmp_path, check=True)
+    (tmp_path / "link").symlink_to("repo/.git/hooks")
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    target, tree = Target(tmp_path / into), tree_of(store, {"config": ("100644", b"[core]"), "a": ("100755", b"!")})
+    for act in (
+        lambda: target.preview(store, tree),
+        lambda: target.restore(store, tree, label="x", operation="x", force=True),
+        target.preview_back,
+        lambda: target.put_back(operation="x", force=True),
+    ):
+        with pytest.raises(TargetReserved, match=f"belongs to {whose}; give another --into"):
+            act()
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
 
 
 def test_a_folder_that_cannot_be_looked_into_is_not_taken_for_an_empty_one(open_place: Path) -> None:

@@ -17,6 +17,7 @@ from enchanted.actors.errors import (
     BadPatch,
     BaseMissing,
     BranchExists,
+    BranchRefused,
     CannotApply,
     EmptyRepository,
     FileTooLarge,
@@ -25,6 +26,7 @@ from enchanted.actors.errors import (
     NotARepository,
     UnsupportedFile,
 )
+from enchanted.actors.repository import user_repository
 from enchanted.actors.repository.git import Git, require_git
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.repository.merge_queue import Conflict, Merged, MergeQueue
@@ -441,6 +443,44 @@ async def test_a_name_that_git_takes_for_no_branch_is_refused_with_a_remedy(
     for write in (shadow.try_branch(user, name, tree), shadow.export_branch(user, name, tree, "work")):
         with pytest.raises(BadBranchName, match="give one such as"):
             await write
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("enchanted/r1/more", "branch enchanted/r1 exists"),
+        ("enchanted/r1/a/b", "branch enchanted/r1 exists"),
+        ("enchanted", "branch enchanted/r1 exists"),
+        ("stale", "another git is at work on it, or left .*stale.lock behind"),
+        ("x" * 256, "file name too long"),
+        ("x" * 252, "file name too long"),
+    ],
+)
+async def test_a_branch_that_git_cannot_make_is_refused_for_what_it_is_when_tried_too(
+    workspace: Workspace, user: Path, name: str, words: str
+) -> None:
+    shadow, git = workspace.repository, Git(cwd=user)
+    tree = await tree_of(workspace, {"a.py": "1"})
+    await shadow.export_branch(user, "enchanted/r1", tree, "work")
+    (user / ".git/refs/heads/stale.lock").touch()
+    before = git.run("for-each-ref"), sorted((user / ".git/refs").rglob("*"))
+    for write in (shadow.try_branch(user, name, tree), shadow.export_branch(user, name, tree, "work")):
+        with pytest.raises(BranchRefused, match=rf"{words}.*; put that right, or give another name"):
+            await write
+    assert (git.run("for-each-ref"), sorted((user / ".git/refs").rglob("*"))) == before
+
+
+async def test_what_git_says_against_a_branch_is_passed_on_and_a_branch_made_meanwhile_is_one_that_exists(
+    workspace: Workspace, user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shadow, git = workspace.repository, Git(cwd=user)
+    tree = await tree_of(workspace, {"a.py": "1"})
+    meanwhile = {"stale": (user / ".git/refs/heads/stale.lock").touch, "other": lambda: git.run("branch", "other")}
+    monkeypatch.setattr(user_repository, "require_new", lambda _git, _folder, branch: meanwhile[branch]())
+    with pytest.raises(BranchRefused, match=r"Unable to create '.*stale\.lock': File exists"):
+        await shadow.export_branch(user, "stale", tree, "work")
+    with pytest.raises(BranchExists):
+        await shadow.export_branch(user, "other", tree, "work")
 
 
 async def test_a_branch_is_tried_without_a_trace_and_refused_as_it_would_be(workspace: Workspace, user: Path) -> None:

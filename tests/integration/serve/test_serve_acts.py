@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ import httpx
 import pytest
 
 from enchanted.actors.repository.restore import MARK
+from enchanted.actors.rerun import file
+from enchanted.actors.rerun.importing import import_recording
+from enchanted.cluster import cli
+from enchanted.cluster.commands.importing import RECORDED
 from enchanted.schemas.events import StoredEvent
 from enchanted.serve.testing import History, World, scripted, until
 
@@ -65,11 +70,15 @@ async def test_work_in_the_folder_is_refused_and_kept_when_told(world: World, hi
     ("body", "status"),
     [
         ({}, 422),
+        ({"into": ""}, 422),
         ({"into": "relative"}, 422),
         ({"into": "/x", "branch": "b"}, 422),
         ({"into": "/proc/nowhere/x"}, 409),
         ({"into": "/etc/hostname"}, 409),
         ({"branch": "b", "repo": "/nowhere"}, 422),
+        ({"into": "/etc/hostname/x"}, 409),
+        ({"into": "/proc/foo"}, 409),
+        ({"branch": "b", "repo": ""}, 422),
         ({"branch": "a..b"}, 409),
         ({"into": "/tmp/x", "workspace": "nosuch"}, 404),
         ({"into": "/tmp/x", "at": -1}, 422),
@@ -79,8 +88,26 @@ async def test_work_in_the_folder_is_refused_and_kept_when_told(world: World, hi
 async def test_bad_places_are_refused_without_harm(
     world: World, history: History, body: dict[str, Any], status: int
 ) -> None:
-    answer = await act(world, history.run, "restores", **body)
-    assert answer.status_code == status, answer.text
+    for dry_run in ({"dry_run": True}, {}):
+        answer = await act(world, history.run, "restores", **body, **dry_run)
+        assert answer.status_code == status, answer.text
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_what_somebody_planted_as_records_of_restores_is_refused_and_keeps_nobody_waiting(
+    world: World, history: History, tmp_path: Path, dry_run: bool
+) -> None:
+    (tmp_path / MARK).mkdir()
+    state = tmp_path / MARK / "state.json"
+    os.mkfifo(state)
+    answers = [await act(world, history.run, "restores", into=str(tmp_path), dry_run=dry_run) for _ in range(8)]
+    state.unlink()
+    for text in ("[]", "[" * 100_000, '{"files": []}', '{"files": {"a": 5}}', '{"done": 5}'):
+        state.write_text(text)
+        answers.append(await act(world, history.run, "restores", into=str(tmp_path), dry_run=dry_run))
+    assert {answer.status_code for answer in answers} == {409}
+    assert all("state.json is damaged; move it" in answer.json()["detail"] for answer in answers)
 
 
 async def test_a_state_before_the_run_began_cannot_be_restored(world: World, history: History, tmp_path: Path) -> None:
@@ -151,6 +178,53 @@ async def test_a_fork_is_asked_of_the_swarm_with_what_differs(world: World) -> N
     assert (answer.status_code, answer.json()["code"]) == (409, "fork-refused")
     assert (await act(world, "nobody", "forks")).status_code == 404
     assert (await act(world, history.run, "forks", model="nonsense")).status_code == 422
+
+
+async def test_a_fork_is_refused_by_its_preview_where_it_would_be(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording = await file.load(RECORDED)
+    await import_recording(recording, world.bus)
+    await world.stored(recording.run_id, len(recording.events))
+    foreign, events = await scripted(world, "run-foreign"), await world.bus.read_run(recording.run_id)
+    base = next(one.seq for one in events if one.event.state_change.content_sha256)
+
+    async def forked(run: str, *arguments: str) -> tuple[int, str]:
+        where = ["--url", world.url, "--token-file", str(world.token_file)]
+        code = await asyncio.to_thread(cli.execute, ["fork", run, *arguments, *where])
+        return code, capsys.readouterr().err
+
+    for run, *arguments in (
+        (recording.run_id, "--at", "0"),
+        (recording.run_id, "--at", f"{base - 1}"),
+        (foreign.run,),
+        (foreign.run, "--at", f"{foreign.events[0].seq}"),
+    ):
+        code, said = await forked(run, *arguments)
+        assert "this was the preview" not in said
+        assert (code, "error: " in said, "remedy: " in said) == (2, True, True), said
+    code, said = await forked(recording.run_id, "--at", f"{base}")
+    assert (code, "nothing was changed: this was the preview" in said) == (2, True), said
+    answer = await act(world, recording.run_id, "forks", at=base, dry_run=True)
+    assert (answer.status_code, answer.json()) == (200, {"run_id": "", "url": ""})
+
+
+async def test_an_empty_path_is_not_the_current_folder(
+    world: World, history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    where = ["--url", world.url, "--token-file", str(world.token_file)]
+    for arguments in (
+        ["restore", history.run, "--into", "", "--yes"],
+        ["restore", "--back", "--into", "", "--yes"],
+        ["restore", history.run, "--branch", "b", "--repo", "", "--yes"],
+        ["fork", history.run, "--repo", "", "--yes"],
+    ):
+        assert await asyncio.to_thread(cli.execute, [*arguments, *where]) == 2
+        assert "an empty path names no folder" in capsys.readouterr().err
+    assert on_disk(tmp_path, whole=True) == {}
+    assert await asyncio.to_thread(cli.execute, ["restore", history.run, "--into", ".", "--yes", *where]) == 0
+    assert on_disk(tmp_path) == history.files[changes(history)[-1].seq]
 
 
 async def test_nothing_is_left_in_the_table_by_dry_runs(world: World, history: History, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -95,6 +96,21 @@ async def test_the_last_valid_state_is_named_with_the_reasons_against_the_later_
     assert f"enchanted restore {run.run} --at {checked} --into" in said
     assert f"enchanted fork {run.run} --at {checked}" in said
     assert json.loads((await typed("recover", run.run, "--json"))[1]) == document
+
+
+async def test_the_commands_that_go_on_can_be_pasted_into_a_shell_whatever_the_run_is_called(
+    world: World, typed: Typed
+) -> None:
+    run = await begun(world, "a b; rm 'x' $HOME")
+    await run.checked(passed=True)
+    bare = Told(world, "c $d")
+    await bare.moved("working")
+    for told in (run, bare):
+        await world.stored(told.run, len(told.seqs))
+        _, _, said = await typed("recover", told.run)
+        commands = [shlex.split(line.removeprefix("next: ")) for line in said.splitlines() if line.startswith("next: ")]
+        assert commands
+        assert all(command[2] == told.run for command in commands)
 
 
 async def test_a_run_whose_checks_never_passed_has_none_and_the_command_says_what_there_is(

@@ -693,6 +693,8 @@ export interface paths {
         /**
          * Fork
          * @description Start a new run from another one's state at a sequence; an Idempotency-Key as when a run is started.
+         *
+         *     With ``dry_run`` nothing is started, and what would be refused is.
          */
         post: operations["fork_api_v1_runs__run__forks_post"];
         delete?: never;
@@ -1406,6 +1408,11 @@ export interface components {
              */
             apply: boolean;
             budget?: components["schemas"]["BudgetBody"] | null;
+            /**
+             * Dry Run
+             * @default false
+             */
+            dry_run: boolean;
         };
         /**
          * Health
@@ -3890,7 +3897,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description This Idempotency-Key has started it before */
+            /** @description This Idempotency-Key has started it before, or it was a dry run */
             200: {
                 headers: {
                     [name: string]: unknown;
