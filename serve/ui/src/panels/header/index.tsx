@@ -4,6 +4,7 @@ import type { Run } from "../../api/queries";
 import type { Connection } from "../../api/stream";
 import { LONGEST_REASON, taskOf } from "../../pages/runs";
 import { RunState } from "../../parts/badges";
+import { LettersSwitch } from "../../parts/letters";
 import type { RunLog } from "../../run/log";
 import { count, percent, seconds, short } from "../../run/words";
 import { ChainBadge } from "./chain";
@@ -34,6 +35,7 @@ export function RunHeader({ run, log, index, loaded, connection }: Props) {
         <LivePill closed={run.closed} connection={connection} />
         <ParentLink run={run} />
         <SaveAsHtml run={run.run_id} />
+        <LettersSwitch />
         <CopyLink seq={log.rows[index]?.seq} />
       </div>
       <TotalsAtCursor log={log} index={index} />
