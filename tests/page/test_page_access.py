@@ -154,3 +154,45 @@ async def test_axe_finds_no_serious_barrier_in_any_dialog(
     dialog = await act_dialog(page, "Cancel the run")
     await expect(dialog.get_by_text("This cannot be taken back")).to_be_visible()
     assert await barriers(page) == []
+
+
+async def letter_keys(page: Page, *, were_on: bool) -> None:
+    """Turn the keys of one character on or off."""
+    await page.get_by_role("button", name="Keys").click()
+    switch = page.get_by_label("Letter keys")
+    await expect(switch).to_be_checked(checked=were_on)
+    await switch.click()
+    await pressed(page, "Escape")
+
+
+async def test_keys_of_one_character_can_be_turned_off_and_stay_off(page: Page, history: History) -> None:
+    await opened(page, history.run)
+    end = await cursor(page)
+    await letter_keys(page, were_on=True)
+    for _ in range(2):
+        await page.locator("body").click(position={"x": 5, "y": 5})
+        await pressed(page, "[", "e", "l", "ArrowLeft")
+        assert await cursor(page) == history.events[-2].seq
+        await page.goto(f"/runs/{history.run}")
+        await expect(page.locator(".place")).to_have_attribute("data-seq", str(end))
+    await letter_keys(page, were_on=False)
+    await page.locator("body").click(position={"x": 5, "y": 5})
+    await pressed(page, "[")
+    assert await cursor(page) < end
+    # As with Caps Lock.
+    await page.evaluate("dispatchEvent(new KeyboardEvent('keydown', { key: 'L' }))")
+    assert await cursor(page) == end
+
+
+async def test_paging_scrolls_the_panel_that_has_the_focus(page: Page, recording: Recording) -> None:
+    await opened(page, recording.run_id)
+    await pressed(page, "Home")
+    first = await cursor(page)
+    rows = page.locator(".log-rows")
+    await rows.focus()
+    await pressed(page, "PageDown")
+    await expect(rows.locator("[aria-selected=true]")).not_to_be_in_viewport()
+    assert await cursor(page) == first
+    await page.locator(".lanes").focus()
+    await pressed(page, "PageDown")
+    await expect(page.locator(".place")).to_contain_text("event 11 of")

@@ -12,7 +12,15 @@ from playwright.async_api import Browser, Page, expect
 
 from enchanted.bus.agent_log import AgentLog
 from enchanted.cluster.testing_browser import cursor, opened, region, settled, sign_in, watched
-from enchanted.schemas.events import StoredEvent, decision, run_transition, state_change, tool_call
+from enchanted.schemas.events import (
+    StoredEvent,
+    SwarmEvent,
+    decision,
+    model_call,
+    run_transition,
+    state_change,
+    tool_call,
+)
 from enchanted.schemas.gen.events_pb2 import FileChange
 from enchanted.serve.testing import World
 
@@ -154,3 +162,43 @@ async def test_of_five_hundred_agents_sixty_have_lanes_and_the_others_share_one(
     await page.get_by_label("Agent", exact=True).select_option("coder-499")
     await expect(region(page, "Log").locator(".panel-head .dim")).to_have_text("1 of 500")
     await assert_responsive(page)
+
+
+async def test_an_event_is_told_as_what_it_is_whatever_its_author_left_out(page: Page, world: World) -> None:
+    log = AgentLog(world.bus, run_id="run-odd", role="coder", agent_name="coder-1")
+    call = {"model": "m", "parameters": {}, "completion": "", "finish_reason": "stop"}
+    parts = [{"role": "user", "content": [{"type": "text", "text": "say it"}]}, "just words"]
+    stored = await log.emit(
+        SwarmEvent(),
+        decision(context_hash="c", trigger="t", rationale="sure", action={}, confidence=float("inf")),
+        model_call(messages=parts, **call),
+        model_call(messages="no list at all", **call),
+    )
+    await world.stored("run-odd", len(stored))
+    panel = page.locator(".event")
+    for one, said, unsaid in zip(
+        stored,
+        ("has no payload that this page knows", "because sure", '"text": "say it"', "no list at all"),
+        ("MB", "Infinity", "[object Object]", "[object Object]"),
+        strict=True,
+    ):
+        await opened(page, "run-odd", one.seq)
+        await settled(page)
+        await expect(panel).to_contain_text(said)
+        await expect(panel).not_to_contain_text(unsaid)
+    await opened(page, "run-odd", stored[2].seq)
+    await expect(panel).to_contain_text("just words")
+
+
+async def test_what_is_shown_of_one_text_is_not_shown_of_the_next(page: Page, world: World) -> None:
+    log = AgentLog(world.bus, run_id="run-long", role="coder", agent_name="coder-1")
+    stored = await log.emit(
+        *(tool_call(tool="t", arguments={}, outcome="OK", output=sign * 50_000) for sign in ("a", "b"))
+    )
+    await world.stored("run-long", len(stored))
+    await opened(page, "run-long", stored[0].seq)
+    output = page.get_by_role("figure").filter(has_text="output").locator("pre")
+    await page.get_by_role("button", name="Show more of").click()
+    await expect(output).to_have_text("a" * 50_000)
+    await page.keyboard.press("ArrowRight")
+    await expect(output).to_have_text("b" * 8_000)

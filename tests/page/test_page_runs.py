@@ -52,6 +52,18 @@ async def test_each_run_shows_how_busy_it_was(page: Page, world: World, history:
     assert ["v-0h" not in bar and "v0h" not in bar for bar in bars] == [number > 0 for number in run["activity"]]
 
 
+async def test_the_name_of_the_page_leads_from_a_search_to_all_runs(page: Page, many: None) -> None:
+    search = page.get_by_label("Search runs")
+    await search.press_sequentially("run-many-77")
+    rows = page.locator("tbody tr")
+    await expect(rows).to_have_count(1)
+    await expect(page).to_have_url("/?q=run-many-77")
+    await page.get_by_role("link", name="Enchanted").click()
+    await expect(search).to_have_value("")
+    await expect(rows).to_have_count(100)
+    await expect(page).to_have_url("/")
+
+
 async def failing(world: World) -> list[StoredEvent]:
     log = AgentLog(world.bus, run_id="run-failing", role="coder", agent_name="coder-1")
     call = {"model": "m", "messages": "[]", "parameters": {}, "finish_reason": "stop"}

@@ -11,14 +11,28 @@ export function useCursorInAddress(run: string): void {
   useEffect(() => {
     read();
     let timer: ReturnType<typeof setTimeout> | undefined;
-    const stop = useCursor.subscribe((cursor) => {
+    const forget = () => {
       clearTimeout(timer);
-      timer = setTimeout(() => write(cursor.seq), SETTLE_MILLISECONDS);
+      timer = undefined;
+    };
+    const settle = () => {
+      if (timer === undefined) return;
+      forget();
+      write(useCursor.getState().seq);
+    };
+    const stop = useCursor.subscribe(() => {
+      forget();
+      timer = setTimeout(settle, SETTLE_MILLISECONDS);
     });
+    // Once a link was followed, the address is that of another page.
+    addEventListener("click", settle, { capture: true });
+    addEventListener("pagehide", settle);
     addEventListener("popstate", read);
     return () => {
-      clearTimeout(timer);
+      forget();
       stop();
+      removeEventListener("click", settle, { capture: true });
+      removeEventListener("pagehide", settle);
       removeEventListener("popstate", read);
       useCursor.setState({ seq: null, expected: 0, playing: false });
     };
@@ -28,6 +42,13 @@ export function useCursorInAddress(run: string): void {
 /** The address of a moment of a run, with a file of its main workspace open where one is named. */
 export const linkTo = (run: string, seq: number, file = ""): string =>
   `/runs/${encodeURIComponent(run)}?at=${seq}${file && `&file=${encodeURIComponent(file)}`}`;
+
+/** The address of what is looked at now, at a moment of it. */
+export function linkToHere(seq: number): string {
+  const url = new URL(location.href);
+  url.searchParams.set("at", String(seq));
+  return url.href;
+}
 
 export const linkToCompare = (a: string, b: string): string =>
   `/compare/${encodeURIComponent(a)}/${encodeURIComponent(b)}`;
@@ -40,6 +61,14 @@ export const keepOpenInAddress = (name: string, open: boolean): void => change(n
 export const fileInAddress = (): string | null => new URLSearchParams(location.search).get("file");
 
 export const keepFileInAddress = (file: string | null): void => change("file", file);
+
+/** The workspace whose files are meant where no other is named. */
+const MAIN = "main";
+
+export const workspaceInAddress = (): string => new URLSearchParams(location.search).get("workspace") || MAIN;
+
+export const keepWorkspaceInAddress = (workspace: string): void =>
+  change("workspace", workspace === MAIN ? null : workspace);
 
 function read(): void {
   const text = new URLSearchParams(location.search).get("at") ?? "";

@@ -2,6 +2,7 @@
 
 import { useEffect } from "react";
 import type { RunLog } from "../run/log";
+import { useLetters } from "./letters";
 import { moveBy, moveTo, toFailure, togglePlaying, toNextChange, toPreviousChange } from "./moves";
 import { useCursor } from "./store";
 
@@ -23,7 +24,12 @@ export const SHORTCUTS: Shortcut[] = [
   { keys: ["e"], shown: "E", does: "next failure, from the end the first", act: (log) => toFailure(log, 1) },
   { keys: ["E"], shown: "Shift E", does: "previous failure", act: (log) => toFailure(log, -1) },
   { keys: ["Home"], shown: "Home", does: "the first event", act: (log) => moveTo(log, 0) },
-  { keys: ["End", "l"], shown: "End or L", does: "the end, and follow it", act: () => useCursor.getState().follow() },
+  {
+    keys: ["End", "l", "L"],
+    shown: "End or L",
+    does: "the end, and follow it",
+    act: () => useCursor.getState().follow(),
+  },
 ];
 
 const TYPING = "input, textarea, select, [contenteditable]";
@@ -33,7 +39,9 @@ export function useShortcuts(log: RunLog): void {
   useEffect(() => {
     const press = (event: KeyboardEvent) => {
       if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || isForOthers(event)) return;
-      const shortcut = SHORTCUTS.find((one) => one.keys.includes(event.key));
+      const key = keyOf(event);
+      if (isLetter(key) && !useLetters.getState().on) return;
+      const shortcut = SHORTCUTS.find((one) => one.keys.includes(key));
       if (!shortcut) return;
       event.preventDefault();
       shortcut.act(log);
@@ -43,9 +51,26 @@ export function useShortcuts(log: RunLog): void {
   }, [log]);
 }
 
+/** As if Caps Lock were off. */
+function keyOf({ key, shiftKey }: KeyboardEvent): string {
+  if (key.length > 1) return key;
+  return shiftKey ? key.toUpperCase() : key.toLowerCase();
+}
+
+const isLetter = (key: string): boolean => key.length === 1 && key !== " ";
+
 function isForOthers(event: KeyboardEvent): boolean {
   // What lies behind a dialog stays as it is.
   if (document.querySelector("dialog[open]")) return true;
   const target = event.target instanceof Element ? event.target : document.body;
+  if (event.key.startsWith("Page") && isInScroller(target)) return true;
   return target.closest(TYPING) !== null || (event.key === " " && target.closest(PRESSED_BY_SPACE) !== null);
+}
+
+/** Within what scrolls by itself; the timeline's slider pages through events wherever it is. */
+function isInScroller(element: Element | null): boolean {
+  if (!element || element === document.body || element.role === "slider") return false;
+  const scrolls =
+    element.scrollHeight > element.clientHeight && /auto|scroll/.test(getComputedStyle(element).overflowY);
+  return scrolls || isInScroller(element.parentElement);
 }

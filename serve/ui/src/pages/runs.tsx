@@ -2,7 +2,7 @@
 
 import { useInfiniteQuery } from "@tanstack/react-query";
 import { useEffect, useMemo, useState } from "react";
-import { Link } from "wouter";
+import { Link, useSearch } from "wouter";
 import { type ListedRun, type Run, runsQuery } from "../api/queries";
 import { ListActs } from "../panels/acts";
 import { RunState } from "../parts/badges";
@@ -17,7 +17,10 @@ import "./runs.css";
 const SETTLE_MILLISECONDS = 250;
 
 export function RunsPage() {
-  const [search, setSearch] = useState(() => new URLSearchParams(location.search).get("q") ?? "");
+  const told = new URLSearchParams(useSearch()).get("q") ?? "";
+  const [search, setSearch] = useState(told);
+  // A link to this page, as the name in the bar is one, changes nothing but the address.
+  useEffect(() => setSearch(told), [told]);
   // The API searches all runs, also those that are not loaded.
   const asked = useSettled(search.trim(), SETTLE_MILLISECONDS);
   const { data, error, isPending, refetch, hasNextPage, fetchNextPage, isFetchingNextPage, isPlaceholderData } =
@@ -52,7 +55,11 @@ export function RunsPage() {
         {error && <Failure error={error} retry={refetch} />}
         {isPending && <Loading what="runs" />}
         {data && !runs.length && (asked ? <NothingFound search={asked} /> : <NoRun />)}
-        {runs.length > 0 && <RunTable runs={runs} choice={choice} />}
+        {runs.length > 0 && (
+          <div className="sheet-room">
+            <RunTable runs={runs} choice={choice} />
+          </div>
+        )}
         {hasNextPage && (
           <button type="button" onClick={() => fetchNextPage()} disabled={isFetchingNextPage}>
             Load older runs

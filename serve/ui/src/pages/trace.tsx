@@ -131,17 +131,7 @@ function SpanPanel({ row }: { row: SpanRow }) {
         <h3>Events</h3>
         {!span.events.length && <Empty title="No event was published in this span" />}
         {(span.events as unknown as SwarmEvent[]).slice(0, MOST_EVENTS).map((event) => (
-          <div key={event.seq} className="span-event">
-            <details>
-              <summary>
-                <i className={`mark kind-${event.kind}`} aria-hidden="true" />
-                <span className="log-kind">{KIND_NAMES[event.kind]}</span>
-                <bdi>{sentenceOf(rowOfEvent(event), event.decision)}</bdi>
-              </summary>
-              <pre>{JSON.stringify(event, null, 1).slice(0, RAW_CHARACTERS)}</pre>
-            </details>
-            {event.run_id && <Link to={linkTo(event.run_id, event.seq)}>seq {event.seq}</Link>}
-          </div>
+          <SpanEvent key={event.seq} event={event} />
         ))}
         {span.events.length > MOST_EVENTS && <p className="dim">and {count(span.events.length - MOST_EVENTS)} more</p>}
         {facts.length > 0 && <h3>Attributes</h3>}
@@ -155,6 +145,24 @@ function SpanPanel({ row }: { row: SpanRow }) {
         </dl>
       </div>
     </Panel>
+  );
+}
+
+/** Written out once it is looked at: two hundred of them may have megabytes. */
+function SpanEvent({ event }: { event: SwarmEvent }) {
+  const [open, setOpen] = useState(false);
+  return (
+    <div className="span-event">
+      <details onToggle={(toggled) => setOpen(toggled.currentTarget.open)}>
+        <summary>
+          <i className={`mark kind-${event.kind}`} aria-hidden="true" />
+          <span className="log-kind">{KIND_NAMES[event.kind]}</span>
+          <bdi>{sentenceOf(rowOfEvent(event), event.decision)}</bdi>
+        </summary>
+        {open && <pre>{JSON.stringify(event, null, 1).slice(0, RAW_CHARACTERS)}</pre>}
+      </details>
+      {event.run_id && <Link to={linkTo(event.run_id, event.seq)}>seq {event.seq}</Link>}
+    </div>
   );
 }
 

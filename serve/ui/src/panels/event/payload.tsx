@@ -23,7 +23,8 @@ export function Payload({ event }: { event: SwarmEvent }) {
   if (model_call) return <ModelSaid call={model_call} />;
   if (tool_call) return <ToolSaid call={tool_call} />;
   if (run_transition) return <StepSaid step={run_transition} />;
-  return <SignalSaid signal={system_signal} />;
+  if (system_signal) return <SignalSaid signal={system_signal} />;
+  return <p className="event-sentence">The event has no payload that this page knows.</p>;
 }
 
 /** Characters of a sentence; what is longer follows as a text of its own. */
@@ -50,7 +51,7 @@ function StepSaid({ step: { from_state, to_state, reason = "", subject } }: { st
   );
 }
 
-function SignalSaid({ signal = {} }: { signal: SystemSignal | undefined }) {
+function SignalSaid({ signal }: { signal: SystemSignal }) {
   const { status = "unknown", memory_usage_mb = 0, cpu_load_percent = 0, detail = "" } = signal;
   return (
     <>
@@ -65,7 +66,8 @@ function SignalSaid({ signal = {} }: { signal: SystemSignal | undefined }) {
 
 function DecisionSaid({ decision }: { decision: Decision }) {
   const choice = short(choiceOf(decision), SENTENCE);
-  const { confidence_score: confidence = 0, rejected_alternatives: rejected = [], input_trigger = "" } = decision;
+  const { confidence_score, rejected_alternatives: rejected = [], input_trigger = "" } = decision;
+  const confidence = Number.isFinite(confidence_score) ? Number(confidence_score) : 0;
   return (
     <>
       <p className="event-sentence">
@@ -111,17 +113,21 @@ function ModelSaid({ call }: { call: ModelCall }) {
       {Array.isArray(messages) &&
         messages.slice(0, MOST_MESSAGES).map((message: { role?: string; content?: unknown }, at) => (
           // biome-ignore lint/suspicious/noArrayIndexKey: a prompt's messages have no other name and never move
-          <LongText key={at} title={String(message?.role ?? "message")} text={String(message?.content ?? "")} />
+          <LongText key={at} title={String(message?.role ?? "message")} text={textOf(message?.content ?? message)} />
         ))}
       {Array.isArray(messages) && messages.length > MOST_MESSAGES && (
         <p className="dim">
           and {count(messages.length - MOST_MESSAGES)} more messages, which “Everything it holds” has
         </p>
       )}
+      {call.messages && !Array.isArray(messages) && <LongText title="prompt" text={textOf(messages)} />}
       <LongText title="answer" text={call.completion ?? ""} />
     </>
   );
 }
+
+/** A message may be in parts, or be none at all. */
+const textOf = (said: unknown): string => (typeof said === "string" ? said : JSON.stringify(said, null, 1));
 
 function ToolSaid({ call }: { call: ToolCall }) {
   return (

@@ -9,7 +9,9 @@ const CHARACTERS = 8_000;
 const MOST_CHARACTERS = 100_000;
 
 export function LongText({ title, text }: { title: string; text: string }) {
-  const [most, setMost] = useState(CHARACTERS);
+  // More is asked for of this text, not of the next one in its place.
+  const [extended, setExtended] = useState("");
+  const most = extended === text ? MOST_CHARACTERS : CHARACTERS;
   if (!text) return null;
   return (
     <figure className="long-text">
@@ -18,7 +20,7 @@ export function LongText({ title, text }: { title: string; text: string }) {
       {text.length > most && (
         <p>
           {most < MOST_CHARACTERS && (
-            <button type="button" className="quiet" onClick={() => setMost(MOST_CHARACTERS)}>
+            <button type="button" className="quiet" onClick={() => setExtended(text)}>
               Show more of {bytes(text.length)}
             </button>
           )}

@@ -1,28 +1,36 @@
-/** Copies the address of the cursor's moment. */
+/** Copies the address of the cursor's moment, and of what is open there. */
 
 import { useEffect, useState } from "react";
-import { linkTo } from "../../cursor/address";
+import { linkToHere } from "../../cursor/address";
 
 const SAID_MILLISECONDS = 1_500;
 
-export function CopyLink({ run, seq }: { run: string; seq: number | undefined }) {
-  const [said, setSaid] = useState("");
+export function CopyLink({ seq }: { seq: number | undefined }) {
+  const [copied, setCopied] = useState(false);
+  const [shown, setShown] = useState("");
   useEffect(() => {
-    if (!said) return;
-    const timer = setTimeout(() => setSaid(""), SAID_MILLISECONDS);
+    if (!copied) return;
+    const timer = setTimeout(() => setCopied(false), SAID_MILLISECONDS);
     return () => clearTimeout(timer);
-  }, [said]);
-  const copy = async () => {
-    const link = location.origin + linkTo(run, seq ?? 0);
-    // Only pages of this machine or over TLS may write to the clipboard.
-    await navigator.clipboard?.writeText(link).then(
-      () => setSaid("Copied"),
-      () => setSaid("Not allowed here"),
+  }, [copied]);
+  const copy = () => {
+    const link = linkToHere(seq ?? 0);
+    // Only pages of this machine or over TLS have a clipboard; elsewhere the person copies it.
+    if (!navigator.clipboard) return setShown(link);
+    navigator.clipboard.writeText(link).then(
+      () => setCopied(true),
+      () => setShown(link),
     );
   };
+  if (shown) return <input ref={select} readOnly aria-label="Link to copy" value={shown} onBlur={() => setShown("")} />;
   return (
     <button type="button" className="quiet" onClick={copy} disabled={seq === undefined}>
-      <span aria-live="polite">{said || "Copy link"}</span>
+      <span aria-live="polite">{copied ? "Copied" : "Copy link"}</span>
     </button>
   );
+}
+
+function select(field: HTMLInputElement | null): void {
+  field?.focus();
+  field?.select();
 }

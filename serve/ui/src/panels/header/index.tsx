@@ -34,7 +34,7 @@ export function RunHeader({ run, log, index, loaded, connection }: Props) {
         <LivePill closed={run.closed} connection={connection} />
         <ParentLink run={run} />
         <SaveAsHtml run={run.run_id} />
-        <CopyLink run={run.run_id} seq={log.rows[index]?.seq} />
+        <CopyLink seq={log.rows[index]?.seq} />
       </div>
       <TotalsAtCursor log={log} index={index} />
     </header>

@@ -4,6 +4,7 @@ import { memo, useRef } from "react";
 import { SHORTCUTS } from "../../cursor/keys";
 import { moveBy, toFailure, togglePlaying, toNextChange, toPreviousChange } from "../../cursor/moves";
 import { SPEEDS, useCursor } from "../../cursor/store";
+import { LettersSwitch } from "../../parts/letters";
 import type { RunLog } from "../../run/log";
 import { count } from "../../run/words";
 
@@ -96,6 +97,7 @@ const Help = memo(function Help() {
             </div>
           ))}
         </dl>
+        <LettersSwitch />
         <button type="button" onClick={() => dialog.current?.close()}>
           Close
         </button>
