@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +22,7 @@ from enchanted.cluster.commands.reading import (
 from enchanted.cluster.commands.reading_access import TokenOption, UrlOption, api
 from enchanted.cluster.commands.reading_text import Document, json_line, one_line, plain
 from enchanted.cluster.errors import USAGE, CommandFailed
+from enchanted.cluster.whole_file import written
 
 AGENT_COLUMNS = (
     "agent", "name", "role", "start", "events", "decisions", "confidence", "changes", "reverts", "calls", "errors",
@@ -247,7 +247,7 @@ def _to_html(run: str | None, output: Path, url: str | None, token_file: Path | 
 
 
 def _to_file(output: Path, pieces: Iterable[bytes]) -> None:
-    with _written(output) as file:
+    with written(output) as file:
         size = sum(map(file.write, pieces))
     console.say(f"{output}: {size} bytes")
 
@@ -256,21 +256,3 @@ def _to_stdout(pieces: Iterable[bytes]) -> None:
     for piece in pieces:
         sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[IO[bytes]]:
-    """The file to write; it has its name only once it is whole.
-
-    Raises:
-        CommandFailed: it cannot be written.
-    """
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-        part.replace(path)
-    except OSError as error:
-        raise CommandFailed(f"{path} cannot be written: {error.strerror}", "name another --output", USAGE) from error
-    finally:
-        part.unlink(missing_ok=True)

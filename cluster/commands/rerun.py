@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from enchanted.cluster.commands.reading import JsonOption, RunArgument
 from enchanted.cluster.commands.reading_access import TokenOption, UrlOption, api
 from enchanted.cluster.commands.reading_text import Document, event_row, one_line, plain
 from enchanted.cluster.errors import CHECK_FAILED, NOT_FOUND, USAGE, CommandFailed
+from enchanted.cluster.whole_file import written
 
 if TYPE_CHECKING:
     from enchanted.actors.rerun.recording import Recording
@@ -93,10 +95,11 @@ def _record(run: str, target: Path) -> None:
     except ActorError as error:
         cause, _, remedy = str(error).partition("; ")
         raise CommandFailed(cause, remedy, USAGE) from error
-    try:
-        file.save(recording, target)
-    except OSError as error:
-        raise CommandFailed(f"{target} cannot be written: {error.strerror}", "give another file", USAGE) from error
+    # A zip asks its file where it is, which a device does not know.
+    packed = io.BytesIO()
+    file.save(recording, packed)
+    with written(target) as stream:
+        stream.write(packed.getbuffer())
     console.say(f"{len(recording.events)} events and {len(recording.blobs)} contents of {run} are in {target}")
     console.say(f"run it again anywhere: python -m enchanted.actors.rerun {target}")
 

@@ -48,6 +48,12 @@ def test_the_link_opens_the_page_once(swarm: HomeUnderTest, recorded: dict[str, 
 def test_importing_again_adds_nothing(swarm: HomeUnderTest, recorded: dict[str, Any], tmp_path: Path) -> None:
     copy = tmp_path / "copy.zip"
     assert swarm.run("rerun", recorded["run_id"], "--record", str(copy)).returncode == 0
+    assert swarm.run("rerun", recorded["run_id"], "--record", "/dev/null").returncode == 0
+    full = swarm.run("rerun", recorded["run_id"], "--record", "/dev/full")
+    assert (full.returncode, "No space left on device" in full.stderr) == (2, True)
+    refused = swarm.run("rerun", recorded["run_id"], "--record", str(tmp_path))
+    assert (refused.returncode, "is a folder" in refused.stderr) == (2, True)
+    assert [one.name for one in tmp_path.iterdir()] == ["copy.zip"]
     again = json.loads(swarm.run("import", str(copy), "--json").stdout)
     assert (again["run_id"], again["imported"], again["events"]) == (recorded["run_id"], 0, recorded["events"])
 
