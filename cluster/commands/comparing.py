@@ -17,7 +17,12 @@ FILES = 20
 
 def compare(
     run: RunArgument,
-    other: Annotated[str, typer.Argument(metavar="OTHER", help="Another run, a fork of it, or what it was forked from.", show_default=False)],
+    other: Annotated[
+        str,
+        typer.Argument(
+            metavar="OTHER", help="Another run, a fork of it, or what it was forked from.", show_default=False
+        ),
+    ],
     as_json: JsonOption = False,
     url: UrlOption = None,
     token_file: TokenOption = None,
