@@ -212,7 +212,9 @@ def _decision_row(row: Document) -> tuple[str, ...]:
 
 def export(
     run: SomeRunArgument = None,
-    file_format: Annotated[FileFormat, typer.Option("--format", help="How it is written.")] = FileFormat.NDJSON,
+    file_format: Annotated[
+        FileFormat | None, typer.Option("--format", help="How it is written; ndjson by default.", show_default=False)
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write; by default stdout.", show_default=False)
     ] = None,
@@ -227,8 +229,12 @@ def export(
 ) -> None:
     """Write every event of a run, or of a time, as lines of JSON, an Arrow stream or a Parquet file; a run as HTML."""
     if html is not None:
+        if any(one is not None for one in (file_format, output, since, until)):
+            cause = "--html names its file and is of a whole run, without --format, --output, --since and --until"
+            raise CommandFailed(cause, "leave those away, or --html", USAGE)
         _to_html(run, html, url, token_file)
         return
+    file_format = file_format or FileFormat.NDJSON
     if output is None and file_format is not FileFormat.NDJSON and sys.stdout.isatty():
         raise CommandFailed(f"{file_format} is not for a terminal", "give --output FILE", USAGE)
     with api(url, token_file) as client:

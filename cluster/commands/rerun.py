@@ -45,7 +45,7 @@ def rerun(
     if record is not None:
         if url is not None:
             raise CommandFailed("--record reads this home's bus", "leave --url away", USAGE)
-        _record(run, record)
+        _record(run, record, as_json=as_json)
         return
     with api(url, token_file) as client:
         document = client.rerun(run, start=start)
@@ -83,7 +83,7 @@ def _said(said: Document) -> str:
     return f"{f'sequence {seq}' if seq else ''}{event_id} {agent} {kind} {what}".strip()
 
 
-def _record(run: str, target: Path) -> None:
+def _record(run: str, target: Path, *, as_json: bool) -> None:
     from enchanted.actors.errors import ActorError  # these pull in the bus
     from enchanted.actors.rerun import file
     from enchanted.cluster import services
@@ -100,6 +100,10 @@ def _record(run: str, target: Path) -> None:
     file.save(recording, packed)
     with written(target) as stream:
         stream.write(packed.getbuffer())
+    if as_json:
+        counts = {"events": len(recording.events), "contents": len(recording.blobs)}
+        console.emit_json({"run_id": run, "file": str(target), **counts})
+        return
     console.say(f"{len(recording.events)} events and {len(recording.blobs)} contents of {run} are in {target}")
     console.say(f"run it again anywhere: python -m enchanted.actors.rerun {target}")
 

@@ -52,7 +52,8 @@ def test_the_link_opens_the_page_once(swarm: HomeUnderTest, recorded: dict[str, 
 
 def test_importing_again_adds_nothing(swarm: HomeUnderTest, recorded: dict[str, Any], tmp_path: Path) -> None:
     copy = tmp_path / "copy.zip"
-    assert swarm.run("rerun", recorded["run_id"], "--record", str(copy)).returncode == 0
+    done = json.loads(swarm.run("rerun", recorded["run_id"], "--record", str(copy), "--json").stdout)
+    assert (done["run_id"], done["file"], done["events"]) == (recorded["run_id"], str(copy), recorded["events"])
     assert swarm.run("rerun", recorded["run_id"], "--record", "/dev/null").returncode == 0
     full = swarm.run("rerun", recorded["run_id"], "--record", "/dev/full")
     assert (full.returncode, "No space left on device" in full.stderr) == (2, True)
