@@ -119,6 +119,24 @@ class RepositoryRefused(ClusterError):
     exit_code = USAGE
 
 
+class TargetIsFolder(ClusterError):
+    """A folder is where a file should be written."""
+
+    exit_code = USAGE
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} is a folder", f"name a file, such as {path / 'NAME'}")
+
+
+class FileNotWritten(ClusterError):
+    """The system does not let a file be written where it was asked for."""
+
+    exit_code = USAGE
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path} cannot be written: {why}", "name another file, in a folder of yours that has room")
+
+
 class CommandFailed(ClusterError):
     """A command cannot do what was asked; carries its own exit code."""
 

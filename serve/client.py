@@ -17,6 +17,8 @@ from enchanted.serve.codes import NONCE, new_code
 
 Json = dict[str, Any]
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+REBUILD = httpx.Timeout(150.0, connect=5.0)
+"""For what may have to build a state anew from the log, which takes up to two minutes."""
 SILENCE = 40.0
 """Seconds without a heartbeat after which a live connection is given up and resumed."""
 RERUN = 600.0
@@ -38,6 +40,16 @@ class ApiUnreachable(ClientError):
     """Nothing answers, or a backend of the API does not."""
 
     exit_code = 4
+
+
+class ApiSlow(ApiUnreachable):
+    """The API took the request, and its answer does not come."""
+
+    def __init__(self, url: str, seconds: float | None) -> None:
+        super().__init__(
+            f"the API at {url} did not answer within {seconds or 0:.0f} s and may still be at work; "
+            "see `enchanted runs` and `enchanted status` before you ask again"
+        )
 
 
 class NothingFound(ClientError):
@@ -148,13 +160,14 @@ class ApiClient:
 
     def state(self, run: str, *, at: int | None = None, path: str | None = None, workspace: str | None = None) -> Json:
         """A run at a sequence, or one file of it."""
-        return self._json(f"runs/{_part(run)}/state", at=at, path=path, workspace=workspace)
+        return self._json(f"runs/{_part(run)}/state", REBUILD, at=at, path=path, workspace=workspace)
 
     def diff(self, run: str, start: int, end: int, *, workspace: str | None = None) -> str:
         """The unified diff between two sequences."""
         with self._errors():
             parameters = _given({"from": start, "to": end, "workspace": workspace})
-            return _checked(self._http.get(f"/api/v1/runs/{_part(run)}/diff", params=parameters)).text
+            url = f"/api/v1/runs/{_part(run)}/diff"
+            return _checked(self._http.get(url, params=parameters, timeout=REBUILD)).text
 
     def verify(self, run: str) -> Json:
         """Both verdicts."""
@@ -162,15 +175,15 @@ class ApiClient:
 
     def restore(self, run: str, body: Mapping[str, Any]) -> Json:
         """Put a state into a folder or onto a branch; with ``dry_run`` only what that would do."""
-        return self._post(f"runs/{_part(run)}/restores", body)
+        return self._post(f"runs/{_part(run)}/restores", body, timeout=REBUILD)
 
     def undo(self, run: str, event_id: str, *, dry_run: bool = False) -> Json:
         """Take one change back, or say what that would do."""
-        return self._post(f"runs/{_part(run)}/undos", {"event_id": event_id, "dry_run": dry_run})
+        return self._post(f"runs/{_part(run)}/undos", {"event_id": event_id, "dry_run": dry_run}, timeout=REBUILD)
 
     def fork(self, run: str, body: Mapping[str, Any], *, key: str | None = None) -> Json:
         """Start a run from another one's state; a key makes a repeated call start it once."""
-        return self._post(f"runs/{_part(run)}/forks", body, key=key)
+        return self._post(f"runs/{_part(run)}/forks", body, key=key, timeout=REBUILD)
 
     def agent_stats(self, **filters: object) -> Json:
         """What agents did, by agent and bucket of time."""
@@ -221,7 +234,7 @@ class ApiClient:
 
     def blame(self, run: str, path: str, *, at: int | None = None, workspace: str | None = None) -> Json:
         """Each line of a file with the change that wrote it."""
-        return self._json(f"runs/{_part(run)}/blame", path=path, at=at, workspace=workspace)
+        return self._json(f"runs/{_part(run)}/blame", REBUILD, path=path, at=at, workspace=workspace)
 
     def receipt(self, run: str, *, until: int | None = None) -> Json:
         """What a run is now, or was at a sequence: to be kept elsewhere."""
@@ -301,20 +314,29 @@ class ApiClient:
                 response.read()
             yield from parse_frames(_checked(response).iter_lines())
 
-    def _post(self, resource: str, body: Mapping[str, Any] | None = None, *, key: str | None = None) -> Json:
+    def _post(
+        self,
+        resource: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        timeout: httpx.Timeout = TIMEOUT,
+    ) -> Json:
         headers = {} if key is None else {"Idempotency-Key": key}
         content = None if body is None else dict(body)
         with self._errors():
-            return _document(self._http.post(f"/api/v1/{resource}", json=content, headers=headers))
+            return _document(self._http.post(f"/api/v1/{resource}", json=content, headers=headers, timeout=timeout))
 
-    def _json(self, resource: str, /, **parameters: object) -> Json:
+    def _json(self, resource: str, timeout: httpx.Timeout = TIMEOUT, /, **parameters: object) -> Json:
         with self._errors():
-            return _document(self._http.get(f"/api/v1/{resource}", params=_given(parameters)))
+            return _document(self._http.get(f"/api/v1/{resource}", params=_given(parameters), timeout=timeout))
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
+        except httpx.ReadTimeout as error:
+            raise ApiSlow(self.url, error.request.extensions["timeout"]["read"]) from error
         except httpx.TransportError as error:
             why = str(error) or type(error).__name__
             raise ApiUnreachable(

@@ -72,8 +72,10 @@ class CompareDocument(BaseModel):
     b: RunDocument
     forked_at: int
     """The sequence of ``a`` at which ``b`` was forked; 0 where it was not."""
+    a_forked_at: int
+    """The sequence of ``b`` at which ``a`` was forked; 0 where it was not."""
     equal_events: int
-    """Events that say the same, agent by agent, up to where each parts; after the fork, if it is one."""
+    """Events that say the same, agent by agent, up to where each parts; after the fork, if one is one."""
     divergence: PartingDocument | None
     files: list[ChangedFileDocument]
     files_differing: int
@@ -97,7 +99,7 @@ class Parting:
 
 @router.get("/runs/{run}/compare/{other}", response_model=None, responses=described(CompareDocument))
 async def compare_runs(run: RunId, other: RunId, deps: Deps) -> JsonResponse:
-    """Two runs; where the second is a fork of the first, from the fork on."""
+    """Two runs; where one is a fork of the other, from the fork on."""
     found = await asyncio.gather(find_run(deps, run), find_run(deps, other))
     logs = [await events_between(deps, name, 0, MAX_SEQ) for name in (run, other)]
     return JsonResponse(await asyncio.to_thread(compared, found, logs))
@@ -105,13 +107,16 @@ async def compare_runs(run: RunId, other: RunId, deps: Deps) -> JsonResponse:
 
 def compared(found: Sequence[Mapping[str, Any]], logs: Sequence[Sequence[StoredEvent]]) -> dict[str, Any]:
     """The document of two runs."""
-    forked_at = _forked_at(found)
-    equal, parting = first_parting(_from(logs[0], forked_at), _from(logs[1], _opening(logs[1]) if forked_at else 0))
+    a, b = found
+    forked_at, a_forked_at = _forked_at(a, b), _forked_at(b, a)
+    starts = forked_at or _opening(logs[0], a_forked_at), a_forked_at or _opening(logs[1], forked_at)
+    equal, parting = first_parting(*map(_from, logs, starts))
     files = list(_files(*(fold(log) for log in logs)))
     return {
-        "a": shown(found[0]),
-        "b": shown(found[1]),
+        "a": shown(a),
+        "b": shown(b),
         "forked_at": forked_at,
+        "a_forked_at": a_forked_at,
         "equal_events": equal,
         "divergence": None if parting is None else _parting_document(parting),
         "files": files[:MOST_FILES],
@@ -163,17 +168,19 @@ def _stripped(event: SwarmEvent) -> SwarmEvent:
     return copy
 
 
-def _forked_at(found: Sequence[Mapping[str, Any]]) -> int:
-    request = found[1]["request"]
-    if not isinstance(request, dict) or request.get("forked_from") != found[0]["run_id"]:
+def _forked_at(parent: Mapping[str, Any], child: Mapping[str, Any]) -> int:
+    request = child["request"]
+    if not isinstance(request, dict) or request.get("forked_from") != parent["run_id"]:
         return 0
     # Anybody may have written it.
     at = request.get("forked_at")
     return at if type(at) is int and 0 <= at <= MAX_SEQ else 0
 
 
-def _opening(log: Sequence[StoredEvent]) -> int:
-    """The sequence of a fork's step out of ``created``."""
+def _opening(log: Sequence[StoredEvent], forked_at: int) -> int:
+    """The sequence of a fork's step out of ``created``; 0 for what is no fork."""
+    if not forked_at:
+        return 0
     return next((one.seq for one in log if one.event.run_transition.from_state == "created"), 0)
 
 

@@ -73,7 +73,13 @@ class _Api:
         )
 
     async def get(self, *path: str, **parameters: object) -> str:
-        """The text of an answer, cut where it is long."""
+        """The text of an answer, cut where it is long.
+
+        Raises:
+            ToolError: the API has a problem with it, or a part of the path would name another resource.
+        """
+        if wrong := [part for part in path if not part.strip() or "/" in part or part in (".", "..")]:
+            raise ToolError(f"{wrong[0]!r} is no id; `runs` lists runs, `events` lists events and their traces")
         given = {name: str(value) for name, value in parameters.items() if value not in (None, "")}
         resource = "/".join(quote(part, safe="") for part in path)
         answer = await self._client.get(resource, params=given)

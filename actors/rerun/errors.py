@@ -29,6 +29,15 @@ class CannotImport(ActorError):
         super().__init__(f"run {run} cannot be imported: {why}; {remedy}")
 
 
+class HeldElsewhere(CannotImport):
+    """The log has its events already, as those of another run."""
+
+    def __init__(self, run: str, which: str) -> None:
+        super().__init__(
+            run, f"the log holds {which} under another run", "look at that run, or import it into another home"
+        )
+
+
 @contextmanager
 def as_the_swarm_writes(run: str) -> Iterator[None]:
     """Reading what anybody may have published in the swarm's name.

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 import orjson
 
@@ -28,8 +29,8 @@ MAX_BYTES = 1 << 30
 """Of a recording when it is unpacked."""
 
 
-def save(recording: Recording, file: Path) -> None:
-    """Write a recording."""
+def save(recording: Recording, file: Path | IO[bytes]) -> None:
+    """Write a recording; a path is written in place."""
     events = [*recording.parent, *recording.events]
     index = {
         "run_id": recording.run_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,7 @@ from enchanted.actors.rerun.errors import CannotRerun, as_the_swarm_writes
 from enchanted.actors.work import RunRequest
 from enchanted.bus.fields import inflate
 from enchanted.bus.memory import InMemoryBlobs
-from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of
+from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of, timestamp_of
 from enchanted.schemas.fold import FILE_SYSTEM
 from enchanted.schemas.gen.events_pb2 import StateChange
 
@@ -112,8 +113,8 @@ class Recording:
 
     @property
     def live_seconds(self) -> float:
-        """From the request to the verdict, by the stream's clock."""
-        return (self.closing.time - self.events[0].time).total_seconds()
+        """From the request to the verdict, by the events' own times: an imported run came into its stream at once."""
+        return max(0.0, (_said_at(self.closing) - _said_at(self.events[0])).total_seconds())
 
     @property
     def cut_off(self) -> bool:
@@ -173,6 +174,10 @@ async def _recording(run_id: str, events: Sequence[StoredEvent], read: ReadRun, 
     )
     _require_usable(recording)
     return recording
+
+
+def _said_at(stored: StoredEvent) -> datetime:
+    return timestamp_of(stored.event) or stored.time
 
 
 def _closes(event: SwarmEvent) -> bool:

@@ -12,6 +12,7 @@ import orjson
 from enchanted.actors.config import RoleModel
 from enchanted.actors.ledger import report_from_json
 from enchanted.actors.lifecycle import RunState, TaskState
+from enchanted.actors.models.model import BUNDLED
 from enchanted.actors.rerun.players import RecordedFailure, RecordedModel, RecordedRepository, RecordedSite
 from enchanted.actors.rerun.recording import Act, Part, Recording, details_of
 from enchanted.actors.rerun.script import Cursor, Script, ScriptedLog
@@ -205,12 +206,16 @@ class ScriptedTeam:
 
 
 def manner_of(recording: Recording, role: RoleName) -> Manner:
-    """How a role asked its model, read off its recorded calls: the settings of the run are not in its log."""
+    """How a role asked its model, read off its recorded calls: the settings of the run are not in its log.
+
+    A role that made none yet, in a run that was cancelled say, asks as the model that the run names for it is asked.
+    """
     for part in recording.parts:
         for stored in part.events:
             if part.name.startswith(role) and stored.event.model_call.parameters:
                 return _manner(stored)
-    return Manner(guided=True, temperature=RoleModel().temperature)
+    model = RoleModel(url=recording.request.models.get(role, BUNDLED))
+    return Manner(guided=model.is_guided, temperature=model.temperature)
 
 
 def _manner(stored: StoredEvent) -> Manner:

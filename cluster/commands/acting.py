@@ -77,7 +77,7 @@ def restore(
     with api(url, token_file) as client:
         preview = client.restore(str(checked_id(run)), body | {"dry_run": True})
         if not yes:
-            _preview_restore(preview, force=force)
+            _preview_restore(preview, force=force, as_json=as_json)
         body["at"] = preview["at"]
         document = client.restore(run, body)
     _tell(document, as_json=as_json)
@@ -92,7 +92,7 @@ def _back(folder: Path, *, force: bool, yes: bool, as_json: bool) -> None:
         target = Target(folder)
         if not yes:
             before = {"into": str(folder), "unfinished": target.unfinished()}
-            _preview_restore(before | _shown(target.preview_back()), force=force)
+            _preview_restore(before | _shown(target.preview_back()), force=force, as_json=as_json)
         done = target.put_back(operation=new_id(), force=force)
     except (ActorError, OSError) as error:
         cause, _, remedy = str(error).partition("; ")
@@ -112,13 +112,16 @@ def _shown(preview: Preview) -> dict[str, Any]:
     return found
 
 
-def _preview_restore(preview: Document, *, force: bool) -> None:
-    _show(preview)
+def _preview_restore(preview: Document, *, force: bool, as_json: bool) -> None:
+    if as_json:
+        console.emit_json(preview)
+    else:
+        _show(preview)
     if preview.get("dirty") and not force:
         raise CommandFailed(
             "it would overwrite work that only this folder has", "commit it, or give --force", CHECK_FAILED
         )
-    _confirm("restore")
+    _confirm("restore", as_json=as_json)
 
 
 def _show(preview: Document) -> None:
@@ -159,8 +162,12 @@ def undo(
     """Take one change of a run back and keep later work, or say what conflicts."""
     with api(url, token_file) as client:
         if not yes:
-            console.say(plain(client.undo(run, event_id, dry_run=True)["patch"]))
-            _confirm("undo it")
+            preview = client.undo(run, event_id, dry_run=True)
+            if as_json:
+                console.emit_json(preview)
+            else:
+                console.say(plain(preview["patch"]))
+            _confirm("undo it", as_json=as_json)
         document = client.undo(run, event_id)
     if as_json:
         console.emit_json(document)
@@ -198,6 +205,9 @@ def fork(
     if budget is not None:
         body["budget"] = {"seconds": budget}
     with api(url, token_file) as client:
+        if as_json and not yes:
+            console.emit_json(_begin_of_fork(client, run, at))
+            _confirm("fork it", as_json=True)
         parent = client.run(run)
         if not yes:
             body["at"] = _preview_fork(client, run, at)
@@ -218,6 +228,13 @@ def _preview_fork(client: ApiClient, run: str, at: int | None) -> int:
     return int(state["at"])
 
 
+def _begin_of_fork(client: ApiClient, run: str, at: int | None) -> Document:
+    """Where the fork would begin, as a document."""
+    state = client.state(run, at=at)
+    files = state["workspaces"].get("main", {"files": []})["files"]
+    return {"run_id": run, "at": state["at"], "state": state["state"], "files": len(files), "tasks": state["tasks"]}
+
+
 def _text_of(path: Path | None) -> str | None:
     if path is None:
         return None
@@ -227,8 +244,9 @@ def _text_of(path: Path | None) -> str | None:
         raise CommandFailed(f"{path} cannot be read as text: {error}", "give a UTF-8 text file", USAGE) from error
 
 
-def _confirm(what: str) -> None:
-    if not sys.stdin.isatty():
+def _confirm(what: str, *, as_json: bool = False) -> None:
+    # Who reads JSON gets one document: a question would lead to a second one.
+    if as_json or not sys.stdin.isatty():
         raise CommandFailed("nothing was changed: this was the preview", f"add --yes to {what}", USAGE)
     if not typer.confirm(f"{what}?", err=True):
         raise CommandFailed("nothing was changed", f"answer y to {what}", USAGE)

@@ -17,7 +17,12 @@ FILES = 20
 
 def compare(
     run: RunArgument,
-    other: Annotated[str, typer.Argument(metavar="OTHER", help="Another run, or a fork of it.", show_default=False)],
+    other: Annotated[
+        str,
+        typer.Argument(
+            metavar="OTHER", help="Another run, a fork of it, or what it was forked from.", show_default=False
+        ),
+    ],
     as_json: JsonOption = False,
     url: UrlOption = None,
     token_file: TokenOption = None,
@@ -31,7 +36,8 @@ def compare(
     a, b = document["a"], document["b"]
     rows = [(name, one_line(str(a[name])), one_line(str(b[name]))) for name in ROWS]
     console.emit_table(("", a["run_id"], b["run_id"]), rows)
-    since = f" since the fork at {document['forked_at']}" if document["forked_at"] else ""
+    forked_at = document["forked_at"] or document["a_forked_at"]
+    since = f" since the fork at {forked_at}" if forked_at else ""
     console.say(f"{document['equal_events']} events are the same{since}")
     _parting(document)
     for file in document["files"][:FILES]:

@@ -14,8 +14,11 @@ from enchanted.cluster.errors import CHECK_FAILED, UNREACHABLE, USAGE, CommandFa
 
 if TYPE_CHECKING:
     from enchanted.actors.rerun.recording import Recording
+    from enchanted.serve.client import ApiClient
 
 RECORDED = Path(__file__).parents[1] / "demo" / "recorded.zip"
+ASKED = 500
+"""Events whose ids are looked up at a time."""
 
 
 def register(app: typer.Typer) -> None:
@@ -39,8 +42,9 @@ def take_in(file: Path, *, as_json: bool) -> None:
     recording = _loaded(file)
     run_id = recording.run_id
     endpoints = asyncio.run(services.up(console.settings(), console.say))
-    added = _import(recording, endpoints.nats_url)
     with ApiClient(endpoints.api_url, endpoints.token_file.read_text().strip()) as client:
+        _require_free(recording, client)
+        added = _import(recording, endpoints.nats_url)
         if not client.wait_closed(run_id):
             remedy = "`enchanted status` shows the services; the run is in the log and will be found later"
             raise CommandFailed(f"{run_id} is imported, and not in the table yet", remedy, CHECK_FAILED)
@@ -63,6 +67,28 @@ def _loaded(file: Path) -> Recording:
     except OSError as error:
         remedy = "give the path of a recording"
         raise CommandFailed(f"{file} cannot be read: {error.strerror}", remedy, USAGE) from error
+
+
+def _require_free(recording: Recording, client: ApiClient) -> None:
+    """Ask before anything is written, since the log takes an id once and the run would be there in part.
+
+    Raises:
+        CommandFailed: the log has an event of the recording under another run.
+    """
+    from enchanted.actors.rerun.errors import HeldElsewhere
+
+    run_id = recording.run_id
+    ids = [_literal(stored.event.event_id) for stored in recording.events]
+    for first in range(0, len(ids), ASKED):
+        held = f"event_id IN ({', '.join(ids[first : first + ASKED])}) AND duplicate_of = 0"
+        query = f"SELECT event_id, run FROM events WHERE {held} AND run != {_literal(run_id)}"
+        for event_id, other in client.sql(query, limit=1)["rows"]:
+            raise _refused(HeldElsewhere(run_id, f"its event {event_id[:64]} (of {other[:64] or 'none'})"), USAGE)
+
+
+def _literal(text: str) -> str:
+    """Any text in SQL; a recording may say anything."""
+    return f"unhex('{text.encode().hex()}')"
 
 
 def _import(recording: Recording, nats_url: str) -> int:

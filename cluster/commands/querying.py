@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +22,7 @@ from enchanted.cluster.commands.reading import (
 from enchanted.cluster.commands.reading_access import TokenOption, UrlOption, api
 from enchanted.cluster.commands.reading_text import Document, json_line, one_line, plain
 from enchanted.cluster.errors import USAGE, CommandFailed
+from enchanted.cluster.whole_file import written
 
 AGENT_COLUMNS = (
     "agent", "name", "role", "start", "events", "decisions", "confidence", "changes", "reverts", "calls", "errors",
@@ -212,7 +212,9 @@ def _decision_row(row: Document) -> tuple[str, ...]:
 
 def export(
     run: SomeRunArgument = None,
-    file_format: Annotated[FileFormat, typer.Option("--format", help="How it is written.")] = FileFormat.NDJSON,
+    file_format: Annotated[
+        FileFormat | None, typer.Option("--format", help="How it is written; ndjson by default.", show_default=False)
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write; by default stdout.", show_default=False)
     ] = None,
@@ -227,8 +229,12 @@ def export(
 ) -> None:
     """Write every event of a run, or of a time, as lines of JSON, an Arrow stream or a Parquet file; a run as HTML."""
     if html is not None:
+        if any(one is not None for one in (file_format, output, since, until)):
+            cause = "--html names its file and is of a whole run, without --format, --output, --since and --until"
+            raise CommandFailed(cause, "leave those away, or --html", USAGE)
         _to_html(run, html, url, token_file)
         return
+    file_format = file_format or FileFormat.NDJSON
     if output is None and file_format is not FileFormat.NDJSON and sys.stdout.isatty():
         raise CommandFailed(f"{file_format} is not for a terminal", "give --output FILE", USAGE)
     with api(url, token_file) as client:
@@ -247,7 +253,7 @@ def _to_html(run: str | None, output: Path, url: str | None, token_file: Path | 
 
 
 def _to_file(output: Path, pieces: Iterable[bytes]) -> None:
-    with _written(output) as file:
+    with written(output) as file:
         size = sum(map(file.write, pieces))
     console.say(f"{output}: {size} bytes")
 
@@ -256,21 +262,3 @@ def _to_stdout(pieces: Iterable[bytes]) -> None:
     for piece in pieces:
         sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[IO[bytes]]:
-    """The file to write; it has its name only once it is whole.
-
-    Raises:
-        CommandFailed: it cannot be written.
-    """
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-        part.replace(path)
-    except OSError as error:
-        raise CommandFailed(f"{path} cannot be written: {error.strerror}", "name another --output", USAGE) from error
-    finally:
-        part.unlink(missing_ok=True)

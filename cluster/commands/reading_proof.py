@@ -14,6 +14,7 @@ from enchanted.cluster.commands.reading import JsonOption, RunArgument
 from enchanted.cluster.commands.reading_access import TokenOption, UrlOption, api
 from enchanted.cluster.commands.reading_text import Document, plain
 from enchanted.cluster.errors import CHECK_FAILED, USAGE, CommandFailed
+from enchanted.cluster.whole_file import written
 
 if TYPE_CHECKING:
     from enchanted.schemas.receipt import Receipt
@@ -101,13 +102,8 @@ def _write(path: Path, receipt: Document | None) -> None:
     if receipt is None:
         console.say("no receipt is written: it would vouch for a run that does not verify")
         return
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(json.dumps(receipt, ensure_ascii=False, separators=(",", ":")) + "\n")
-    except OSError as error:
-        raise CommandFailed(
-            f"the receipt cannot be written to {path}: {error.strerror}", "name a new file in a folder of yours", USAGE
-        ) from error
+    with written(path, new=True) as file:
+        file.write((json.dumps(receipt, ensure_ascii=False, separators=(",", ":")) + "\n").encode())
     console.say(f"receipt of {len(receipt['events'])} events: {path}; keep it where the log's operator cannot write")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from enchanted.cluster.commands.reading import JsonOption, RunArgument
 from enchanted.cluster.commands.reading_access import TokenOption, UrlOption, api
 from enchanted.cluster.commands.reading_text import Document, event_row, one_line, plain
 from enchanted.cluster.errors import CHECK_FAILED, NOT_FOUND, USAGE, CommandFailed
+from enchanted.cluster.whole_file import written
 
 if TYPE_CHECKING:
     from enchanted.actors.rerun.recording import Recording
@@ -43,7 +45,7 @@ def rerun(
     if record is not None:
         if url is not None:
             raise CommandFailed("--record reads this home's bus", "leave --url away", USAGE)
-        _record(run, record)
+        _record(run, record, as_json=as_json)
         return
     with api(url, token_file) as client:
         document = client.rerun(run, start=start)
@@ -81,7 +83,7 @@ def _said(said: Document) -> str:
     return f"{f'sequence {seq}' if seq else ''}{event_id} {agent} {kind} {what}".strip()
 
 
-def _record(run: str, target: Path) -> None:
+def _record(run: str, target: Path, *, as_json: bool) -> None:
     from enchanted.actors.errors import ActorError  # these pull in the bus
     from enchanted.actors.rerun import file
     from enchanted.cluster import services
@@ -93,10 +95,15 @@ def _record(run: str, target: Path) -> None:
     except ActorError as error:
         cause, _, remedy = str(error).partition("; ")
         raise CommandFailed(cause, remedy, USAGE) from error
-    try:
-        file.save(recording, target)
-    except OSError as error:
-        raise CommandFailed(f"{target} cannot be written: {error.strerror}", "give another file", USAGE) from error
+    # A zip asks its file where it is, which a device does not know.
+    packed = io.BytesIO()
+    file.save(recording, packed)
+    with written(target) as stream:
+        stream.write(packed.getbuffer())
+    if as_json:
+        counts = {"events": len(recording.events), "contents": len(recording.blobs)}
+        console.emit_json({"run_id": run, "file": str(target), **counts})
+        return
     console.say(f"{len(recording.events)} events and {len(recording.blobs)} contents of {run} are in {target}")
     console.say(f"run it again anywhere: python -m enchanted.actors.rerun {target}")
 

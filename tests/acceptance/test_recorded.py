@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from enchanted.actors.rerun import file
+from enchanted.cluster.commands.importing import RECORDED
 from enchanted.cluster.testing import HomeUnderTest
+from enchanted.schemas.events import SwarmEvent
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -47,19 +52,59 @@ def test_the_link_opens_the_page_once(swarm: HomeUnderTest, recorded: dict[str, 
 
 def test_importing_again_adds_nothing(swarm: HomeUnderTest, recorded: dict[str, Any], tmp_path: Path) -> None:
     copy = tmp_path / "copy.zip"
-    assert swarm.run("rerun", recorded["run_id"], "--record", str(copy)).returncode == 0
+    done = json.loads(swarm.run("rerun", recorded["run_id"], "--record", str(copy), "--json").stdout)
+    assert (done["run_id"], done["file"], done["events"]) == (recorded["run_id"], str(copy), recorded["events"])
+    assert swarm.run("rerun", recorded["run_id"], "--record", "/dev/null").returncode == 0
+    full = swarm.run("rerun", recorded["run_id"], "--record", "/dev/full")
+    assert (full.returncode, "No space left on device" in full.stderr) == (2, True)
+    refused = swarm.run("rerun", recorded["run_id"], "--record", str(tmp_path))
+    assert (refused.returncode, "is a folder" in refused.stderr) == (2, True)
+    assert [one.name for one in tmp_path.iterdir()] == ["copy.zip"]
     again = json.loads(swarm.run("import", str(copy), "--json").stdout)
     assert (again["run_id"], again["imported"], again["events"]) == (recorded["run_id"], 0, recorded["events"])
+
+
+def test_a_run_under_another_name_is_refused_before_anything_of_it_is_there(
+    swarm: HomeUnderTest, recorded: dict[str, Any], tmp_path: Path
+) -> None:
+    renamed = tmp_path / "renamed.zip"
+    loaded = asyncio.run(file.load(RECORDED))
+    events = []
+    for stored in loaded.events:
+        event = SwarmEvent()
+        event.CopyFrom(stored.event)
+        event.run_id = "run-renamed"
+        if not events:
+            event.run_transition.details = event.run_transition.details.replace(loaded.run_id, "run-renamed")
+        events.append(replace(stored, event=event, raw=event.SerializeToString(deterministic=True)))
+    file.save(replace(loaded, run_id="run-renamed", events=tuple(events)), renamed)
+
+    done = swarm.run("import", str(renamed))
+
+    assert done.returncode == 2, done.stderr
+    assert "under another run" in done.stderr
+    assert swarm.run("run-info", "run-renamed").returncode == 3
+
+
+def test_a_run_that_was_undone_here_is_there_already(swarm: HomeUnderTest, recorded: dict[str, Any]) -> None:
+    changes = json.loads(swarm.run("events", recorded["run_id"], "--kind", "state_change", "--json").stdout)["data"]
+    merged = [one["event_id"] for one in changes if one["state_change"]["reason"] == "merge"]
+    undone = swarm.run("undo", recorded["run_id"], merged[-1], "--yes")
+    assert undone.returncode == 0, undone.stderr
+    again = swarm.run("demo", "--recorded")
+    assert (again.returncode, "the run was there already" in again.stderr) == (0, True), again.stderr
+    live = json.loads(swarm.run("rerun", recorded["run_id"], "--json").stdout)["live_seconds"]
+    assert live == pytest.approx(119.8, abs=0.1)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK no zip", b"\x00" * 100_000])
 def test_what_is_no_recording_is_refused_with_a_remedy(
     swarm: HomeUnderTest, tmp_path: Path, content: bytes | None
 ) -> None:
-    file = tmp_path / "some.zip"
+    damaged = tmp_path / "some.zip"
     if content is not None:
-        file.write_bytes(content)
-    done = swarm.run("import", str(file))
+        damaged.write_bytes(content)
+    done = swarm.run("import", str(damaged))
     assert done.returncode == 2
     assert "remedy:" in done.stderr
     assert "Traceback" not in done.stderr

@@ -223,6 +223,29 @@ async def test_a_cancelled_run_reruns_equal_up_to_the_wish_to_cancel(
     require_equal(await again(bus, tmp_path))
 
 
+async def test_a_run_cancelled_before_a_free_model_answered_reruns_equal(
+    bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.Event()
+
+    class Thinking(MinimalModel):
+        async def complete(self, request: ModelRequest) -> ModelReply:
+            if "anyOf" in request.schema:
+                return await super().complete(request)
+            asked.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    monkeypatch.setattr("enchanted.actors.hosts.open_model", lambda *_: Thinking(("Remove", "yes")))
+    await ask(bus, shop, models={"coder": "vllm:some/model"})
+    host = OrchestratorHost(RUN, config, LocalTeam)
+    running = asyncio.create_task(host.run())
+    await asked.wait()
+    host.cancel("enough")
+    assert await running == RunState.CANCELLED
+    require_equal(await again(bus, tmp_path))
+
+
 async def test_a_run_whose_time_was_over_reruns_equal_up_to_there(
     bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path
 ) -> None:

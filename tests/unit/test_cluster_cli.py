@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from enchanted.cluster import cli, console, doctor
 from enchanted.cluster.settings import Settings
+from enchanted.serve import client
 
 
 def test_help_does_not_import_what_is_heavy() -> None:
@@ -156,3 +158,36 @@ def test_a_table_on_a_terminal_takes_its_headings_and_cells_as_they_are(
     console.emit_table(["[/]", "[red]a"], [["[/b]", "[link=x]y"]])
     shown = re.sub(r"\x1b\[[0-9]*m", "", capsys.readouterr().out)
     assert shown.split() == ["[/]", "[red]a", "[/b]", "[link=x]y"]
+
+
+def test_whoever_asks_for_a_state_waits_as_long_as_it_may_take_to_rebuild() -> None:
+    waited: dict[str, float] = {}
+
+    def never(request: httpx.Request) -> httpx.Response:
+        waited[request.url.path.rpartition("/")[2]] = request.extensions["timeout"]["read"]
+        raise httpx.ReadTimeout("timed out", request=request)
+
+    with client.ApiClient("http://api", "token", transport=httpx.MockTransport(never)) as api:
+        for ask in (
+            lambda: api.state("r"),
+            lambda: api.diff("r", 0, 1),
+            lambda: api.blame("r", "a.py"),
+            lambda: api.restore("r", {}),
+            lambda: api.undo("r", "e"),
+            lambda: api.fork("r", {}),
+        ):
+            with pytest.raises(client.ApiSlow, match="did not answer within 150 s and may still be at work; see"):
+                ask()
+        with pytest.raises(client.ApiSlow, match="within 60 s"):
+            api.run("r")
+    assert waited == dict.fromkeys(("state", "diff", "blame", "restores", "undos", "forks"), 150.0) | {"r": 60.0}
+
+
+def test_an_api_that_is_not_there_is_no_slow_one() -> None:
+    def refused(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("Connection refused", request=request)
+
+    with client.ApiClient("http://api", "token", transport=httpx.MockTransport(refused)) as api:
+        with pytest.raises(client.ApiUnreachable, match=r"does not answer .*`enchanted up` starts it") as caught:
+            api.state("r")
+        assert not isinstance(caught.value, client.ApiSlow)

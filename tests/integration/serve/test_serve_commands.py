@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 from pathlib import Path
 
 import pyarrow.parquet
@@ -110,3 +111,71 @@ async def test_an_export_that_cannot_be_leaves_nothing_behind(typed: Typed, tmp_
     assert "No such run" in why
     assert "cannot be written" in because
     assert not any(tmp_path.glob("*"))  # noqa: ASYNC240 - an empty folder of the test
+
+
+async def test_an_export_spares_whatever_is_at_its_target(typed: Typed, history: History, tmp_path: Path) -> None:
+    lines = (await typed("export", history.run))[1].encode()
+    own, victim, link, dangling = (tmp_path / name for name in ("y.nd.part", "victim", "link", "dangling"))
+    own.write_bytes(b"mine")
+    victim.write_bytes(b"old")
+    victim.chmod(0o640)
+    link.symlink_to(victim)
+    dangling.symlink_to(tmp_path / "later")
+    (tmp_path / "x.nd.part").symlink_to(own)
+    (tmp_path / "z.nd.part").mkdir()
+
+    for name in ("x.nd", "y.nd", "z.nd", "link", "dangling"):
+        assert (await typed("export", history.run, "-o", str(tmp_path / name)))[0] == 0
+        assert (tmp_path / name).read_bytes() == lines
+
+    assert (own.read_bytes(), victim.read_bytes(), victim.stat().st_mode & 0o777) == (b"mine", lines, 0o640)
+    assert (link.is_symlink(), dangling.is_symlink(), (tmp_path / "later").is_file()) == (True, True, True)
+    assert (await typed("export", "nobody", "-o", str(victim)))[0] == 3
+    assert victim.read_bytes() == lines
+    left = {"x.nd", "y.nd", "z.nd", "x.nd.part", "y.nd.part", "z.nd.part", "link", "dangling", "later", "victim"}
+    assert {one.name for one in tmp_path.iterdir()} == left  # noqa: ASYNC240 - a folder of the test
+
+
+async def test_an_export_goes_into_a_device_or_a_pipe_as_it_is(typed: Typed, history: History, tmp_path: Path) -> None:
+    lines = (await typed("export", history.run))[1].encode()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    (code, _, _), read = await asyncio.gather(
+        typed("export", history.run, "-o", str(pipe)), asyncio.to_thread(pipe.read_bytes)
+    )
+    full, _, why = await typed("export", history.run, "-o", "/dev/full")
+
+    assert (code, read, pipe.is_fifo()) == (0, lines, True)
+    assert (await typed("export", history.run, "-o", "/dev/null"))[0] == 0
+    assert Path("/dev/null").is_char_device()  # noqa: ASYNC240 - a device
+    assert full == 2
+    assert why.startswith("error: /dev/full cannot be written: No space left on device\nremedy: name another file")
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+async def test_an_export_into_a_folder_says_that_it_is_one(
+    typed: Typed, history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    code, _, why = await typed("export", history.run, "-o", name)
+
+    assert code == 2
+    assert "is a folder\nremedy: name a file, such as" in why
+    assert not any(tmp_path.iterdir())  # noqa: ASYNC240 - an empty folder of the test
+
+
+async def test_a_preview_is_a_document_too_and_nothing_is_done(typed: Typed, history: History, tmp_path: Path) -> None:
+    last = history.events[-1]
+    change = next(s for s in reversed(history.events) if s.event.HasField("state_change"))
+    for arguments, names in (
+        (("restore", history.run, "--into", str(tmp_path / "there")), {"write", "delete", "at", "into"}),
+        (("undo", history.run, change.event.event_id), {"patch"}),
+        (("fork", history.run, "--at", str(last.seq)), {"run_id", "at", "state", "files", "tasks"}),
+    ):
+        code, text, why = await typed(*arguments, "--json")
+        assert text, why
+        assert names <= json.loads(text).keys(), arguments
+        assert (code, why.splitlines()[0]) == (2, "error: nothing was changed: this was the preview")
+    assert not (tmp_path / "there").exists()

@@ -213,5 +213,7 @@ async def test_a_run_is_one_html_file_that_cannot_act_and_an_unknown_one_is_a_pr
     assert await written("nobody", "--html", str(tmp_path / "none.html")) == 3
     assert await written("--html", str(tmp_path / "none.html")) == 2
     assert await written(history.run, "--html", str(tmp_path / "no folder" / "run.html")) == 2
+    for more in (("--format", "ndjson"), ("-o", str(tmp_path / "x")), ("--since", "2020-01-01T00:00:00Z")):
+        assert await written(history.run, "--html", str(tmp_path / "more.html"), *more) == 2
     assert sorted(await asyncio.to_thread(lambda: [one.name for one in tmp_path.iterdir()])) == ["run.html"]
     assert capfd.readouterr().out == ""

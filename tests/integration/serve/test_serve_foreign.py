@@ -12,8 +12,9 @@ import pytest
 
 from enchanted.actors.ledger import request_to_json
 from enchanted.actors.work import RunRequest
+from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.batch import Outgoing
-from enchanted.schemas.events import SwarmEvent
+from enchanted.schemas.events import SwarmEvent, decision, run_transition
 from enchanted.serve.testing import World
 
 DEEP = "[" * 900 + "]" * 900
@@ -147,6 +148,33 @@ async def test_a_run_that_says_nonsense_of_its_fork_is_compared_from_its_beginni
         if '"foreign-0"' in details:
             found = await world.document(f"runs/foreign-0/compare/foreign-{number}")
             assert found["forked_at"] == 0
+
+
+async def test_a_run_and_its_fork_are_compared_from_the_fork_on_whichever_comes_first(world: World) -> None:
+    async def said(run: str, details: dict[str, Any], word: str) -> int:
+        log = AgentLog(world.bus, run_id=run, role="operator", agent_name="operator")
+        for step in (("", "created", details), ("created", "planning", {})):
+            await log.emit(
+                run_transition(subject="run", from_state=step[0], to_state=step[1], reason=word, details=step[2])
+            )
+        (begun,) = await log.emit(decision(context_hash="", trigger="", rationale=word, action={}))
+        for rationale in ("the same", word):
+            await log.emit(decision(context_hash="", trigger="", rationale=rationale, action={}))
+        await world.stored(run, 5)
+        return begun.seq
+
+    at = await said("foreign-parent", REQUEST, "parent")
+    await said("foreign-fork", {**REQUEST, "forked_from": "foreign-parent", "forked_at": at + 1}, "fork")
+
+    there = await world.document("runs/foreign-parent/compare/foreign-fork")
+    back = await world.document("runs/foreign-fork/compare/foreign-parent")
+
+    assert (there["forked_at"], there["a_forked_at"]) == (at + 1, 0)
+    assert (back["forked_at"], back["a_forked_at"]) == (0, at + 1)
+    parted = there["divergence"]
+    assert (back["divergence"]["a"], back["divergence"]["b"]) == (parted["b"], parted["a"])
+    assert parted["a"]["seq"] > at + 1
+    assert back["equal_events"] == there["equal_events"]
 
 
 async def test_what_no_json_can_hold_is_no_failure_of_the_api(world: World) -> None:

@@ -132,6 +132,8 @@ async def test_a_recorded_run_forked_at_its_middle_finishes_on_the_second_node_w
     assert parting["a"]["seq"] > at
     assert parting["differences"] or not parting["b"]
     assert compared["b"]["state"] == forked["verdict"]
+    _, back, _ = await elsewhere.typed(capsys, "compare", run_id, elsewhere.run)
+    assert (back["a_forked_at"], back["equal_events"]) == (at, compared["equal_events"])
     table = await asyncio.to_thread(
         cli.execute,
         ["compare", elsewhere.run, run_id, "--url", elsewhere.url, "--token-file", str(elsewhere.world.token_file)],

@@ -47,6 +47,21 @@ async def test_what_is_not_there_is_said_and_nothing_can_be_changed(session: Cli
     assert not names & {"restore", "undo", "fork", "cancel", "start"}
 
 
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "a/b"])
+async def test_what_is_no_id_is_refused_by_name_and_names_no_other_resource(session: ClientSession, name: str) -> None:
+    for tool, arguments in (
+        ("run", {"run": name}),
+        ("event", {"event_id": name}),
+        ("trace", {"trace_id": name}),
+        ("state", {"run": name}),
+        ("diff", {"run": name, "start": 0}),
+        ("verify", {"run": name}),
+    ):
+        found = await session.call_tool(tool, arguments)
+        assert found.is_error, tool
+        assert f"{name!r} is no id; `runs` lists runs" in found.content[0].text
+
+
 async def test_without_the_token_there_is_no_mcp(world: World) -> None:
     async with httpx.AsyncClient() as http:
         answer = await http.post(f"{world.url}/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "tools/list"})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -151,3 +153,27 @@ async def test_a_file_that_is_no_receipt_of_the_run_is_an_error_of_usage(
     assert (code, "it is of run" in err) == (2, True)
     assert (await commands.run("verify", history.run, "--against", str(tmp_path / "none")))[0] == 2
     assert (await commands.run("verify", history.run, "--export", str(tmp_path / "no" / "folder")))[0] == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    options = ["-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
+    if subprocess.run(["mount", *options], capture_output=True, check=False).returncode:
+        pytest.skip("mounting a file system needs root")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+async def test_a_receipt_that_found_no_room_is_written_once_there_is(
+    history: History, commands: Commands, small_disk: Path
+) -> None:
+    file, ballast = small_disk / "receipt.json", small_disk / "ballast"
+    ballast.write_bytes(bytes(1 << 16))
+
+    code, _, err = await commands.run("verify", history.run, "--export", str(file))
+    assert (code, "cannot be written: No space left on device" in err) == (2, True)
+    assert [one.name for one in small_disk.iterdir()] == ["ballast"]  # noqa: ASYNC240 - a folder of the test
+
+    ballast.unlink()
+    assert (await commands.run("verify", history.run, "--export", str(file)))[0] == 0
+    assert json.loads(file.read_bytes())["run_id"] == history.run

@@ -448,7 +448,7 @@ export interface paths {
         };
         /**
          * Compare Runs
-         * @description Two runs; where the second is a fork of the first, from the fork on.
+         * @description Two runs; where one is a fork of the other, from the fork on.
          */
         get: operations["compare_runs_api_v1_runs__run__compare__other__get"];
         put?: never;
@@ -1066,6 +1066,8 @@ export interface components {
             b: components["schemas"]["RunDocument"];
             /** Forked At */
             forked_at: number;
+            /** A Forked At */
+            a_forked_at: number;
             /** Equal Events */
             equal_events: number;
             divergence: components["schemas"]["PartingDocument"] | null;
