@@ -205,27 +205,25 @@ def fork(
     if budget is not None:
         body["budget"] = {"seconds": budget}
     with api(url, token_file) as client:
-        if as_json and not yes:
-            console.emit_json(_begin_of_fork(client, run, at))
-            _confirm("fork it", as_json=True)
         parent = client.run(run)
         if not yes:
-            body["at"] = _preview_fork(client, run, at)
+            begin = _begin_of_fork(client, run, at)
+            body["at"] = begin["at"]
             client.fork(run, body | {"dry_run": True})
-            _confirm("fork it")
+            _show_fork(begin, as_json=as_json)
+            _confirm("fork it", as_json=as_json)
         run_id = started(client, lambda key: client.fork(run, body, key=key))
         place = body.get("repo") or (parent["request"] or {}).get("repo", "")
         follow_to_the_end(client, run_id, place, detach=detach, as_json=as_json, begun=begun)
 
 
-def _preview_fork(client: ApiClient, run: str, at: int | None) -> int:
-    """Show where the fork would begin; gives the sequence."""
-    state = client.state(run, at=at)
-    files = state["workspaces"].get("main", {"files": []})["files"]
-    console.say(f"{run} at {state['at']}: {state['state'] or 'no state'}, {len(files)} files")
-    for task in state["tasks"]:
+def _show_fork(begin: Document, *, as_json: bool) -> None:
+    if as_json:
+        console.emit_json(begin)
+        return
+    console.say(f"{begin['run_id']} at {begin['at']}: {begin['state'] or 'no state'}, {begin['files']} files")
+    for task in begin["tasks"]:
         console.say(f"task {one_line(task['task_id'])}: {task['state']} {one_line(task['reason'])}")
-    return int(state["at"])
 
 
 def _begin_of_fork(client: ApiClient, run: str, at: int | None) -> Document:
