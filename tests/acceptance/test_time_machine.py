@@ -112,6 +112,9 @@ def test_a_fork_from_the_middle_is_a_run_of_its_own(swarm: HomeUnderTest, merged
     middle = next(
         event["seq"] for event in merged["log"] if event.get("run_transition", {}).get("to_state") == "working"
     )
+    document = json.loads(swarm.run("fork", merged["run_id"], "--at", str(middle), "--json").stdout)
+    assert document["at"] == middle
+    assert document.keys() == {"run_id", "at", "state", "files", "tasks"}
     preview = swarm.run("fork", merged["run_id"], "--at", str(middle))
     assert (preview.returncode, "working" in preview.stderr) == (2, True)
     document = json.loads(

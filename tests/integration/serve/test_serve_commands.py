@@ -167,12 +167,10 @@ async def test_an_export_into_a_folder_says_that_it_is_one(
 
 
 async def test_a_preview_is_a_document_too_and_nothing_is_done(typed: Typed, history: History, tmp_path: Path) -> None:
-    last = history.events[-1]
     change = next(s for s in reversed(history.events) if s.event.HasField("state_change"))
     for arguments, names in (
         (("restore", history.run, "--into", str(tmp_path / "there")), {"write", "delete", "at", "into"}),
         (("undo", history.run, change.event.event_id), {"patch"}),
-        (("fork", history.run, "--at", str(last.seq)), {"run_id", "at", "state", "files", "tasks"}),
     ):
         code, text, why = await typed(*arguments, "--json")
         assert text, why
