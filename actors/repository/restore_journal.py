@@ -11,11 +11,12 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from enchanted.actors.errors import TargetBlocked, TargetBusy, TargetStopped, TargetTooLarge, UnsafePath
 from enchanted.actors.repository.folder_files import FileEntry, flush, flush_folder
@@ -25,6 +26,8 @@ MAX_RECORD = 1 << 27
 """Bytes of a record; a plan names each file up to three times, with some 130 bytes."""
 Files = dict[str, FileEntry]
 """Path as the file system gives it -> mode and blob."""
+MOMENT = 1.0
+"""Seconds that a lock is waited for: the git that a restore was about to start when it was killed has it for a moment."""
 _Record = TypeVar("_Record")
 
 
@@ -83,10 +86,8 @@ class Journal:
         except OSError as error:
             raise TargetStopped(self.folder, MARK, (error.strerror or str(error)).lower()) from error
         with os.fdopen(file, "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise TargetBusy(self.folder) from None
+            if not _locked(lock):
+                raise TargetBusy(self.folder)
             yield
 
     def require_own(self, tracked: Iterable[str]) -> None:
@@ -198,6 +199,19 @@ class Journal:
 
     def _save(self, done: Done) -> None:
         _write(self.mark / "state.json", asdict(done))
+
+
+def _locked(lock: IO[str]) -> bool:
+    until = time.monotonic() + MOMENT
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.01)
+        else:
+            return True
 
 
 def _done(found: dict[str, object]) -> Done:

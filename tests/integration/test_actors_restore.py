@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -306,6 +307,17 @@ def test_two_restores_into_one_folder_do_not_mix(store: TreeStore, tmp_path: Pat
         with pytest.raises(TargetBusy):
             restore(store, tmp_path, {"a": ("100644", b"2")})
     assert on_disk(tmp_path) == {"a": ("100644", b"1")}
+
+
+def test_a_lock_that_a_killed_restore_leaves_for_a_moment_is_waited_for(store: TreeStore, tmp_path: Path) -> None:
+    restore(store, tmp_path, {"a": ("100644", b"1")})
+    lock = (tmp_path / MARK / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    freed = threading.Timer(0.2, lock.close)
+    freed.start()
+    restore(store, tmp_path, {"a": ("100644", b"2")})
+    freed.join()
+    assert on_disk(tmp_path) == {"a": ("100644", b"2")}
 
 
 def test_another_restore_waits_for_the_one_that_was_cut_off(store: TreeStore, tmp_path: Path) -> None:
