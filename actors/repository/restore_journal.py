@@ -27,7 +27,7 @@ MAX_RECORD = 1 << 27
 Files = dict[str, FileEntry]
 """Path as the file system gives it -> mode and blob."""
 MOMENT = 1.0
-"""Seconds that a lock is waited for: the git that a restore was about to start when it was killed has it for a moment."""
+"""Seconds that a lock is waited for: the git that a restore was starting when it was killed has it for a moment."""
 _Record = TypeVar("_Record")
 
 
