@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from enchanted.benchmarks.case import Budget
-from enchanted.serve.cursor import Cursor, digest_of
-from enchanted.serve.events import EventQuery
-from enchanted.serve.parameters import MAX_SEQ
-from enchanted.serve.store import Store
+from enchanted.serve.queries.events import EventQuery
+from enchanted.serve.sources.cursor import Cursor, digest_of
+from enchanted.serve.sources.parameters import MAX_SEQ
+from enchanted.serve.sources.store import Store
 
 Key = dict[str, Any]
 Bare = Callable[[Store, Key], Awaitable[Any]]

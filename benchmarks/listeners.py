@@ -23,10 +23,10 @@ from nats.aio.msg import Msg
 
 from enchanted.benchmarks.load import SUBJECT
 from enchanted.benchmarks.players import Role, begin, play
-from enchanted.serve.auth import Access
-from enchanted.serve.buslink import BusLink
-from enchanted.serve.dependencies import Dependencies
-from enchanted.serve.store import Store
+from enchanted.serve.guard.auth import Access
+from enchanted.serve.sources.buslink import BusLink
+from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.store import Store
 from enchanted.serve.testing import served
 
 Way = Literal["SSE", "WebSocket"]

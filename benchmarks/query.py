@@ -29,10 +29,10 @@ from enchanted.benchmarks.reverted import EVENTS as REVERTED
 from enchanted.benchmarks.reverted import RUNS, publish_reverted, run_name
 from enchanted.benchmarks.rig import Plane, plane
 from enchanted.benchmarks.storage import MONTH, described, keys_of
-from enchanted.serve.auth import Access
-from enchanted.serve.buslink import BusLink
-from enchanted.serve.dependencies import Dependencies
-from enchanted.serve.store import Store
+from enchanted.serve.guard.auth import Access
+from enchanted.serve.sources.buslink import BusLink
+from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.store import Store
 from enchanted.serve.testing import served
 
 QUESTION = "milliseconds until the API answers among millions of events, beside the bare query, and how that grows"

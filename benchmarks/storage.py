@@ -19,7 +19,7 @@ from enchanted.benchmarks.fill import CHUNK, Spread, fill, settle, take_sample
 from enchanted.benchmarks.load import Published, load, mean_bytes
 from enchanted.benchmarks.players import publish_all
 from enchanted.benchmarks.rig import Plane, plane
-from enchanted.serve.store import Store
+from enchanted.serve.sources.store import Store
 
 QUESTION = "bytes an event takes in the stream and in the table; milliseconds to find events among millions of them"
 MONTH = 30 * 86_400.0

@@ -24,11 +24,11 @@ from enchanted.benchmarks.rig import Plane, plane
 from enchanted.bus.connection import Bus
 from enchanted.schemas.chain import verify
 from enchanted.schemas.events import StoredEvent, parse_event
-from enchanted.serve.auth import Access
-from enchanted.serve.buslink import BusLink
-from enchanted.serve.checkpoints import EVERY
-from enchanted.serve.dependencies import Dependencies
-from enchanted.serve.store import Store
+from enchanted.serve.guard.auth import Access
+from enchanted.serve.moments.checkpoints import EVERY
+from enchanted.serve.sources.buslink import BusLink
+from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.store import Store
 from enchanted.serve.testing import served
 
 QUESTION = "milliseconds until a run is seen, restored or forked as it was at any of its sequences"

@@ -196,7 +196,7 @@ def start_api(endpoints: Endpoints, settings: Settings) -> str:
 
 
 def _who_may_ask(api: ApiSettings) -> dict[str, Any]:
-    from enchanted.serve.rate import Rate
+    from enchanted.serve.guard.rate import Rate
 
     rate = Rate(per_second=api.requests_per_second, burst=api.burst)
     return {"hosts": api.hosts, "origins": api.origins, "rate": rate}

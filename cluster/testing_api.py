@@ -14,10 +14,10 @@ from pathlib import Path
 
 from enchanted.bus.testing import free_port
 from enchanted.cluster.testing_world import TOKEN
-from enchanted.serve.auth import Access
-from enchanted.serve.buslink import BusLink
-from enchanted.serve.dependencies import Dependencies
-from enchanted.serve.store import Store
+from enchanted.serve.guard.auth import Access
+from enchanted.serve.sources.buslink import BusLink
+from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.store import Store
 from enchanted.serve.testing import World, served
 
 

@@ -15,10 +15,10 @@ from enchanted.cluster.store.testing import store_process
 from enchanted.ingest.spans import SpanWorker
 from enchanted.ingest.tables import apply_ddl, connect
 from enchanted.ingest.worker import IngestWorker
-from enchanted.serve.auth import Access
-from enchanted.serve.buslink import BusLink
-from enchanted.serve.dependencies import Dependencies
-from enchanted.serve.store import Store
+from enchanted.serve.guard.auth import Access
+from enchanted.serve.sources.buslink import BusLink
+from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.store import Store
 from enchanted.serve.testing import ScriptedStarter, World, served
 
 TOKEN = "api-token"

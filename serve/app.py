@@ -11,47 +11,26 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from starlette.responses import Response
 
-from enchanted.serve import (
-    acts,
-    agents,
-    cluster,
-    compare,
-    events,
-    export,
-    export_html,
-    facets,
-    file_history,
-    history,
-    jaeger_reads,
-    ledger,
-    live,
-    live_socket,
-    otlp,
-    outline,
-    pages,
-    pipeline,
-    query,
-    receipts,
-    recovery,
-    reruns,
-    runs,
-    runs_list,
-    sessions,
-    traces,
-)
-from enchanted.serve.auth import Guard
-from enchanted.serve.body import BodyLimit
-from enchanted.serve.codes import Codes
-from enchanted.serve.contents import Contents
-from enchanted.serve.dependencies import Dependencies, Deps
+from enchanted.serve import pages, sessions
+from enchanted.serve.acts import recovery, reruns, verbs
 from enchanted.serve.description import ERRORS, describe
-from enchanted.serve.documents import Health, Readiness, described
+from enchanted.serve.documents.answer import Health, JsonResponse, Readiness, described
 from enchanted.serve.errors import ServeError
-from enchanted.serve.events import JsonResponse
+from enchanted.serve.export import data, html
+from enchanted.serve.guard.auth import Guard
+from enchanted.serve.guard.body import BodyLimit
+from enchanted.serve.guard.codes import Codes
+from enchanted.serve.guard.problem import install, problem
+from enchanted.serve.guard.rate import RateLimit
+from enchanted.serve.live import socket, stream
 from enchanted.serve.mcp import make_mcp
-from enchanted.serve.problem import install, problem
-from enchanted.serve.rate import RateLimit
-from enchanted.serve.seek import Seeker
+from enchanted.serve.moments import compare, file_history, history, outline
+from enchanted.serve.moments.contents import Contents
+from enchanted.serve.moments.seek import Seeker
+from enchanted.serve.proof import receipts
+from enchanted.serve.queries import agents, cluster, events, facets, ledger, pipeline, query, runs, runs_list
+from enchanted.serve.sources.dependencies import Dependencies, Deps
+from enchanted.serve.traces import jaeger_reads, otlp, trace
 
 API_VERSION = "1.0.0"
 READY_DEADLINE = 4.0
@@ -59,8 +38,8 @@ MAX_BODY = 1 << 20
 """Bytes of a request."""
 
 _PARTS = (
-    *(runs_list, runs, events, traces, jaeger_reads, history, outline, file_history, compare, receipts, recovery),
-    *(agents, ledger, facets, query, export, export_html, live, live_socket, acts, reruns, pipeline, cluster),
+    *(runs_list, runs, events, trace, jaeger_reads, history, outline, file_history, compare, receipts, recovery),
+    *(agents, ledger, facets, query, data, html, stream, socket, verbs, reruns, pipeline, cluster),
     *(otlp, sessions, pages),
 )
 
@@ -124,7 +103,7 @@ def create_app(dependencies: Dependencies) -> FastAPI:
     app.state.seeker = Seeker(dependencies)
     app.state.contents = Contents(dependencies, app.state.seeker.stops)
     app.state.reruns = reruns.Reruns(dependencies)
-    app.state.streams = live.Streams(dependencies)
+    app.state.streams = stream.Streams(dependencies)
     install(app)
     app.include_router(health)
     for part in _PARTS:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import httpx
 
-from enchanted.serve.codes import NONCE, new_code
+from enchanted.serve.guard.codes import NONCE, new_code
 
 Json = dict[str, Any]
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)

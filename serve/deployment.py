@@ -19,12 +19,12 @@ from enchanted.actors.models.engine_pool import every_engine
 from enchanted.actors.swarm import NAMESPACE, Swarm
 from enchanted.actors.work import RunRequest
 from enchanted.serve.app import create_app
-from enchanted.serve.auth import access_from
-from enchanted.serve.buslink import BusLink
-from enchanted.serve.dependencies import Dependencies
 from enchanted.serve.errors import RunsUnavailable
-from enchanted.serve.rate import Rate
-from enchanted.serve.store import Store
+from enchanted.serve.guard.auth import access_from
+from enchanted.serve.guard.rate import Rate
+from enchanted.serve.sources.buslink import BusLink
+from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.store import Store
 
 # A live stream holds its place for as long as it is open.
 MAX_ONGOING_REQUESTS = 1_024

@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from enchanted.serve.auth import OPEN_PATHS
-from enchanted.serve.documents import Problem
+from enchanted.serve.documents.answer import Problem
+from enchanted.serve.guard.auth import OPEN_PATHS
 
 _PROBLEM = "application/problem+json"
 _RETRY_AFTER = {

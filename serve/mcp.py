@@ -17,7 +17,7 @@ from mcp_types import ToolAnnotations
 from pydantic import Field
 from starlette.routing import Route
 
-from enchanted.serve.auth import LOOPBACK_NAMES, Access
+from enchanted.serve.guard.auth import LOOPBACK_NAMES, Access
 
 PATH = "/mcp"
 MOST = 200_000

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from enchanted.serve.app import create_app
-from enchanted.serve.auth import Access
-from enchanted.serve.buslink import BusLink
-from enchanted.serve.dependencies import Dependencies
-from enchanted.serve.store import Store
+from enchanted.serve.guard.auth import Access
+from enchanted.serve.sources.buslink import BusLink
+from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.store import Store
 
 COMMITTED = Path(__file__).with_name("openapi.json")
 

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from enchanted.schemas.canonical import sha256_hex
+from enchanted.serve.documents.answer import has_tag
 
 router = APIRouter(include_in_schema=False)
 
@@ -77,7 +78,7 @@ def _answer(request: Request, name: str) -> Response:
     if file is None:
         raise HTTPException(404, "the page has no such file; reload it to get the current ones")
     headers = {**_HEADERS, "ETag": file.etag, "Cache-Control": file.caching}
-    if file.etag in request.headers.get("if-none-match", ""):
+    if has_tag(request.headers.get("if-none-match", ""), file.etag):
         return Response(status_code=304, headers=headers)
     if "gzip" in request.headers.get("accept-encoding", ""):
         return Response(file.zipped, media_type=file.media_type, headers={**headers, "Content-Encoding": "gzip"})

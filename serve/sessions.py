@@ -7,11 +7,10 @@ import time
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from enchanted.serve.codes import Codes
-from enchanted.serve.dependencies import Deps
-from enchanted.serve.documents import described
+from enchanted.serve.documents.answer import JsonResponse, described
 from enchanted.serve.errors import CodeRefused
-from enchanted.serve.events import JsonResponse
+from enchanted.serve.guard.codes import Codes
+from enchanted.serve.sources.dependencies import Deps
 
 router = APIRouter(tags=["access"])
 

@@ -24,7 +24,7 @@ from enchanted.bus.testing import NatsServer, free_port
 from enchanted.schemas.chain import heads_of
 from enchanted.schemas.events import StoredEvent, SwarmEvent, decision, run_transition, state_change, tool_call
 from enchanted.serve.app import create_app
-from enchanted.serve.dependencies import Dependencies
+from enchanted.serve.sources.dependencies import Dependencies
 
 Files = dict[str, bytes]
 POLL = 0.02

@@ -121,7 +121,7 @@ def _preview_restore(preview: Document, *, force: bool, as_json: bool) -> None:
         raise CommandFailed(
             "it would overwrite work that only this folder has", "commit it, or give --force", CHECK_FAILED
         )
-    _confirm("restore", as_json=as_json)
+    confirm("restore", as_json=as_json)
 
 
 def _show(preview: Document) -> None:
@@ -167,7 +167,7 @@ def undo(
                 console.emit_json(preview)
             else:
                 console.say(plain(preview["patch"]))
-            _confirm("undo it", as_json=as_json)
+            confirm("undo it", as_json=as_json)
         document = client.undo(run, event_id)
     if as_json:
         console.emit_json(document)
@@ -211,7 +211,7 @@ def fork(
             body["at"] = begin["at"]
             client.fork(run, body | {"dry_run": True})
             _show_fork(begin, as_json=as_json)
-            _confirm("fork it", as_json=as_json)
+            confirm("fork it", as_json=as_json)
         run_id = started(client, lambda key: client.fork(run, body, key=key))
         place = body.get("repo") or (parent["request"] or {}).get("repo", "")
         follow_to_the_end(client, run_id, place, detach=detach, as_json=as_json, begun=begun)
@@ -242,12 +242,27 @@ def _text_of(path: Path | None) -> str | None:
         raise CommandFailed(f"{path} cannot be read as text: {error}", "give a UTF-8 text file", USAGE) from error
 
 
-def _confirm(what: str, *, as_json: bool = False) -> None:
+def confirm(what: str, *, as_json: bool = False) -> None:
+    """Ask whether to do ``what``, after its preview.
+
+    Raises:
+        CommandFailed: nobody can be asked, or they said no.
+        KeyboardInterrupt: they pressed Ctrl-C.
+    """
     # Who reads JSON gets one document: a question would lead to a second one.
     if as_json or not sys.stdin.isatty():
         raise CommandFailed("nothing was changed: this was the preview", f"add --yes to {what}", USAGE)
-    if not typer.confirm(f"{what}?", err=True):
+    if not _agreed(what):
         raise CommandFailed("nothing was changed", f"answer y to {what}", USAGE)
+
+
+def _agreed(what: str) -> bool:
+    try:
+        return typer.confirm(f"{what}?", err=True)
+    except typer.Abort as abort:  # Ctrl-C and Ctrl-D alike
+        if isinstance(abort.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from abort
+        return False
 
 
 def register(app: typer.Typer) -> None:

@@ -16,6 +16,7 @@ SELECT
 FROM events FINAL
 PREWHERE run = {run:String} -- if run
 WHERE duplicate_of = 0
+  AND run != ''
   AND (arrayAll(word -> positionCaseInsensitiveUTF8(run, word) > 0, {words:Array(String)}) OR run IN ( -- if words
     SELECT run FROM events FINAL PREWHERE kind = 'run_transition' AND task_id = '' -- if words
     WHERE duplicate_of = 0 GROUP BY run -- if words

@@ -26,8 +26,8 @@ from enchanted.ingest.reconcile_report import Report
 from enchanted.ingest.reconciler import Reconciler
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.serve.errors import StoreUnavailable
-from enchanted.serve.events import row_document
-from enchanted.serve.store import Store
+from enchanted.serve.queries.events import row_document
+from enchanted.serve.sources.store import Store
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -33,9 +33,9 @@ from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.chain import verify
 from enchanted.schemas.events import StoredEvent, SwarmEvent
 from enchanted.schemas.fold import DB_SCHEMA, ENV_VAR, FILE_SYSTEM, MAIN_WORKSPACE, RunState, WorkspaceState, fold
-from enchanted.serve.checkpoints import read_slim, slim
+from enchanted.serve.acts.undo import find_target, record, taken_back
 from enchanted.serve.errors import UndoRefused
-from enchanted.serve.undo import find_target, record, taken_back
+from enchanted.serve.moments.checkpoints import read_slim, slim
 
 Files = dict[bytes, tuple[str, bytes]]
 """Name -> git mode and content; of a link, its target."""

@@ -13,7 +13,7 @@ from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.batch import Outgoing
 from enchanted.cluster.testing_browser import TOKEN, opened, settled, watched
 from enchanted.schemas.events import SwarmEvent, model_call, run_transition, state_change, tool_call
-from enchanted.serve.codes import new_code
+from enchanted.serve.guard.codes import new_code
 from enchanted.serve.testing import World
 
 YEAR_10000 = 253_402_300_800

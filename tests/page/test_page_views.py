@@ -14,10 +14,10 @@ from enchanted.bus.subjects import event_subject
 from enchanted.cluster.testing_browser import barriers, region, sign_in, tabbed_to, watched
 from enchanted.cluster.testing_world import TOKEN
 from enchanted.schemas.events import SwarmEvent, kind_of, model_call, run_transition, system_signal
-from enchanted.serve.auth import Access
-from enchanted.serve.buslink import BusLink
-from enchanted.serve.dependencies import Dependencies
-from enchanted.serve.store import Store
+from enchanted.serve.guard.auth import Access
+from enchanted.serve.sources.buslink import BusLink
+from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.store import Store
 from enchanted.serve.testing import History, World, served
 
 ALTERED = "run-altered"

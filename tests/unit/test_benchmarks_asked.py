@@ -12,8 +12,8 @@ from enchanted.benchmarks import live, query
 from enchanted.benchmarks.asked import QUESTIONS, deep, sql, word
 from enchanted.benchmarks.case import Result
 from enchanted.benchmarks.listeners import Listener, address, opening, text_frame
-from enchanted.serve.cursor import Cursor, digest_of
-from enchanted.serve.events import EventQuery
+from enchanted.serve.queries.events import EventQuery
+from enchanted.serve.sources.cursor import Cursor, digest_of
 
 
 class _Wire(asyncio.Transport):

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+import typer
 
 from enchanted.cluster import cli, console, doctor
+from enchanted.cluster.commands import acting
+from enchanted.cluster.errors import CommandFailed
 from enchanted.cluster.settings import Settings
 from enchanted.serve import client
 
@@ -133,6 +136,25 @@ def test_a_command_whose_reader_went_away_ends_without_a_word() -> None:
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_command_whose_output_was_closed_does_its_work() -> None:
+    ask = f"exec {sys.executable} -m enchanted config show >&-"
+    done = subprocess.run(["/bin/sh", "-c", ask], stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(("key", "ends"), [(KeyboardInterrupt, KeyboardInterrupt), (EOFError, CommandFailed)])
+def test_a_question_is_answered_by_ctrl_c_with_an_interrupt_and_by_ctrl_d_with_no(
+    key: type[BaseException], ends: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def typed(_: str) -> str:
+        raise key
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(sys.modules[typer.confirm.__module__], "visible_prompt_func", typed)
+    with pytest.raises(ends):
+        acting.confirm("restore")
 
 
 def test_an_interrupt_while_modules_are_imported_ends_without_a_traceback() -> None:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import FileChange, StoredEvent, SwarmEvent, decision
-from enchanted.serve import blame as blaming
-from enchanted.serve.blame import blame, from_hunks, kept, split
-from enchanted.serve.tracks import Tracks, Version
+from enchanted.serve.moments import blame as blaming
+from enchanted.serve.moments.blame import blame, from_hunks, kept, split
+from enchanted.serve.moments.tracks import Tracks, Version
 
 
 class Story:

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enchanted.serve.app import create_app
-from enchanted.serve.auth import Access
-from enchanted.serve.buslink import BusLink
-from enchanted.serve.codes import AHEAD, LIFETIME, NONCE, Codes, new_code
-from enchanted.serve.dependencies import Dependencies
-from enchanted.serve.store import Store
+from enchanted.serve.guard.auth import Access
+from enchanted.serve.guard.codes import AHEAD, LIFETIME, NONCE, Codes, new_code
+from enchanted.serve.sources.buslink import BusLink
+from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.store import Store
 
 TOKEN = "secret-token"
 STARTED = 1_000_000.0

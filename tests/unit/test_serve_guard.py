@@ -12,11 +12,11 @@ import httpx
 import pytest
 
 from enchanted.serve.app import MAX_BODY, create_app
-from enchanted.serve.auth import Access, access_from
-from enchanted.serve.buslink import BusLink
-from enchanted.serve.dependencies import Dependencies
+from enchanted.serve.guard.auth import Access, access_from
 from enchanted.serve.openapi import COMMITTED, description
-from enchanted.serve.store import Store
+from enchanted.serve.sources.buslink import BusLink
+from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.store import Store
 
 TOKEN = "secret-token"
 ALLOWED = {"Authorization": f"Bearer {TOKEN}"}

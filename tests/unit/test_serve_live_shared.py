@@ -10,8 +10,8 @@ import pytest
 
 from enchanted.bus.errors import BusClosed
 from enchanted.schemas.events import StoredEvent, SwarmEvent
-from enchanted.serve import live_shared
-from enchanted.serve.live_shared import SharedTail, Sharing, Window, piece_of
+from enchanted.serve.live import shared
+from enchanted.serve.live.shared import SharedTail, Sharing, Window, piece_of
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["asyncio", "uvloop"])
@@ -62,7 +62,7 @@ async def _all(shared: SharedTail, after: int, until: int) -> list[int]:
 
 
 def test_a_full_window_forgets_the_oldest_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_shared, "KEPT", 10)
+    monkeypatch.setattr(shared, "KEPT", 10)
     window = Window(100)
     for seq in range(101, 114):
         window.add(_stored(seq))
@@ -139,7 +139,7 @@ async def test_a_client_that_comes_back_soon_finds_the_tail_still_read(monkeypat
         pass
     async with sharing.joined(0, 0) as after:
         assert after is before
-    monkeypatch.setattr(live_shared, "LINGER", 0.0)
+    monkeypatch.setattr(shared, "LINGER", 0.0)
     async with sharing.joined(0, 0):
         await asyncio.sleep(0)
     async with asyncio.timeout(5):

@@ -10,11 +10,11 @@ import httpx
 import pytest
 
 from enchanted.serve.app import create_app
-from enchanted.serve.auth import Access
-from enchanted.serve.buslink import BusLink
-from enchanted.serve.dependencies import Dependencies
-from enchanted.serve.rate import MOST_CLIENTS, Buckets, Rate, RateLimit, client_of
-from enchanted.serve.store import Store
+from enchanted.serve.guard.auth import Access
+from enchanted.serve.guard.rate import MOST_CLIENTS, Buckets, Rate, RateLimit, client_of
+from enchanted.serve.sources.buslink import BusLink
+from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.store import Store
 
 
 class Clock:

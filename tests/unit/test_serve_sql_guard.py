@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from enchanted.schemas.errors import TreeNotUnderstood
 from enchanted.schemas.sql_tree import parse_tree
 from enchanted.serve.errors import SqlRefused
-from enchanted.serve.sql_guard import Statement, check_tree, read
+from enchanted.serve.guard.sql_guard import Statement, check_tree, read
 
 TOP = "SelectWithUnionQuery (children 1)\n ExpressionList (children 1)\n  SelectQuery (children 2)\n"
 FROM = (

@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from enchanted.actors.repository.rebuild import changes_to
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import StoredEvent, SwarmEvent, decision, state_change
-from enchanted.serve.cursor import Cursor, digest_of
 from enchanted.serve.errors import BadCursor
-from enchanted.serve.events import EventQuery, row_document, select
-from enchanted.serve.parameters import microseconds
-from enchanted.serve.proof import compare
-from enchanted.serve.store import EventRow
+from enchanted.serve.proof.verify import compare
+from enchanted.serve.queries.events import EventQuery, row_document, select
+from enchanted.serve.sources.cursor import Cursor, digest_of
+from enchanted.serve.sources.parameters import microseconds
+from enchanted.serve.sources.store import EventRow
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 

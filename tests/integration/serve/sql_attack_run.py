@@ -16,7 +16,7 @@ from enchanted.cluster.store.engine import Engine, Handle
 from enchanted.cluster.store.errors import EngineRefused
 from enchanted.schemas.ddl import migrations
 from enchanted.serve.errors import SqlRefused
-from enchanted.serve.sql_guard import check_tree, read
+from enchanted.serve.guard.sql_guard import check_tree, read
 
 
 def judge(handle: Handle, sql: str) -> tuple[str, str]:

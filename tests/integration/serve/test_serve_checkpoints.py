@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from enchanted.schemas.fold import RunState, fold
-from enchanted.serve.auth import Access
-from enchanted.serve.buslink import BusLink
-from enchanted.serve.checkpoints import is_settled, read_slim, slim
-from enchanted.serve.dependencies import Dependencies
-from enchanted.serve.seek import Seeker
-from enchanted.serve.store import Store
+from enchanted.serve.guard.auth import Access
+from enchanted.serve.moments.checkpoints import is_settled, read_slim, slim
+from enchanted.serve.moments.seek import Seeker
+from enchanted.serve.sources.buslink import BusLink
+from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.store import Store
 from enchanted.serve.testing import History, World
 
 

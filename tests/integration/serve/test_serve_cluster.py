@@ -11,11 +11,11 @@ import pytest
 
 from enchanted.bus.agent_log import AgentLog
 from enchanted.schemas import events
-from enchanted.serve import cluster
-from enchanted.serve.auth import Access
-from enchanted.serve.buslink import BusLink
-from enchanted.serve.dependencies import Dependencies
-from enchanted.serve.store import Store
+from enchanted.serve.guard.auth import Access
+from enchanted.serve.queries import cluster
+from enchanted.serve.sources.buslink import BusLink
+from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.store import Store
 from enchanted.serve.testing import World, served, until
 
 TOKEN = "t"

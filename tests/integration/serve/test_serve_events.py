@@ -18,7 +18,7 @@ from enchanted.bus.batch import Outgoing
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import SwarmEvent, model_call
 from enchanted.schemas.gen import events_pb2 as pb
-from enchanted.serve import store
+from enchanted.serve.sources import store
 from enchanted.serve.testing import History, World, until
 
 

@@ -17,13 +17,13 @@ import pytest
 
 from enchanted.cluster.cli import execute
 from enchanted.schemas.canonical import sha256_hex
-from enchanted.serve import export
-from enchanted.serve.auth import Access
-from enchanted.serve.buslink import BusLink
-from enchanted.serve.dependencies import Dependencies
 from enchanted.serve.errors import StoreUnavailable
-from enchanted.serve.export import next_size
-from enchanted.serve.store import Store
+from enchanted.serve.export import data
+from enchanted.serve.export.data import next_size
+from enchanted.serve.guard.auth import Access
+from enchanted.serve.sources.buslink import BusLink
+from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.store import Store
 from enchanted.serve.testing import History, World, served
 
 
@@ -46,7 +46,7 @@ def _table(body: bytes, output: str) -> Any:
 async def test_lines_are_the_documents_of_a_page_of_events(
     world: World, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "FIRST_PAGE", 3)
+    monkeypatch.setattr(data, "FIRST_PAGE", 3)
 
     body = await _exported(world, run=history.run)
 
@@ -57,7 +57,7 @@ async def test_lines_are_the_documents_of_a_page_of_events(
 async def test_a_table_holds_every_event_once_in_stream_order_and_its_bytes(
     world: World, history: History, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
-    monkeypatch.setattr(export, "FIRST_PAGE", 3)
+    monkeypatch.setattr(data, "FIRST_PAGE", 3)
 
     table = _table(await _exported(world, run=history.run, format=output), output)
 
@@ -81,7 +81,7 @@ async def test_a_time_without_events_is_a_whole_and_empty_file(world: World, his
 async def test_without_a_run_every_runs_events_come_in_stream_order(
     world: World, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "FIRST_PAGE", 7)
+    monkeypatch.setattr(data, "FIRST_PAGE", 7)
     moment = (await _every(world, history.run))[5]["stream_time"]
 
     seqs = [json.loads(line)["seq"] for line in (await _exported(world)).splitlines()]
@@ -112,8 +112,8 @@ async def test_a_run_that_is_not_there_is_said_before_the_first_byte(world: Worl
 async def test_a_client_that_goes_away_ends_the_export(
     world: World, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "FIRST_PAGE", 1)
-    monkeypatch.setattr(export, "next_size", lambda *_: 1)
+    monkeypatch.setattr(data, "FIRST_PAGE", 1)
+    monkeypatch.setattr(data, "next_size", lambda *_: 1)
     pages, stopped = 0, asyncio.Event()
     read = Store.events
 
@@ -140,8 +140,8 @@ async def test_a_client_that_goes_away_ends_the_export(
 async def test_an_export_that_breaks_off_does_not_end_as_a_whole_one(
     world: World, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "FIRST_PAGE", 1)
-    monkeypatch.setattr(export, "next_size", lambda *_: 1)
+    monkeypatch.setattr(data, "FIRST_PAGE", 1)
+    monkeypatch.setattr(data, "next_size", lambda *_: 1)
     read, asked = Store.events, 0
 
     async def failing(store: Store, name: str, **parameters: object) -> Any:
@@ -166,7 +166,7 @@ async def test_a_client_that_takes_nothing_is_cut_off(world: World, monkeypatch:
         finally:
             stopped.set()
 
-    monkeypatch.setattr(export, "pieces", endless)
+    monkeypatch.setattr(data, "pieces", endless)
     deps = Dependencies(
         store=Store(world.store_url),
         bus=BusLink(world.nats.url),
@@ -185,7 +185,7 @@ async def test_a_client_that_takes_nothing_is_cut_off(world: World, monkeypatch:
 
 def test_pages_grow_to_their_bytes_and_shrink_with_large_events() -> None:
     assert next_size(100, 100, 40_000) == 400
-    assert next_size(4_000, 4_000, 1_600_000) == export.MAX_PAGE
+    assert next_size(4_000, 4_000, 1_600_000) == data.MAX_PAGE
     assert next_size(4_000, 4_000, 4_000_000_000) == 16
     assert next_size(100, 0, 0) == 400
 

@@ -23,11 +23,11 @@ from enchanted.cluster.commands.importing import RECORDED
 from enchanted.schemas.chain import CLOSED_STATES, verify
 from enchanted.schemas.events import StoredEvent
 from enchanted.schemas.fold import fold
-from enchanted.serve.auth import Access
-from enchanted.serve.buslink import BusLink
-from enchanted.serve.dependencies import Dependencies
 from enchanted.serve.deployment import RayRuns
-from enchanted.serve.store import Store
+from enchanted.serve.guard.auth import Access
+from enchanted.serve.sources.buslink import BusLink
+from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.store import Store
 from enchanted.serve.testing import World, served
 
 pytestmark = pytest.mark.timeout(240)

@@ -17,11 +17,11 @@ from enchanted.bus.batch import Outgoing
 from enchanted.bus.connection import Bus
 from enchanted.bus.testing import NatsServer, free_port, nats_server
 from enchanted.schemas.events import SwarmEvent, decision
-from enchanted.serve.auth import Access
-from enchanted.serve.buslink import BusLink
 from enchanted.serve.client import ApiClient, ApiUnreachable, NothingFound, RequestRefused
-from enchanted.serve.dependencies import Dependencies
-from enchanted.serve.store import Store
+from enchanted.serve.guard.auth import Access
+from enchanted.serve.sources.buslink import BusLink
+from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.store import Store
 from enchanted.serve.testing import served, until
 
 TOKEN = "live-token"

@@ -14,11 +14,11 @@ from enchanted.bus.connection import Bus
 from enchanted.bus.streams import parse_info
 from enchanted.bus.testing import nats_server
 from enchanted.schemas.events import SwarmEvent
-from enchanted.serve import pipeline
-from enchanted.serve.auth import Access
-from enchanted.serve.buslink import BusLink
-from enchanted.serve.dependencies import Dependencies
-from enchanted.serve.store import Store
+from enchanted.serve.guard.auth import Access
+from enchanted.serve.queries import pipeline
+from enchanted.serve.sources.buslink import BusLink
+from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.store import Store
 from enchanted.serve.testing import World, served, until
 
 TOKEN = "t"

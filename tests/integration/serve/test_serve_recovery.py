@@ -17,7 +17,7 @@ from enchanted.bus.agent_log import AgentLog
 from enchanted.cluster import cli
 from enchanted.schemas.chain import heads_of
 from enchanted.schemas.events import ChangeReason, run_transition, state_change
-from enchanted.serve import proof
+from enchanted.serve.proof import verify
 from enchanted.serve.testing import History, World, scripted
 
 Typed = Callable[..., Any]
@@ -155,7 +155,7 @@ ALTERED = "UPDATE sha256 = unhex(repeat('00', 32))"
 async def test_a_row_of_the_table_that_was_altered_or_deleted_ends_what_can_be_restored(
     world: World, spoil: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proof, "FLUSH_GRACE", timedelta())
+    monkeypatch.setattr(verify, "FLUSH_GRACE", timedelta())
     run = await begun(world, f"run-spoilt-row-{spoil[0]}")
     await run.checked(passed=True)
     await run.changed("b" * 64)

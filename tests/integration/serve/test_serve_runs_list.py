@@ -6,8 +6,8 @@ import pytest
 
 from enchanted.bus.agent_log import AgentLog
 from enchanted.schemas.events import run_transition, tool_call
-from enchanted.serve.runs_list import STRETCHES
-from enchanted.serve.testing import History, World
+from enchanted.serve.queries.runs_list import STRETCHES
+from enchanted.serve.testing import History, World, until
 
 ODD = 'it\'s \\ "50 %" (ü) [x] {y}'
 
@@ -66,6 +66,17 @@ async def test_a_search_goes_on_page_by_page_and_its_cursor_is_of_no_other(world
         refused = await world.get("runs", cursor=cursor, limit=1)
         assert (refused.status_code, refused.json()["code"]) == (400, "bad-cursor")
     assert seen == listed[3::-1]
+
+
+async def test_events_of_no_run_are_in_the_log_and_make_no_run(world: World, listed: list[str]) -> None:
+    log = AgentLog(world.bus, run_id="", role="coder", agent_name="nobody")
+    await log.emit(tool_call(tool="t", arguments={}, outcome="OK"))
+    await until(lambda: _logged(world, log.agent_id))
+    assert "" not in {run["run_id"] for run in (await world.document("runs", limit=1_000))["data"]}
+
+
+async def _logged(world: World, agent: str) -> bool:
+    return bool((await world.document("events", agent=agent))["data"])
 
 
 async def test_activity_counts_every_event_once_in_its_stretch(

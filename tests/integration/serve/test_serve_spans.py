@@ -29,13 +29,13 @@ from enchanted.bus.testing import SMALL_LIMITS, NatsServer
 from enchanted.ingest.otlp import TraceExport, spans_of
 from enchanted.ingest.testing import attribute, export_of, span_of
 from enchanted.schemas.events import SwarmEvent
-from enchanted.serve import otlp
 from enchanted.serve.app import create_app
-from enchanted.serve.auth import Access
-from enchanted.serve.buslink import BusLink
-from enchanted.serve.dependencies import Dependencies
-from enchanted.serve.store import Store
+from enchanted.serve.guard.auth import Access
+from enchanted.serve.sources.buslink import BusLink
+from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.store import Store
 from enchanted.serve.testing import World, served, until
+from enchanted.serve.traces import otlp
 
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
 JSON = {"Content-Type": "application/json"}

@@ -17,11 +17,11 @@ import httpx
 import pytest
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from enchanted.serve.auth import Access
-from enchanted.serve.buslink import BusLink
-from enchanted.serve.dependencies import Dependencies
-from enchanted.serve.query import MAX_ANSWER
-from enchanted.serve.store import Store
+from enchanted.serve.guard.auth import Access
+from enchanted.serve.queries.query import MAX_ANSWER
+from enchanted.serve.sources.buslink import BusLink
+from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.store import Store
 from enchanted.serve.testing import History, World, served
 from enchanted.serve.testing_sql import Canary, attacks, plain_attacks
 

@@ -1,0 +1,181 @@
+"""Take one change of a run's files back, with a three-way merge over what came later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from enchanted.actors.errors import ActorError
+from enchanted.actors.repository.gitstore import ShadowRepository
+from enchanted.actors.repository.merge_queue import Conflict, MergeQueue
+from enchanted.actors.repository.tree_store import Patch
+from enchanted.bus.agent_log import AgentLog
+from enchanted.bus.errors import StateConflict
+from enchanted.bus.ports import BusPort
+from enchanted.schemas.events import StoredEvent, kind_of, state_change
+from enchanted.schemas.fold import FILE_SYSTEM, MAIN_WORKSPACE
+from enchanted.serve.errors import EventNotFound, ServeError, UndoRefused
+from enchanted.serve.moments.contents import Contents
+from enchanted.serve.moments.seek import events_between
+from enchanted.serve.sources.buslink import RUN_DEADLINE
+from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.parameters import MAX_SEQ
+from enchanted.serve.sources.run_facts import facts_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """The change, and where its workspace stands now."""
+
+    change: StoredEvent
+    tree: str
+    """The files of the same workspace as they are now."""
+    last_seq: int
+    """Stream sequence of its newest change, be it of files or of what is set in it."""
+
+    @property
+    def workspace(self) -> str:
+        """The workspace the change is of."""
+        return self.change.event.workspace_id or MAIN_WORKSPACE
+
+
+async def undone(deps: Dependencies, contents: Contents, run: str, event_id: str, *, dry_run: bool) -> dict[str, Any]:
+    """Undo a change and record it; what it did, or would do, as a document.
+
+    Raises:
+        EventNotFound: the run has no such event.
+        UndoRefused: it is no change of files that can be taken back, or later work contradicts.
+    """
+    events = await _newest(deps, run)
+    target = find_target(events, run, event_id)
+    step = target.change.event.state_change
+    trees = [target.tree, step.previous_state_hash, step.new_state_hash]
+    async with contents.trees(run, events, trees) as repository:
+        patch, tree = await taken_back(repository, target)
+        if dry_run:
+            return _document(run, target, patch, tree)
+        async with deps.bus.use(RUN_DEADLINE) as bus:
+            stored = await record(bus, run, target, patch, tree)
+        branch = await _branch_moved(repository, events, run, target, tree)
+        return _document(run, target, patch, tree) | {
+            "undo_event_id": stored.event.event_id,
+            "seq": stored.seq,
+            "branch": branch,
+        }
+
+
+async def _newest(deps: Dependencies, run: str) -> Sequence[StoredEvent]:
+    """From the stream, since the table is a moment behind; from the table where the stream has let the base go."""
+    try:
+        events = await deps.bus.read_run(run)
+    except ServeError:
+        events = []
+    if any(stored.event.state_change.content_sha256 for stored in events):
+        return events
+    return await events_between(deps, run, 0, MAX_SEQ)
+
+
+def find_target(events: Sequence[StoredEvent], run: str, event_id: str) -> Target:
+    """The change to take back, of all the run's events.
+
+    Raises:
+        EventNotFound: the run has no such event.
+        UndoRefused: it is none that can be taken back, or the run is at work.
+    """
+    change = next((stored for stored in events if stored.event.event_id == event_id), None)
+    if change is None:
+        raise EventNotFound(event_id)
+    step = change.event.state_change
+    if kind_of(change.event) != "state_change" or step.target_type != FILE_SYSTEM:
+        raise UndoRefused(f"event {event_id} is no change of files; `enchanted events --kind state_change` lists those")
+    if not step.is_reversible or step.content_sha256:
+        raise UndoRefused(f"event {event_id} says that it cannot be reversed; fork or restore a state before it")
+    facts = facts_of(events)
+    if facts.state and not facts.closed:
+        raise UndoRefused(f"{run} is still at work; wait for its verdict, or cancel it")
+    space = [
+        one
+        for one in events
+        if kind_of(one.event) == "state_change" and one.event.workspace_id == change.event.workspace_id
+    ]
+    files = [one.event.state_change for one in space if one.event.state_change.target_type == FILE_SYSTEM]
+    return Target(change=change, tree=files[-1].new_state_hash, last_seq=space[-1].seq)
+
+
+async def taken_back(repository: ShadowRepository, target: Target) -> tuple[Patch, str]:
+    """The files as they are now without the change, as a patch and a tree.
+
+    Raises:
+        UndoRefused: later work contradicts.
+    """
+    step = target.change.event.state_change
+    try:
+        merged = await MergeQueue(repository).merge(
+            base=step.new_state_hash, ours=target.tree, theirs=step.previous_state_hash
+        )
+    except ActorError as error:
+        raise UndoRefused(str(error)) from error
+    if isinstance(merged, Conflict):
+        raise UndoRefused(
+            f"later work changed the same places in {', '.join(merged.paths[:10])}; undo that first", merged.paths
+        )
+    if merged.tree == target.tree:
+        raise UndoRefused("nothing of this change is left: it was undone, or all of it was changed again")
+    return await repository.diff(target.tree, merged.tree), merged.tree
+
+
+async def record(bus: BusPort, run: str, target: Target, patch: Patch, tree: str) -> StoredEvent:
+    """Write an undo into the run's log.
+
+    Raises:
+        UndoRefused: the workspace was changed since ``target`` was looked at.
+    """
+    change = state_change(
+        workspace_id=target.workspace,
+        previous_tree=target.tree,
+        new_tree=tree,
+        patch=patch.text,
+        files=patch.files,
+        reason="undo",
+        resource=", ".join(file.path for file in patch.files[:3]),
+        parent=target.change.event.event_id,
+    )
+    log = AgentLog(bus, run_id=run, role="operator", agent_name="operator")
+    try:
+        return await log.emit_change(change, expected_last=target.last_seq)
+    except StateConflict as error:
+        raise UndoRefused("the workspace was changed meanwhile; look again, then repeat it") from error
+
+
+async def _branch_moved(
+    repository: ShadowRepository, events: Sequence[StoredEvent], run: str, target: Target, tree: str
+) -> str:
+    """What became of the run's branch, in words."""
+    facts = facts_of(events)
+    branch = f"enchanted/{run}"
+    if target.workspace != MAIN_WORKSPACE or not facts.repo:
+        return ""
+    message = f"Undo {target.change.event.event_id}\n\nEnchanted-Run: {run}"
+    try:
+        commit = await repository.extend_branch(
+            facts.repo, branch, (target.tree, tree), message, base_commit=facts.base_commit
+        )
+    except ActorError as error:
+        return f"{branch} is as it was: {error}"
+    return f"{branch} is at {commit[:12]} now"
+
+
+def _document(run: str, target: Target, patch: Patch, tree: str) -> dict[str, Any]:
+    return {
+        "run_id": run,
+        "event_id": target.change.event.event_id,
+        "workspace": target.workspace,
+        "previous_tree": target.tree,
+        "tree": tree,
+        "files": [file.path for file in patch.files],
+        "patch": patch.text,
+        "undo_event_id": "",
+        "seq": 0,
+        "branch": "",
+    }

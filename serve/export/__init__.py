@@ -1,0 +1,1 @@
+"""Runs as files: NDJSON, Arrow, Parquet, and one page of HTML."""

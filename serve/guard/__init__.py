@@ -1,0 +1,1 @@
+"""Who may come in, how often and how much, and how a refusal looks."""

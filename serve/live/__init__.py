@@ -1,0 +1,1 @@
+"""What happens now, over SSE and WebSocket."""

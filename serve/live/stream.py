@@ -1,0 +1,314 @@
+"""Live events: resume after a sequence, catch up, go on live, without gap or repeat; as SSE here, or a WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from types import TracebackType
+from typing import Annotated, Any, Self
+
+import anyio
+import orjson
+from fastapi import APIRouter, Depends, Header, Query, Request
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from enchanted.bus.errors import BusError
+from enchanted.bus.streams import StreamInfo
+from enchanted.schemas.events import Kind, Role, StoredEvent, kind_of, role_of, run_of
+from enchanted.serve.errors import BadRequest, SequenceAhead, ServeError, StoreUnavailable, TooManyStreams
+from enchanted.serve.live.shared import PIECE, Piece, Sharing, Told, Window, piece_of
+from enchanted.serve.queries.events import row_document
+from enchanted.serve.sources.dependencies import Dependencies, Deps
+from enchanted.serve.sources.parameters import MAX_SEQ, Identifier, Sequence
+from enchanted.serve.sources.store import PAGE
+
+log = logging.getLogger(__name__)
+router = APIRouter(prefix="/api/v1", tags=["live"])
+
+BUFFER = 512
+"""Events read ahead of a client."""
+READERS = 48
+"""Clients that may catch up at the same time: each takes a consumer, of which the stream allows a hundred."""
+LAG = 5_000
+"""Sequences by which one part of the table may be behind another."""
+RECONNECT_MILLISECONDS = 1_000
+
+
+class LiveQuery(BaseModel):
+    """What to see; the filters are joined by "and"."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run: Identifier = ""
+    trace: Identifier = ""
+    agent: Identifier = ""
+    role: Role | None = None
+    kind: Kind | None = None
+    after: Sequence | None = None
+    """Begin after this sequence; from now on by default. A Last-Event-ID goes before it."""
+
+    def wants(self, stored: StoredEvent) -> bool:
+        """The event passes every filter."""
+        event = stored.event
+        return (
+            (not self.run or self.run == run_of(event))
+            and (not self.trace or self.trace == event.trace_id)
+            and (not self.agent or self.agent in (event.agent_id, event.agent_name))
+            and (self.role is None or self.role == role_of(event))
+            and (self.kind is None or self.kind == kind_of(event))
+        )
+
+    def bound(self) -> dict[str, Any]:
+        """The same for the table."""
+        words = {"run": self.run, "trace": self.trace, "agent": self.agent}
+        return {**words, "role": self.role or "", "kind": self.kind or "", "since": 0, "until": 0, "q": ""}
+
+
+class Places:
+    """So many at a time. A place is taken before anything is waited for, and given back whatever happens."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.taken = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """A place for as long as the block takes.
+
+        Raises:
+            TooManyStreams: there is none.
+        """
+        if self.taken >= self._most:
+            raise TooManyStreams(self._most)
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
+
+
+class Streams:
+    """The live streams of this process."""
+
+    def __init__(self, deps: Dependencies) -> None:
+        self._deps = deps
+        self.places = Places(deps.max_streams)
+        self.waiting = Places(deps.max_streams)
+        """Of sockets that have not said who they are: they must not take the places of those who have."""
+        self._sharing = Sharing(self._tail)
+        self._readers = asyncio.Semaphore(READERS)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._sharing.close()
+
+    async def begin(self, query: LiveQuery, after: int | None) -> AsyncGenerator[Piece, None]:
+        """What a client that has a place is to be told, starting after ``after``, or now; it never ends.
+
+        Raises:
+            SequenceAhead: the stream never had that sequence.
+        """
+        info = await self._deps.bus.stream_info()
+        start = info.last_seq if after is None else after
+        if start > info.last_seq:
+            raise SequenceAhead(start, info.last_seq)
+        if query.run and start < info.last_seq:
+            start = max(start, await self._before(query.run))
+        return self._pieces(query, start, info)
+
+    async def _before(self, run: str) -> int:
+        """A sequence that every event of the run comes after, so that older ones need not be looked at."""
+        try:
+            known = (await self._deps.store.rows("run_bounds", run=run))[0]
+        except StoreUnavailable:
+            return 0
+        first: int = known["first_seq"]
+        if not first and (events := await self._deps.bus.read_run(run)):
+            first = events[0].seq
+        # Several workers fill the table: what one has written may be a little ahead of another.
+        return max(0, (first or known["newest"]) - LAG)
+
+    @property
+    def slow(self) -> float:
+        """Seconds a client may take for one piece."""
+        return self._deps.slow_client
+
+    async def _pieces(self, query: LiveQuery, start: int, info: StreamInfo) -> AsyncGenerator[Piece, None]:
+        if start + 1 < info.first_seq:
+            async with aclosing(self._from_table(query, start, info.first_seq)) as old:
+                async for piece in old:
+                    yield piece
+            start = info.first_seq - 1
+        async with aclosing(self._from_stream(query, start, info.last_seq)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _from_table(self, query: LiveQuery, after: int, before: int) -> AsyncGenerator[Piece, None]:
+        """What the stream no longer holds."""
+        while True:
+            bounds = {"after": after, "before": before}
+            rows, more = await self._deps.store.fitting_events("events_page", PAGE, **query.bound(), **bounds)
+            if rows:
+                yield Piece(tuple((row.seq, orjson.dumps(row_document(row))) for row in rows))
+                after = rows[-1].seq
+            if not more:
+                return
+
+    async def _from_stream(self, query: LiveQuery, after: int, last_seq: int) -> AsyncGenerator[Piece, None]:
+        """Up to the newest with a reader of its own, then with all others, and back when they are too far ahead."""
+        async with self._sharing.joined(after, last_seq) as shared:
+            while True:
+                if after < shared.window.floor:
+                    async with aclosing(self._caught_up(after, shared.window)) as pieces:
+                        async for taken in pieces:
+                            yield piece_of(taken, query.wants)
+                            after = taken[-1].stored.seq if taken else after
+                taken = await shared.wait(after, self._deps.heartbeat)
+                if taken or after >= shared.window.floor:
+                    yield shared.piece((*query.bound().values(), after), taken, query.wants)
+                after = taken[-1].stored.seq if taken else after
+
+    async def _caught_up(self, after: int, window: Window) -> AsyncGenerator[list[Told], None]:
+        """What comes after a sequence, until the window has all that is to come; empty for a sign of life."""
+        while not await _free(self._readers, self._deps.heartbeat):
+            yield []
+        try:
+            async with aclosing(self._read_alone(after, window)) as pieces:
+                async for taken in pieces:
+                    yield taken
+        finally:
+            self._readers.release()
+
+    async def _read_alone(self, after: int, window: Window) -> AsyncGenerator[list[Told], None]:
+        queue: asyncio.Queue[StoredEvent] = asyncio.Queue(BUFFER)
+
+        async def pump() -> None:
+            async with aclosing(self._tail(after)) as events:
+                async for stored in events:
+                    await queue.put(stored)
+
+        reader = asyncio.create_task(pump())
+        try:
+            while after < window.floor:
+                taken = await _next_events(queue, reader, self._deps.heartbeat)
+                after = taken[-1].stored.seq if taken else after
+                yield taken
+        finally:
+            reader.cancel()
+            with suppress(asyncio.CancelledError, BusError, ServeError):
+                await reader
+
+    async def _tail(self, after: int) -> AsyncGenerator[StoredEvent, None]:
+        bus = await self._deps.bus.connected()
+        async with aclosing(bus.tail(after=after)) as events:
+            async for stored in events:
+                yield stored
+
+
+async def _next_events(queue: asyncio.Queue[StoredEvent], reader: asyncio.Task[None], heartbeat: float) -> list[Told]:
+    """What has arrived, after waiting up to ``heartbeat`` seconds for the first; empty when nothing did."""
+    getter = asyncio.create_task(queue.get())
+    try:
+        await asyncio.wait({getter, reader}, timeout=heartbeat, return_when=asyncio.FIRST_COMPLETED)
+        if not getter.done():
+            if reader.done():
+                reader.result()
+            return []
+        taken, size = [Told(getter.result())], 0
+    finally:
+        getter.cancel()
+    while not queue.empty() and size < PIECE:
+        taken.append(Told(queue.get_nowait()))
+        size += len(taken[-1].stored.raw)
+    return taken
+
+
+async def _free(readers: asyncio.Semaphore, seconds: float) -> bool:
+    """Take a place, waiting up to ``seconds``; whether there was one."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await readers.acquire()
+    except TimeoutError:
+        return False
+
+
+class LiveResponse(Response):
+    """Sends pieces as server-sent events until the client goes or is too slow."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, pieces: AsyncGenerator[Piece, None], streams: Streams) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._pieces = pieces
+        self._streams = streams
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection, from its head to its end."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async with anyio.create_task_group() as group:
+
+            async def watch() -> None:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                group.cancel_scope.cancel()
+
+            group.start_soon(watch)
+            await self._send_all(send)
+            group.cancel_scope.cancel()
+
+    async def _send_all(self, send: Send) -> None:
+        try:
+            async with aclosing(self._pieces) as pieces:
+                await self._send(send, f"retry: {RECONNECT_MILLISECONDS}\n\n".encode())
+                async for piece in pieces:
+                    await self._send(send, piece.frames)
+        except TimeoutError:
+            log.warning("a live client took nothing for %g s and was cut off; it can resume", self._streams.slow)
+        except (BusError, ServeError) as error:
+            # The head is out, so all that can be said is the end; the client resumes.
+            log.warning("a live stream ended: %s", error)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send(self, send: Send, body: bytes) -> None:
+        async with asyncio.timeout(self._streams.slow):
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def _place(request: Request) -> AsyncGenerator[None, None]:
+    """Taken before the request waits for anything, given back after its answer was sent."""
+    streams: Streams = request.app.state.streams
+    with streams.places.one():
+        yield
+
+
+@router.get(
+    "/stream",
+    response_model=None,
+    dependencies=[Depends(_place)],
+    responses={200: {"content": {"text/event-stream": {}}, "description": "Events; each frame's id is its SEQ"}},
+)
+async def stream(
+    query: Annotated[LiveQuery, Query()],
+    request: Request,
+    deps: Deps,
+    last_event_id: Annotated[str | None, Header(max_length=40)] = None,
+) -> Response:
+    """Events as they are stored, from a sequence on when one is named."""
+    streams: Streams = request.app.state.streams
+    after = query.after if last_event_id is None else _sequence(last_event_id)
+    return LiveResponse(await streams.begin(query, after), streams)
+
+
+def _sequence(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or int(text) > MAX_SEQ:
+        raise BadRequest("Last-Event-ID must be the sequence of the last event seen, as the stream gave it")
+    return int(text)

@@ -1,0 +1,1 @@
+"""A run at any sequence: its state, its files and their history, and what differs between two."""

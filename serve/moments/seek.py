@@ -1,0 +1,146 @@
+"""A run at a sequence: from the nearest checkpoint, and the events since."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from enchanted.bus.fields import FILES
+from enchanted.schemas.canonical import sha256_hex
+from enchanted.schemas.errors import NotAnEvent
+from enchanted.schemas.events import StoredEvent
+from enchanted.schemas.fold import Folding, RunState, fold
+from enchanted.serve.errors import EventCorrupted
+from enchanted.serve.moments.checkpoints import EVERY, Checkpoints, is_settled
+from enchanted.serve.queries.runs import find_run
+from enchanted.serve.sources.dependencies import Dependencies
+
+log = logging.getLogger(__name__)
+
+FRESH = 1.0
+"""Seconds that a head is taken for the newest: the table is as much behind the stream."""
+HEADS = 10_000
+"""Runs whose heads are remembered."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seek:
+    """A run at a sequence."""
+
+    run: str
+    at: int
+    """What was asked for."""
+    state: RunState
+    checkpoint: int = 0
+    """The sequence that folding began after; 0 is the run's beginning."""
+
+
+async def events_between(deps: Dependencies, run: str, after: int, until: int) -> list[StoredEvent]:
+    """The run's events above a sequence and up to another, every one checked.
+
+    Raises:
+        EventCorrupted: one does not read back as it was stored, so nothing after it can be told.
+        BusUnavailable, ContentUnavailable: the list of files of a very large change is in the object store alone.
+    """
+    found = []
+    async for row in deps.store.run_events(run, after=after, until=until):
+        if not row.sound:
+            raise EventCorrupted(row.event_id, row.seq, row.sha256, sha256_hex(row.raw))
+        try:
+            found.append(await _with_files(deps, row.stored()))
+        except NotAnEvent as error:
+            raise EventCorrupted(row.event_id, row.seq, row.sha256, row.sha256) from error
+    return found
+
+
+async def _with_files(deps: Dependencies, stored: StoredEvent) -> StoredEvent:
+    """A list of files too long for its event is in the object store; without it no state can be told."""
+    if not any(blob.field == FILES for blob in stored.event.blobs):
+        return stored
+    return replace(stored, event=await deps.bus.inflate(stored.event))
+
+
+class Seeker:
+    """Finds runs at sequences, and makes checkpoints on the way."""
+
+    def __init__(self, deps: Dependencies, *, every: int = EVERY) -> None:
+        """``every``: events from one checkpoint to the next."""
+        self._deps = deps
+        self._every = every
+        self._checkpoints = Checkpoints(deps.cache)
+        self._turn = threading.Lock()
+        """Checkpoints are read and written in threads."""
+        self._heads: OrderedDict[str, dict[str, Any]] = OrderedDict()
+
+    async def seek(self, run: str, at: int) -> Seek:
+        """The run after every event up to ``at``.
+
+        Raises:
+            EventCorrupted, StoreUnavailable: see there.
+        """
+        start, known = await asyncio.to_thread(self._from_cache, run, at)
+        if known is None:
+            read = await events_between(self._deps, run, start.seq, at)
+            state = await asyncio.to_thread(self._folded, run, start, read)
+        else:
+            state = fold(known, start=start)
+        return Seek(run=run, at=at, state=state, checkpoint=start.seq)
+
+    async def changes(self, *seeks: Seek) -> list[StoredEvent]:
+        """The events that were folded for these, whole."""
+        found = [await events_between(self._deps, one.run, one.checkpoint, one.state.seq) for one in seeks]
+        return [stored for events in found for stored in events]
+
+    def stops(self, run: str) -> Sequence[int]:
+        """The sequences of the run's checkpoints, ascending."""
+        return self._checkpoints.seqs(run)
+
+    def _from_cache(self, run: str, at: int) -> tuple[RunState, list[StoredEvent] | None]:
+        with self._turn:
+            start = self._checkpoints.nearest(run, at)
+            return start, self._checkpoints.following(run, start, at)
+
+    async def head(self, run: str) -> dict[str, Any]:
+        """What `tagged` needs of a run, without counting it through when nothing was added.
+
+        Raises:
+            RunNotFound: nobody knows it.
+        """
+        known = self._heads.get(run)
+        if known is not None and time.monotonic() - known["looked"] < FRESH:
+            return known
+        if known is not None:
+            newest = await self._deps.store.rows("run_last", run=run)
+            if newest and newest[0]["last_seq"] == known["last_seq"]:
+                known["looked"] = time.monotonic()
+                return known
+        found = await find_run(self._deps, run)
+        self._heads[run] = {name: found[name] for name in ("closed", "closing_hash", "closing_seq", "last_seq")}
+        self._heads[run]["looked"] = time.monotonic()
+        while len(self._heads) > HEADS:
+            self._heads.popitem(last=False)
+        return self._heads[run]
+
+    def _keep(self, run: str, since: int, events: Sequence[StoredEvent], state: RunState) -> None:
+        try:
+            with self._turn:
+                self._checkpoints.add(run, since, events, state)
+        except OSError as error:
+            log.warning("a checkpoint of %s could not be kept, seeks take longer: %s", run, error)
+
+    def _folded(self, run: str, start: RunState, events: Sequence[StoredEvent]) -> RunState:
+        folding, now, begun = Folding(start), datetime.now(UTC), 0
+        since = start.seq
+        for number, stored in enumerate(events, start=1):
+            folding.add(stored)
+            if number % self._every == 0 and is_settled(state := folding.state(), now, self._deps.settled):
+                self._keep(run, since, events[begun:number], state)
+                since, begun = state.seq, number
+        return folding.state()

@@ -1,0 +1,1 @@
+"""Whether the log of a run is intact and complete."""

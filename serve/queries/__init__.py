@@ -1,0 +1,1 @@
+"""Questions to the whole log: events, runs, agents, facets, decisions, SQL, the pipeline and the cluster."""

@@ -1,0 +1,64 @@
+"""The list of runs: pages of it, searched, each run with how busy it was from its begin to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+
+from enchanted.serve.documents.answer import JsonResponse, described
+from enchanted.serve.documents.runs import RunPage
+from enchanted.serve.queries.runs import read_runs, shown
+from enchanted.serve.sources.cursor import Cursor, digest_of
+from enchanted.serve.sources.dependencies import Deps
+from enchanted.serve.sources.parameters import MAX_SEQ, Identifier, microseconds
+from enchanted.serve.sources.store import Store
+
+router = APIRouter(prefix="/api/v1", tags=["runs"])
+STRETCHES = 24
+"""Parts of a run's time whose events are counted."""
+
+
+@router.get("/runs", response_model=None, responses=described(RunPage))
+async def list_runs(
+    deps: Deps,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+    q: Annotated[Identifier, Query()] = "",
+) -> JsonResponse:
+    """Runs, the newest first; traces of producers without runs are runs of their own.
+
+    With ``q`` those with all its words in their ids or in what their own transitions say: task, repository, models,
+    verdict, reasons.
+    """
+    words = q.split()
+    digest = digest_of(["runs", *words] if words else "runs")
+    before = Cursor.decode(cursor, digest).seq if cursor is not None else MAX_SEQ
+    runs = await read_runs(deps.store, before=before, limit=limit + 1, words=words)
+    more, runs = len(runs) > limit, runs[:limit]
+    following = Cursor(order="d", seq=runs[-1]["first_seq"], digest=digest).encode() if more else None
+    busy = await activity(deps.store, runs) if runs else {}
+    data = [{**shown(run), "activity": busy[run["run_id"]]} for run in runs]
+    return JsonResponse({"data": data, "meta": {"cursor": following}})
+
+
+async def activity(store: Store, runs: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """For each run how many events fell into each stretch of its time, by one question for all of them."""
+    spans = [(_microseconds(run["started_at"]), _microseconds(run["updated_at"])) for run in runs]
+    rows = await store.rows(
+        "runs_activity",
+        runs=[run["run_id"] for run in runs],
+        starts=[start for start, _ in spans],
+        widths=[max(1, -(-(end + 1 - start) // STRETCHES)) for start, end in spans],
+    )
+    counts = {run["run_id"]: [0] * STRETCHES for run in runs}
+    for row in rows:
+        # An event may have come since the runs were read.
+        counts[row["run"]][max(0, min(row["stretch"], STRETCHES - 1))] += row["total"]
+    return counts
+
+
+def _microseconds(time: str) -> int:
+    return microseconds(datetime.fromisoformat(time))

@@ -1,0 +1,1 @@
+"""Where answers come from: the table, the bus, and the words of a request."""

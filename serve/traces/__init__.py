@@ -1,0 +1,1 @@
+"""Spans in and out: OTLP, our form and Jaeger's."""
