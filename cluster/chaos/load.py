@@ -18,7 +18,7 @@ from hashlib import sha256
 
 from enchanted.bus.batch import Outgoing
 from enchanted.bus.connection import Bus
-from enchanted.bus.errors import BusError, PublishRefused
+from enchanted.bus.errors import BusError, BusUnavailable, PublishRefused
 from enchanted.schemas.events import SwarmEvent
 
 RUNS, AGENTS = 40, 300
@@ -185,6 +185,19 @@ class Hopeful(Producer):
         with suppress(BusError):
             for message in messages:
                 await self._bus.link.send(message.subject, message.payload)
+
+
+class Insistent(Producer):
+    """Sends again, under no id, what was not answered within a second: what tests must notice."""
+
+    async def _store(self, messages: Sequence[Outgoing]) -> None:
+        await asyncio.gather(*(self._insist(message) for message in messages))
+
+    async def _insist(self, message: Outgoing) -> None:
+        while True:
+            with suppress(BusUnavailable):
+                await self._bus.link.request(message.subject, message.payload, timeout=1.0)
+                return
 
 
 def _id(dice: random.Random, version: int) -> str:

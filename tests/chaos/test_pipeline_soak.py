@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from enchanted.cluster.chaos.load import NONE, Hopeful, Ledger, Mix, Producer, publish
+from enchanted.cluster.chaos.load import NONE, Hopeful, Insistent, Ledger, Mix, Producer, publish
 from enchanted.cluster.chaos.pipeline import Pipeline, fault_every, kill_every, pipeline
 from enchanted.cluster.chaos.watch import visible, watching
 
@@ -62,7 +62,7 @@ class Unsafe:
     way: str = "safe"
     kind: type[Producer] = Producer
     fault: str = ""
-    """What is done again and again: ``kill`` or ``cut``, and to whom."""
+    """What is done again and again: ``kill``, ``stop`` or ``cut``, and to whom; copies come where nothing is done."""
     doubles: bool = False
 
 
@@ -72,8 +72,13 @@ UNSAFE = {
     "an insert tried once, the store killed": Unsafe(way="brief", fault="kill store"),
     "an insert tried once, the store cut off": Unsafe(way="brief", fault="cut store"),
     "sent is taken for stored, NATS killed": Unsafe(kind=Hopeful, fault="kill nats"),
+    "sent again under no id, NATS stopped": Unsafe(way="blind", kind=Insistent, fault="stop nats", doubles=True),
 }
-LONG = {"an insert tried once, the store cut off", "sent is taken for stored, NATS killed"}
+LONG = {
+    "sent again under no id, NATS stopped",
+    "an insert tried once, the store cut off",
+    "sent is taken for stored, NATS killed",
+}
 
 
 @pytest.mark.parametrize("name", [pytest.param(one, marks=[pytest.mark.slow] * (one in LONG)) for one in UNSAFE])
@@ -82,8 +87,8 @@ async def test_faults_that_the_pipeline_survives_are_noticed_where_it_is_unsafe(
     unsafe, ledger, over = UNSAFE[name], Ledger(), asyncio.Event()
     async with pipeline(tmp_path, way=unsafe.way, proxied=True) as made, watching(made, whole_every=0.5) as seen:
         striking = asyncio.create_task(strike(made, unsafe.fault, over))
-        mix = Mix(copies=0.02)
-        await publish([made.nats.url], ledger, 12_000, seed=SEED, mix=mix, rate=1_500.0, kind=unsafe.kind)
+        mix = Mix(copies=0.0 if unsafe.fault else 0.02)
+        await publish([made.nats.url], ledger, 12_000, seed=SEED, mix=mix, rate=1_500.0, batch=20, kind=unsafe.kind)
         over.set()
         await striking
         await made.until_acknowledged()
@@ -105,3 +110,6 @@ async def strike(made: Pipeline, fault: str, over: asyncio.Event) -> None:
     while what == "cut" and not over.is_set():
         await made.cut(whom)
         await asyncio.sleep(0.3)
+    while what == "stop" and not over.is_set():
+        await made.stop(whom, 2.5)
+        await asyncio.sleep(1.0)
