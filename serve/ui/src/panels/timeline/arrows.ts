@@ -2,7 +2,7 @@
 
 import type { RunLog } from "../../run/log";
 import type { Scale } from "../../run/scale";
-import { type Colours, LANE_HEIGHT } from "./draw";
+import { type Colours, LANE_HEIGHT } from "./sizes";
 
 export interface Arrow {
   fromX: number;

@@ -4,9 +4,8 @@ import type { Kind } from "../../api/event";
 import type { RunLog } from "../../run/log";
 import type { Scale } from "../../run/scale";
 import { arrowsOf, drawArrows } from "./arrows";
+import { type Colours, DENSITY_HEIGHT, LANE_HEIGHT } from "./sizes";
 
-export const LANE_HEIGHT = 26;
-export const DENSITY_HEIGHT = 34;
 /** Pixels of one mark. */
 const MARK = 2;
 
@@ -44,8 +43,6 @@ export function draw(canvas: HTMLCanvasElement, log: RunLog, scale: Scale, width
   for (const [lane, kinds] of marks.entries()) drawMarks(context, kinds, lane, colours);
   drawDensity(context, density, height, colours);
 }
-
-export type Colours = (name: string) => string;
 
 function coloursOf(canvas: HTMLElement): Colours {
   const style = getComputedStyle(canvas);

@@ -4,7 +4,8 @@ import { useEffect, useRef, useState } from "react";
 import type { RunLog } from "../../run/log";
 import type { Scale } from "../../run/scale";
 import { useTheme } from "../../style/theme";
-import { DENSITY_HEIGHT, draw, LANE_HEIGHT } from "./draw";
+import { draw } from "./draw";
+import { DENSITY_HEIGHT, LANE_HEIGHT } from "./sizes";
 
 interface Props {
   log: RunLog;
