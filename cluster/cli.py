@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -106,6 +105,4 @@ def execute(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
-    if sys.stdout is None:  # closed by whoever started us, who wants none of it
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
     sys.exit(execute())

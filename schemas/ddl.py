@@ -66,7 +66,8 @@ def clustered(sql: str, cluster: str) -> str:
     ``{shard}`` and ``{replica}`` are the server's own macros. Not run against a cluster by us; the syntax is checked.
     """
     name = cluster.replace("\\", "\\\\").replace("'", "\\'")
-    sql = re.sub(r"^(CREATE (?:TABLE|VIEW) IF NOT EXISTS \w+)", rf"\1 ON CLUSTER '{name}'", sql, flags=re.MULTILINE)
+    begins = re.compile(r"^(CREATE (?:TABLE|VIEW) IF NOT EXISTS \w+|ALTER TABLE \w+)", re.MULTILINE)
+    sql = begins.sub(rf"\1 ON CLUSTER '{name}'", sql)
     place = "'/clickhouse/tables/{shard}/{database}/{table}', '{replica}'"
     sql = re.sub(r"^ENGINE = (\w*MergeTree)$", rf"ENGINE = Replicated\1({place})", sql, flags=re.MULTILINE)
     return sql.replace("non_replicated_deduplication_window", "replicated_deduplication_window")

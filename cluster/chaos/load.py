@@ -196,8 +196,10 @@ class Insistent(Producer):
     async def _insist(self, message: Outgoing) -> None:
         while True:
             with suppress(BusUnavailable):
-                await self._bus.link.request(message.subject, message.payload, timeout=1.0)
-                return
+                answer = await self._bus.link.request(message.subject, message.payload, timeout=1.0)
+                if b'"error"' not in answer.data:
+                    return
+            await asyncio.sleep(0.05)
 
 
 def _id(dice: random.Random, version: int) -> str:

@@ -262,6 +262,7 @@ def _agreed(what: str) -> bool:
     except typer.Abort as abort:  # Ctrl-C and Ctrl-D alike
         if isinstance(abort.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from abort
+        typer.echo(err=True)  # the error begins a line of its own
         return False
 
 

@@ -7,9 +7,7 @@
 -- a place in there: `text` is what the event mainly says (rationale, patch, completion, output or reason).
 --
 -- Partitions are months: a question looks into every part, and days made 80 parts of ten million rows, months 7.
--- Most ids are UUIDv7, which sort by time: their ranges leave a few of the filters to be read. A run may be in every part
--- as far as the order tells, and lies in one or two: its filter leaves those. A filter is as large as its distinct values
--- are many, so those of runs and traces may be sharp: one granule in a thousand is one too many in each of ten parts.
+-- Most ids are UUIDv7, which sort by time: their ranges leave a few of the filters to be read.
 -- A page of a run, a trace or one event is what is asked most, and ClickHouse reads whole granules and blocks: with 1,024
 -- rows and 64 KiB instead of 8,192 and 256 a trace takes half the CPU, a page or an event a sixth less, for 1.5 % more
 -- disk. It also looks for the flipped bit of a damaged block by trying each: a megabyte took it half a minute.
@@ -66,8 +64,7 @@ CREATE TABLE IF NOT EXISTS events
     rationale String ALIAS if(kind = 'decision', text, ''),
     INDEX by_event_id_range event_id TYPE minmax GRANULARITY 1,
     INDEX by_event_id event_id TYPE bloom_filter(0.001) GRANULARITY 1,
-    INDEX by_run run TYPE bloom_filter(0.0001) GRANULARITY 1,
-    INDEX by_trace_id trace_id TYPE bloom_filter(0.00001) GRANULARITY 4,
+    INDEX by_trace_id trace_id TYPE bloom_filter(0.001) GRANULARITY 1,
     INDEX by_agent_id agent_id TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX by_task_id task_id TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX by_stream_seq stream_seq TYPE minmax GRANULARITY 1

@@ -1,1 +1,1 @@
-"""What changes something: restore, undo, fork, rerun, recovery."""
+"""The verbs on a run: restore, undo, fork, rerun; and where to go on after a failure."""

@@ -15,13 +15,13 @@ from enchanted.bus.errors import StateConflict
 from enchanted.bus.ports import BusPort
 from enchanted.schemas.events import StoredEvent, kind_of, state_change
 from enchanted.schemas.fold import FILE_SYSTEM, MAIN_WORKSPACE
+from enchanted.serve.acts.run_facts import facts_of
 from enchanted.serve.errors import EventNotFound, ServeError, UndoRefused
 from enchanted.serve.moments.contents import Contents
 from enchanted.serve.moments.seek import events_between
 from enchanted.serve.sources.buslink import RUN_DEADLINE
 from enchanted.serve.sources.dependencies import Dependencies
 from enchanted.serve.sources.parameters import MAX_SEQ
-from enchanted.serve.sources.run_facts import facts_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -27,6 +27,7 @@ from enchanted.actors.work import Budget, RoleName, RunRequest
 from enchanted.bus.agent_log import new_id
 from enchanted.bus.errors import BlobCorrupt, BlobMissing
 from enchanted.schemas.fold import MAIN_WORKSPACE, fold
+from enchanted.serve.acts.run_facts import read_facts
 from enchanted.serve.acts.undo import undone
 from enchanted.serve.documents.acts import RestoreDocument, UndoDocument
 from enchanted.serve.documents.answer import JsonResponse, described
@@ -39,7 +40,6 @@ from enchanted.serve.queries.runs import ROLES, BudgetBody, ModelUrl, Starts, Te
 from enchanted.serve.sources.buslink import RUN_DEADLINE
 from enchanted.serve.sources.dependencies import Dependencies, Deps
 from enchanted.serve.sources.parameters import MAX_SEQ, RunId
-from enchanted.serve.sources.run_facts import read_facts
 from enchanted.serve.sources.store import Store
 
 router = APIRouter(prefix="/api/v1", tags=["acts"])

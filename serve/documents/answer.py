@@ -1,4 +1,4 @@
-"""What any answer may be: plain JSON, a problem, a state of health."""
+"""What any answer may be: plain JSON, a problem, a state of health; and whether the client has it already."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Who may come in, how often and how much, and how a refusal looks."""
+"""Who may come in, how often, how much and with which SQL, and how a refusal looks."""

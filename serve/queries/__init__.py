@@ -1,1 +1,1 @@
-"""Questions to the whole log: events, runs, agents, facets, decisions, SQL, the pipeline and the cluster."""
+"""Questions to the whole log: events, runs and their start, agents, facets, decisions, SQL, the cluster."""

@@ -6,7 +6,7 @@ SELECT
     anyLast(agent_name) AS name,
     anyLast(role) AS its_role,
     uniqExact(agent_id) AS agents,
-    uniqExact(run) AS runs,
+    uniqExactIf(run, run != '') AS runs,
     min(stream_time) AS first_time,
     max(stream_time) AS last_time,
     max(stream_seq) AS last_seq,

@@ -14,7 +14,7 @@ ANY INNER JOIN
     WHERE Timestamp >= fromUnixTimestamp64Micro({start:Int64}, 'UTC')
       AND Timestamp <= fromUnixTimestamp64Micro({end:Int64}, 'UTC')
 ) AS parents USING key
-WHERE parent != child
+WHERE parent != child AND parent != '' AND child != ''
   AND {service:String} IN (parent, child) -- if service
 GROUP BY parent, child
 ORDER BY parent, child

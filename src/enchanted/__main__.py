@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from types import FrameType
 
 INTERRUPTED = 130
@@ -11,8 +12,20 @@ def _end(_: int, __: FrameType | None) -> None:
     os._exit(INTERRUPTED)
 
 
+def _open_what_is_closed() -> None:
+    """Give standard streams that whoever started us has closed to /dev/null, for us and for our children."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, number, inheritable=True)
+            if null != number:
+                os.close(null)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
 def main() -> None:
     """Run the command line; a Ctrl-C while its modules are still being imported ends it without a traceback."""
+    _open_what_is_closed()
     usual = signal.getsignal(signal.SIGINT)
     if usual is signal.default_int_handler:  # ignored where a shell without job control runs it in the background
         signal.signal(signal.SIGINT, _end)

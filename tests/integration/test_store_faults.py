@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
 
 from enchanted.cluster.store.testing import StoreProcess, store_process
+from enchanted.ingest import tables
+from enchanted.ingest.rows import COLUMNS, Row, event_values
 from enchanted.ingest.tables import apply_ddl, connect
+from enchanted.schemas.ddl import migrations
+from enchanted.schemas.events import SwarmEvent
 
+ROW = Row(1, 1_790_000_000_000_000, "swarm.events.coder.decision", b"", bytes(32), "", False, False)
 SLOW = "SELECT count() FROM system.numbers WHERE NOT ignore(sipHash64(number))"
 
 
@@ -100,9 +106,31 @@ async def test_the_tables_are_made_once_and_stay(tmp_path: Path) -> None:
         kept = [name for (name,) in (await client.query("SHOW TABLES")).result_rows]
         await client.close()
 
-    assert first == ["001_events", "002_spans", "003_events_list", "004_agent_hourly"]
+    assert first == ["001_events", "002_spans", "003_events_list", "004_agent_hourly", "005_sharper_filters"]
     assert second == third == []
     assert {"events", "events_list", "agent_hourly", "spans", "schema_migrations"} <= set(kept)
+
+
+async def test_a_store_of_before_gets_what_is_new_and_keeps_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = event_values(SwarmEvent(run_id="run-1", trace_id="t-1"), ROW, datetime.now(UTC))
+    async with store_process(tmp_path) as store:
+        client = await connect(store.url)
+        with monkeypatch.context() as before:
+            before.setattr(tables, "migrations", lambda: migrations()[:4])
+            await apply_ddl(client)
+        await client.insert("events", [values], column_names=list(COLUMNS), column_type_names=list(COLUMNS.values()))
+        new = await apply_ddl(client)
+        found = await client.query("SELECT run, trace_id FROM events FINAL WHERE run = 'run-1' AND trace_id = 't-1'")
+        filters = await client.query("SELECT name FROM system.data_skipping_indices WHERE table = 'events'")
+        await client.close()
+
+    assert new == ["005_sharper_filters"]
+    assert found.result_rows == [("run-1", "t-1")]
+    names = {name for (name,) in filters.result_rows}
+    assert {"by_run", "by_trace"} <= names
+    assert "by_trace_id" not in names
 
 
 async def test_only_loopback_is_served(tmp_path: Path) -> None:

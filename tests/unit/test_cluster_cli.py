@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -138,10 +139,12 @@ def test_a_command_whose_reader_went_away_ends_without_a_word() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_a_command_whose_output_was_closed_does_its_work() -> None:
-    ask = f"exec {sys.executable} -m enchanted config show >&-"
-    done = subprocess.run(["/bin/sh", "-c", ask], stderr=subprocess.PIPE, check=False)
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_whose_streams_were_closed_does_its_work(closed: str) -> None:
+    ask = f"exec {sys.executable} -m enchanted config show --json {closed}"
+    done = subprocess.run(["/bin/sh", "-c", ask], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+    assert ">&-" in closed.split() or json.loads(done.stdout)
 
 
 @pytest.mark.parametrize(("key", "ends"), [(KeyboardInterrupt, KeyboardInterrupt), (EOFError, CommandFailed)])

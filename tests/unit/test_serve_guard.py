@@ -123,8 +123,8 @@ async def test_the_files_of_the_page_are_kept_by_the_browser(client: httpx.Async
         assert ("immutable" in response.headers["cache-control"]) == name.startswith("/static/assets/")
         known = {"If-None-Match": response.headers["etag"]}
         assert (await client.get(name, headers=known)).status_code == 304
-    assert_problem(await client.get("/static/../auth.py"), 401, "unauthorized")
-    assert_problem(await client.get("/static/%2e%2e/auth.py"), 404, "not-found")
+    assert_problem(await client.get("/static/../app.py"), 401, "unauthorized")
+    assert_problem(await client.get("/static/%2e%2e/app.py"), 404, "not-found")
 
 
 async def test_unknown_paths_methods_and_parameters_are_problems(client: httpx.AsyncClient) -> None:
