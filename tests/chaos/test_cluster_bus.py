@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 
@@ -117,12 +118,23 @@ async def test_a_node_that_lost_its_disk_gets_everything_again(cluster: NodeClus
     assert verify(found).intact
 
 
+async def _heard(bus: Bus) -> None:
+    """Wait until the node we are connected to knows that somebody listens: the stream may be on another one."""
+    async with asyncio.timeout(20):
+        while True:
+            with suppress(BusUnavailable):
+                await bus.link.request("alone", b"x")
+                return
+            await asyncio.sleep(0.05)
+
+
 async def test_with_one_replica_the_same_node_away_stops_every_publish_and_its_disk_takes_everything(
     cluster: NodeCluster,
 ) -> None:
     """The control: what three replicas survive."""
     async with Bus.connect(cluster.url) as bus:
         await bus.link.api("STREAM.CREATE.ALONE", {"name": "ALONE", "subjects": ["alone"], "num_replicas": 1})
+        await _heard(bus)
         for _ in range(10):
             assert b'"seq"' in (await bus.link.request("alone", b"x")).data
         node = await cluster.leader("ALONE")
