@@ -147,6 +147,12 @@ def test_a_command_whose_streams_were_closed_does_its_work(closed: str) -> None:
     assert ">&-" in closed.split() or json.loads(done.stdout)
 
 
+def test_programs_that_a_command_starts_have_the_streams_that_were_closed() -> None:
+    code = "import os, enchanted.__main__ as m; m._open_what_is_closed(); os.execlp('sh', 'sh', '-c', 'echo')"
+    ask = f'exec {sys.executable} -c "{code}" >&-'
+    assert subprocess.run(["/bin/sh", "-c", ask], capture_output=True, check=False).returncode == 0
+
+
 @pytest.mark.parametrize(("key", "ends"), [(KeyboardInterrupt, KeyboardInterrupt), (EOFError, CommandFailed)])
 def test_a_question_is_answered_by_ctrl_c_with_an_interrupt_and_by_ctrl_d_with_no(
     key: type[BaseException], ends: type[BaseException], monkeypatch: pytest.MonkeyPatch
