@@ -16,7 +16,7 @@ from enchanted.schemas.fold import MAIN_WORKSPACE, RunState, fold
 from enchanted.serve.documents.answer import JsonResponse, described
 from enchanted.serve.documents.runs import RunDocument
 from enchanted.serve.moments.seek import events_between
-from enchanted.serve.queries.runs import find_run, shown
+from enchanted.serve.queries.runs import find_run
 from enchanted.serve.sources.dependencies import Deps
 from enchanted.serve.sources.parameters import MAX_SEQ, RunId
 
@@ -113,8 +113,8 @@ def compared(found: Sequence[Mapping[str, Any]], logs: Sequence[Sequence[StoredE
     equal, parting = first_parting(*map(_from, logs, starts))
     files = list(_files(*(fold(log) for log in logs)))
     return {
-        "a": shown(a),
-        "b": shown(b),
+        "a": a,
+        "b": b,
         "forked_at": forked_at,
         "a_forked_at": a_forked_at,
         "equal_events": equal,

@@ -16,15 +16,15 @@ from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.repository.rebuild import is_object_id
 from enchanted.schemas.events import StoredEvent
 from enchanted.schemas.fold import MAIN_WORKSPACE, path_key
-from enchanted.serve.documents.answer import JsonResponse, described
+from enchanted.serve.documents.answer import NOT_MODIFIED, JsonResponse, described, tagged
 from enchanted.serve.documents.history import BlameDocument, FileHistoryDocument
 from enchanted.serve.errors import BadRequest, BinaryFile, ContentUnavailable, PathNotFound, TooLargeToBlame
 from enchanted.serve.moments.blame import blame
 from enchanted.serve.moments.contents import Contents
 from enchanted.serve.moments.seek import events_between
 from enchanted.serve.moments.tracks import Tracks, Version, version_document
-from enchanted.serve.queries.runs import NOT_MODIFIED, find_run, tagged
-from enchanted.serve.sources.dependencies import Deps
+from enchanted.serve.queries.runs import find_run
+from enchanted.serve.sources.dependencies import Dependencies, Deps
 from enchanted.serve.sources.parameters import MAX_SEQ, Identifier, PathHex, RunId, Sequence
 
 router = APIRouter(prefix="/api/v1", tags=["history"])
@@ -68,17 +68,24 @@ async def _wanted(
 Wanted = Annotated[WantedFile, Depends(_wanted)]
 
 
+async def _events(deps: Dependencies, run: str, until: int) -> list[StoredEvent]:
+    events = await events_between(deps, run, 0, until)
+    if not events:
+        await find_run(deps, run)
+    return events
+
+
 @router.get("/runs/{run}/history", response_model=None, responses=described(FileHistoryDocument) | NOT_MODIFIED)
 async def read_file_history(run: RunId, request: Request, deps: Deps, wanted: Wanted) -> Response:
     """Every change of a file up to ``at``, the newest last; also of one that was removed.
 
     It goes on under the name the file had before it was renamed, and before its workspace began.
     """
-    found, events = await asyncio.gather(find_run(deps, run), events_between(deps, run, 0, wanted.at))
+    events = await _events(deps, run, wanted.at)
     tracks, version = await _tracked(events, wanted)
     changes = [version_document(tracks, one) for one in version.history()]
     document = {"run_id": run, "at": _last_seq(events), **wanted.named, "data": changes}
-    return tagged(request, found, JsonResponse(document))
+    return tagged(request, JsonResponse(document))
 
 
 @router.get("/runs/{run}/blame", response_model=None, responses=described(BlameDocument) | NOT_MODIFIED)
@@ -87,7 +94,7 @@ async def read_blame(run: RunId, request: Request, deps: Deps, wanted: Wanted) -
 
     A merge or a rollback moves lines and writes none: they stay those of the change that wrote them.
     """
-    found, events = await asyncio.gather(find_run(deps, run), events_between(deps, run, 0, wanted.at))
+    events = await _events(deps, run, wanted.at)
     tracks, version = await _tracked(events, wanted)
     if not version.blob:
         raise PathNotFound(wanted.path or f"path_hex={wanted.path_hex}", _last_seq(events))
@@ -100,7 +107,7 @@ async def read_blame(run: RunId, request: Request, deps: Deps, wanted: Wanted) -
         lines = await asyncio.to_thread(_blamed, repository, version, origins)
     shown = await asyncio.to_thread(_lines, tracks, lines)
     document = {"run_id": run, "at": _last_seq(events), **wanted.named, "blob": version.blob, "lines": shown}
-    return tagged(request, found, JsonResponse(document))
+    return tagged(request, JsonResponse(document))
 
 
 async def _tracked(events: list[StoredEvent], wanted: WantedFile) -> tuple[Tracks, Version]:

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from enchanted.schemas.fold import MAIN_WORKSPACE, FileState, RunState, ValueState, WorkspaceState, path_key
-from enchanted.serve.documents.answer import JsonResponse, described
+from enchanted.serve.documents.answer import NOT_MODIFIED, JsonResponse, described, tagged
 from enchanted.serve.documents.proof import VerifyDocument
 from enchanted.serve.documents.state import ContentDocument, StateDocument
 from enchanted.serve.errors import BadRequest, PathNotFound, WorkspaceNotFound
@@ -20,7 +20,7 @@ from enchanted.serve.moments.contents import Contents
 from enchanted.serve.moments.seek import Seeker
 from enchanted.serve.proof.verify import prove
 from enchanted.serve.queries.events import rfc3339
-from enchanted.serve.queries.runs import NOT_MODIFIED, find_run, parsed, tagged
+from enchanted.serve.queries.runs import find_run, parsed
 from enchanted.serve.sources.dependencies import Deps
 from enchanted.serve.sources.parameters import MAX_SEQ, Identifier, PathHex, RunId, Sequence
 
@@ -110,12 +110,12 @@ async def read_state(
     With ``path``, or ``path_hex`` for a name that is not UTF-8, the content of that file.
     """
     seeker: Seeker = request.app.state.seeker
-    found, sought = await asyncio.gather(seeker.head(run), seeker.seek(run, at))
+    sought = await seeker.seek(run, at)
     state = sought.state
     if path is None and not path_hex:
         if workspace != MAIN_WORKSPACE:  # main is the default, and a run without files has none
             workspace_at(state, workspace, at)
-        return tagged(request, found, JsonResponse(state_document(run, state, sought.checkpoint)))
+        return tagged(request, JsonResponse(state_document(run, state, sought.checkpoint)))
     space = workspace_at(state, workspace, at)
     file = file_at(space, path or "", path_hex, state.seq)
     contents: Contents = request.app.state.contents
@@ -127,7 +127,7 @@ async def read_state(
         **file_document(file),
         **_text_or_base64(content),
     }
-    return tagged(request, found, JsonResponse(document))
+    return tagged(request, JsonResponse(document))
 
 
 def _text_or_base64(content: bytes) -> dict[str, str]:
@@ -156,13 +156,13 @@ async def read_diff(
     if end < start:
         raise BadRequest(f"from={start} is after to={end}; give the earlier sequence as `from`")
     seeker: Seeker = request.app.state.seeker
-    found, after, before = await asyncio.gather(seeker.head(run), seeker.seek(run, end), seeker.seek(run, start))
+    after, before = await asyncio.gather(seeker.seek(run, end), seeker.seek(run, start))
     new = workspace_at(after.state, workspace, end).tree
     old = before.state.workspaces[workspace].tree if workspace in before.state.workspaces else ""
     contents: Contents = request.app.state.contents
     patch = await contents.diff(run, await seeker.changes(before, after), old, new)
     headers = {"X-Enchanted-From-Tree": old, "X-Enchanted-To-Tree": new}
-    return tagged(request, found, Response(patch, media_type="text/x-diff; charset=utf-8", headers=headers))
+    return tagged(request, Response(patch, media_type="text/x-diff; charset=utf-8", headers=headers))
 
 
 @router.get("/runs/{run}/verify", response_model=None, responses=described(VerifyDocument))

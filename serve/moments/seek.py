@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
 from enchanted.bus.fields import FILES
 from enchanted.schemas.canonical import sha256_hex
@@ -23,11 +20,6 @@ from enchanted.serve.queries.runs import find_run
 from enchanted.serve.sources.dependencies import Dependencies
 
 log = logging.getLogger(__name__)
-
-FRESH = 1.0
-"""Seconds that a head is taken for the newest: the table is as much behind the stream."""
-HEADS = 10_000
-"""Runs whose heads are remembered."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,12 +69,12 @@ class Seeker:
         self._checkpoints = Checkpoints(deps.cache)
         self._turn = threading.Lock()
         """Checkpoints are read and written in threads."""
-        self._heads: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
     async def seek(self, run: str, at: int) -> Seek:
         """The run after every event up to ``at``.
 
         Raises:
+            RunNotFound: nobody knows the run.
             EventCorrupted, StoreUnavailable: see there.
         """
         start, known = await asyncio.to_thread(self._from_cache, run, at)
@@ -91,6 +83,8 @@ class Seeker:
             state = await asyncio.to_thread(self._folded, run, start, read)
         else:
             state = fold(known, start=start)
+        if not state.seq:
+            await find_run(self._deps, run)
         return Seek(run=run, at=at, state=state, checkpoint=start.seq)
 
     async def changes(self, *seeks: Seek) -> list[StoredEvent]:
@@ -106,27 +100,6 @@ class Seeker:
         with self._turn:
             start = self._checkpoints.nearest(run, at)
             return start, self._checkpoints.following(run, start, at)
-
-    async def head(self, run: str) -> dict[str, Any]:
-        """What `tagged` needs of a run, without counting it through when nothing was added.
-
-        Raises:
-            RunNotFound: nobody knows it.
-        """
-        known = self._heads.get(run)
-        if known is not None and time.monotonic() - known["looked"] < FRESH:
-            return known
-        if known is not None:
-            newest = await self._deps.store.rows("run_last", run=run)
-            if newest and newest[0]["last_seq"] == known["last_seq"]:
-                known["looked"] = time.monotonic()
-                return known
-        found = await find_run(self._deps, run)
-        self._heads[run] = {name: found[name] for name in ("closed", "closing_hash", "closing_seq", "last_seq")}
-        self._heads[run]["looked"] = time.monotonic()
-        while len(self._heads) > HEADS:
-            self._heads.popitem(last=False)
-        return self._heads[run]
 
     def _keep(self, run: str, since: int, events: Sequence[StoredEvent], state: RunState) -> None:
         try:

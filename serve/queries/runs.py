@@ -24,7 +24,7 @@ from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of, parse_event
 from enchanted.schemas.foreign import foreign_json
 from enchanted.schemas.gen.events_pb2 import RunTransition
-from enchanted.serve.documents.answer import JsonResponse, described, has_tag
+from enchanted.serve.documents.answer import NOT_MODIFIED, JsonResponse, described, tagged
 from enchanted.serve.documents.runs import RunDocument, StartedRun
 from enchanted.serve.errors import BusUnavailable, KeyReused, RunNotFound, RunsUnavailable, ServeError
 from enchanted.serve.queries.events import rfc3339
@@ -39,8 +39,8 @@ REMEMBERED_KEYS = 10_000
 ROLES: tuple[RoleName, ...] = get_args(RoleName)
 
 T = TypeVar("T")
-Step = tuple[RunTransition, str, int, int]
-"""A run's own transition, the SHA-256 of its event, its sequence, and nanoseconds since 1970 by its own clock."""
+Step = tuple[RunTransition, int]
+"""A run's own transition, and nanoseconds since 1970 by its own clock."""
 
 
 def repository_path(text: str) -> str:
@@ -181,8 +181,6 @@ def summary(row: Mapping[str, Any], steps: Sequence[Step]) -> dict[str, Any]:
         "trace_id": row["trace"],
         "state": current.to_state,
         "closed": closing is not None,
-        "closing_hash": closing[1] if closing else "",
-        "closing_seq": closing[2] if closing else 0,
         "reason": current.reason,
         "details": parsed(current.details),
         "request": parsed(first.details),
@@ -200,7 +198,7 @@ def summary(row: Mapping[str, Any], steps: Sequence[Step]) -> dict[str, Any]:
 
 def _took(row: Mapping[str, Any], first: Step, closing: Step) -> float:
     """By the clocks of who wrote: an import has other times in the stream, and an undo comes after the close."""
-    begun, ended = first[3], closing[3]
+    begun, ended = first[1], closing[1]
     return (ended - begun) / 1e9 if ended >= begun > 0 else _seen(row)
 
 
@@ -227,15 +225,14 @@ async def read_runs(
     found = await store.rows("run_transitions", runs=names) if names else []
     steps: dict[str, list[Step]] = {name: [] for name in names}
     for row in found:
-        raw = bytes(row["raw"])
         with suppress(NotAnEvent):
-            _add_step(steps[row["run"]], parse_event(raw), raw, row["stream_seq"])
+            _add_step(steps[row["run"]], parse_event(bytes(row["raw"])))
     return [summary(row, steps[row["run"]]) for row in rows]
 
 
-def _add_step(steps: list[Step], event: SwarmEvent, raw: bytes, seq: int) -> None:
+def _add_step(steps: list[Step], event: SwarmEvent) -> None:
     if kind_of(event) == "run_transition" and event.run_transition.subject != "task":
-        steps.append((event.run_transition, sha256_hex(raw), seq, event.timestamp.ToNanoseconds()))
+        steps.append((event.run_transition, event.timestamp.ToNanoseconds()))
 
 
 def summary_of(run: str, events: Iterable[StoredEvent]) -> dict[str, Any]:
@@ -244,7 +241,7 @@ def summary_of(run: str, events: Iterable[StoredEvent]) -> dict[str, Any]:
     kinds = [kind_of(stored.event) for stored in found]
     steps: list[Step] = []
     for stored in found:
-        _add_step(steps, stored.event, stored.raw, stored.seq)
+        _add_step(steps, stored.event)
     row = {
         "run": run,
         "trace": next((stored.event.trace_id for stored in found if stored.event.trace_id), ""),
@@ -281,41 +278,16 @@ async def find_run(deps: Dependencies, run: str) -> dict[str, Any]:
     return summary_of(run, events)
 
 
-def etag_of(run: Mapping[str, Any]) -> str:
-    """Strong for a closed run (the hash of its closing event, and what an undo added), weak while more may come."""
-    if run["closed"]:
-        later = f".{run['last_seq']}" if run["last_seq"] > run["closing_seq"] else ""
-        return f'"{run["closing_hash"]}{later}"'
-    return f'W/"{run["last_seq"]}"'
-
-
-NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The client has it, as `If-None-Match` says"}}
-"""What a tagged route may answer besides."""
 STARTED: dict[int | str, dict[str, Any]] = {
     200: {"model": StartedRun, "description": "This Idempotency-Key has started it before"}
 }
-
-
-def tagged(request: Request, run: Mapping[str, Any], content: Response) -> Response:
-    """``content`` with the run's ETag, or 304 when the client has it."""
-    etag = etag_of(run)
-    if has_tag(request.headers.get("if-none-match", ""), etag):
-        return Response(status_code=304, headers={"ETag": etag})
-    content.headers["ETag"] = etag
-    content.headers["Cache-Control"] = "private, no-cache"
-    return content
-
-
-def shown(run: Mapping[str, Any]) -> dict[str, Any]:
-    """A summary without what only the ETag needs."""
-    return {name: value for name, value in run.items() if name not in ("closing_hash", "closing_seq")}
 
 
 @router.get("/runs/{run}", response_model=None, responses=described(RunDocument) | NOT_MODIFIED)
 async def read_run(run: RunId, request: Request, deps: Deps) -> Response:
     """Where a run stands."""
     found = await find_run(deps, run)
-    return tagged(request, found, JsonResponse(shown(found)))
+    return tagged(request, JsonResponse(found))
 
 
 @router.post("/runs", status_code=202, response_model=None, responses=described(StartedRun, 202) | STARTED)

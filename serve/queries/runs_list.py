@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 
 from enchanted.serve.documents.answer import JsonResponse, described
 from enchanted.serve.documents.runs import RunPage
-from enchanted.serve.queries.runs import read_runs, shown
+from enchanted.serve.queries.runs import read_runs
 from enchanted.serve.sources.cursor import Cursor, digest_of
 from enchanted.serve.sources.dependencies import Deps
 from enchanted.serve.sources.parameters import MAX_SEQ, Identifier, microseconds
@@ -40,7 +40,7 @@ async def list_runs(
     more, runs = len(runs) > limit, runs[:limit]
     following = Cursor(order="d", seq=runs[-1]["first_seq"], digest=digest).encode() if more else None
     busy = await activity(deps.store, runs) if runs else {}
-    data = [{**shown(run), "activity": busy[run["run_id"]]} for run in runs]
+    data = [{**run, "activity": busy[run["run_id"]]} for run in runs]
     return JsonResponse({"data": data, "meta": {"cursor": following}})
 
 
