@@ -26,6 +26,8 @@ QUIET = (
     "--disable-sync",
 )
 """No sandbox, since tests run as root in containers; the rest keeps the browser from asking anybody else."""
+PATIENCE = 20_000
+"""Milliseconds that the page may take to show what is expected of it, on a machine that does much else."""
 _VIOLATIONS = """
 document.addEventListener("securitypolicyviolation", (event) =>
   console.error(`policy: ${event.violatedDirective} ${event.blockedURI} ${event.sample}`));
@@ -59,6 +61,7 @@ def chromium() -> Path:
 async def browser() -> AsyncIterator[Browser]:
     """A browser with a profile of its own, which goes with the block."""
     executable = chromium()
+    expect.set_options(timeout=PATIENCE)
     async with async_playwright() as playwright:
         running = await playwright.chromium.launch(executable_path=executable, args=list(QUIET))
         try:

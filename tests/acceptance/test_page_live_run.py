@@ -39,7 +39,6 @@ FILES: dict[str, str | bytes] = {
 TASK = "make the linter pass"
 VERDICT = 200_000
 """Milliseconds until a run has one."""
-LONG = 20_000
 # What a person could have seen, whenever it changed.
 GLANCES = """
 () => {
@@ -104,7 +103,7 @@ async def entered(running: Browser, home: HomeUnderTest, run: str = "") -> Async
     origin = link.split("/runs/")[0].split("/#")[0]
     async with watched(running, origin) as found:
         await found.page.goto(link)
-        await expect(found.page.get_by_role("button", name="Sign out")).to_be_visible(timeout=LONG)
+        await expect(found.page.get_by_role("button", name="Sign out")).to_be_visible()
         yield found
 
 
@@ -120,7 +119,7 @@ async def holds_all(page: Page, home: HomeUnderTest, run: str) -> list[dict[str,
         if log[-1].get("system_signal", {}).get("status") == "STOPPING":
             break
         await asyncio.sleep(0.2)
-    await expect(page.locator(".place")).to_contain_text(f"event {len(log)} of {len(log)} ", timeout=LONG)
+    await expect(page.locator(".place")).to_contain_text(f"event {len(log)} of {len(log)} ")
     return log
 
 
@@ -141,7 +140,7 @@ async def seen(swarm: HomeUnderTest, chromium_browser: Browser, tmp_path_factory
         await page.evaluate(GLANCES)
         await link.click()
         await expect(state(page)).to_contain_text("merged", timeout=VERDICT)
-        await expect(page.get_by_text("chain verified")).to_be_visible(timeout=LONG)
+        await expect(page.get_by_text("chain verified")).to_be_visible()
         log = await holds_all(page, swarm, run)
         await settled(page)
         glances = await page.evaluate("window.glances")

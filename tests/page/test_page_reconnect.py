@@ -27,8 +27,6 @@ from enchanted.serve.testing import History, World
 
 AWAY = ("ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_EMPTY_RESPONSE")
 """What Chromium itself writes to the console of a server that is gone."""
-LONG = 20_000
-"""Milliseconds: a query is asked three times, with pauses, before it is given up."""
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +79,7 @@ class Talk:
 
 async def shows(page: Page, talk: Talk) -> None:
     """The page has what was said so far, each event once."""
-    await expect(page.locator(".place")).to_contain_text(f"of {len(talk.stored)} ", timeout=LONG)
+    await expect(page.locator(".place")).to_contain_text(f"of {len(talk.stored)} ")
     await expect(page.locator(".place")).to_have_attribute("data-seq", str(talk.stored[-1].seq))
 
 
@@ -105,11 +103,11 @@ async def test_after_a_kill_of_the_api_the_page_goes_on_live_with_every_event_on
         await speaking
         await talk.make(f"made-{round_}.py")
         if not round_:  # somebody who waits is told what to do about it
-            await expect(page.get_by_role("alert").first).to_contain_text("enchanted up", timeout=LONG)
+            await expect(page.get_by_role("alert").first).to_contain_text("enchanted up")
         await api.start()
-        await expect(page.locator(".pill-open")).to_have_text("Live", timeout=LONG)
+        await expect(page.locator(".pill-open")).to_have_text("Live")
         await shows(page, talk)
-        await expect(page.get_by_role("alert")).to_have_count(0, timeout=LONG)
+        await expect(page.get_by_role("alert")).to_have_count(0)
         await talk.say(5)
         await shows(page, talk)
         await settled(page)
@@ -137,7 +135,7 @@ async def test_an_api_that_only_falls_silent_is_noticed_and_left_for_a_new_conne
         await expect(page.locator(".pill-broken")).to_have_text("Reconnecting")
     finally:
         api.send(signal.SIGCONT)
-    await expect(page.locator(".pill-open")).to_have_text("Live", timeout=LONG)
+    await expect(page.locator(".pill-open")).to_have_text("Live")
     await shows(page, talk)
     assert await sequences_shown(page) == [one.seq for one in talk.stored]
 
@@ -152,9 +150,9 @@ async def test_a_run_that_is_opened_while_the_api_is_away_fills_itself_when_it_i
     await expect(link).to_be_visible()
     await api.kill()
     await link.click()
-    await expect(page.get_by_role("alert").first).to_contain_text("The API does not answer", timeout=LONG)
+    await expect(page.get_by_role("alert").first).to_contain_text("The API does not answer")
     await api.start()
-    await expect(page.locator(".place")).to_contain_text(f"of {len(history.events)} ", timeout=LONG)
+    await expect(page.locator(".place")).to_contain_text(f"of {len(history.events)} ")
     await settled(page)
     await expect(page.get_by_role("alert")).to_have_count(0)
     assert {path for path, _ in await files_shown(page)} == set(history.files[history.events[-1].seq])
@@ -174,10 +172,10 @@ async def test_what_was_asked_while_the_api_was_away_is_asked_again_when_it_is_b
     for _ in range(3):
         await page.keyboard.press("]")
     assert await cursor(page) == changes[2]
-    await expect(page.locator(".files").get_by_role("alert")).to_contain_text("does not answer", timeout=LONG)
+    await expect(page.locator(".files").get_by_role("alert")).to_contain_text("does not answer")
     await api.start()
     # Nobody presses "Try again".
-    await expect(page.get_by_role("alert")).to_have_count(0, timeout=LONG)
+    await expect(page.get_by_role("alert")).to_have_count(0)
     await settled(page)
     assert {path for path, _ in await files_shown(page)} == set(history.files[changes[2]])
 
