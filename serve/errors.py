@@ -312,6 +312,18 @@ class BusUnavailable(ServeError):
         super().__init__(f"{why}; `enchanted status` shows the services, `enchanted up` starts them")
 
 
+class TableBehind(ServeError):
+    """What the stream has of a run is not in the table yet."""
+
+    status, code, title, retry_after = 503, "table-behind", "The table has not got all of this run yet", 5
+
+    def __init__(self, run: str, wanted: int, whole: int) -> None:
+        super().__init__(
+            f"{run} goes to sequence {wanted}, and ingest is at {whole}; ask again, or name an earlier sequence; "
+            "`enchanted status` shows how far ingest is"
+        )
+
+
 class RunsUnavailable(ServeError):
     """This process cannot start or stop runs."""
 

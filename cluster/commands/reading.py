@@ -6,8 +6,8 @@ import sys
 from base64 import b64decode
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -261,6 +261,7 @@ def tail(
     output = _output(output, as_json)
     filters = {"run": run, "agent": agent, "role": role, "kind": kind}
     with api(url, token_file) as client:
+        newest = client.events(before=LAST_SEQ, limit=1, fields="seq")["data"]
         page = client.events(**filters, before=LAST_SEQ, limit=max(1, lines))["data"]
         past = list(_of_known_run(client, run, page))
         if output is Output.JSON and not follow:
@@ -268,15 +269,9 @@ def tail(
             return
         shown = past[len(past) - min(lines, len(past)) :]
         line = event_line if output is Output.TABLE else json_line
-        emit_lines(map(line, _going_on(client, past, shown, filters) if follow else shown))
-
-
-def _going_on(
-    client: ApiClient, past: list[Document], shown: Iterable[Document], filters: dict[str, Any]
-) -> Iterator[Document]:
-    yield from shown
-    # From the last event the table had, so that none falls between table and stream.
-    yield from client.follow(after=past[-1]["seq"] if past else None, **filters)
+        # From the last event the table had, so that none falls between table and stream.
+        after = max(one["seq"] for one in (*past[-1:], *newest, {"seq": 0}))
+        emit_lines(map(line, chain(shown, client.follow(after=after, **filters)) if follow else shown))
 
 
 def event_line(event: Document) -> str:

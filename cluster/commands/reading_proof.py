@@ -51,7 +51,7 @@ def verify(
         if kept is not None:
             _compare(document, kept, client.receipt(run, until=kept.last_seq))
         sound = document["intact"] and document["complete"]
-        receipt = client.receipt(run) if export is not None and sound else None
+        receipt = client.receipt(run, until=document["last_seq"]) if export is not None and sound else None
     if as_json:
         console.emit_json(document)
     else:

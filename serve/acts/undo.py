@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,10 @@ from enchanted.bus.ports import BusPort
 from enchanted.schemas.events import StoredEvent, kind_of, state_change
 from enchanted.schemas.fold import FILE_SYSTEM, MAIN_WORKSPACE
 from enchanted.serve.acts.run_facts import facts_of
-from enchanted.serve.errors import EventNotFound, ServeError, UndoRefused
+from enchanted.serve.errors import EventNotFound, ServeError, TableBehind, UndoRefused
 from enchanted.serve.moments.contents import Contents
 from enchanted.serve.moments.seek import events_between
+from enchanted.serve.sources.arrival import arrived
 from enchanted.serve.sources.buslink import RUN_DEADLINE
 from enchanted.serve.sources.dependencies import Dependencies
 from enchanted.serve.sources.parameters import MAX_SEQ
@@ -58,6 +60,8 @@ async def undone(deps: Dependencies, contents: Contents, run: str, event_id: str
         async with deps.bus.use(RUN_DEADLINE) as bus:
             stored = await record(bus, run, target, patch, tree)
         branch = await _branch_moved(repository, events, run, target, tree)
+        with suppress(TableBehind):  # the undo is done; that it cannot be asked about yet is no failure of it
+            await arrived(deps.bus, run, stored.seq)
         return _document(run, target, patch, tree) | {
             "undo_event_id": stored.event.event_id,
             "seq": stored.seq,

@@ -37,6 +37,7 @@ from enchanted.serve.moments.contents import Contents
 from enchanted.serve.moments.history import workspace_at
 from enchanted.serve.moments.seek import Seeker
 from enchanted.serve.queries.runs import ROLES, BudgetBody, ModelUrl, Starts, Text, find_run, repository_path, started
+from enchanted.serve.sources.arrival import arrived
 from enchanted.serve.sources.buslink import RUN_DEADLINE
 from enchanted.serve.sources.dependencies import Dependencies, Deps
 from enchanted.serve.sources.parameters import MAX_SEQ, RunId
@@ -140,6 +141,7 @@ class ForkBody(BaseModel):
 async def restore(run: RunId, body: RestoreBody, request: Request, deps: Deps) -> JsonResponse:
     """Put a state's files into a folder or onto a new branch; with ``dry_run`` only say what that would do."""
     seeker: Seeker = request.app.state.seeker
+    await arrived(deps.bus, run, body.at)
     sought = await seeker.seek(run, body.at)
     state = sought.state
     tree = workspace_at(state, body.workspace, body.at).tree

@@ -34,6 +34,8 @@ class VerifyDocument(BaseModel):
     intact: bool
     complete: bool
     checked: int
+    last_seq: int
+    """Of what was checked; what came while it was is left to the next look."""
     closed: bool
     unanchored: int
     """Chained events that no closing transition vouches for."""

@@ -126,15 +126,15 @@ class Streams:
 
     async def _before(self, run: str) -> int:
         """A sequence that every event of the run comes after, so that older ones need not be looked at."""
+        ends = await self._deps.bus.ends_of_run(run)
         try:
             known = (await self._deps.store.rows("run_bounds", run=run))[0]
         except StoreUnavailable:
             return 0
-        first: int = known["first_seq"]
-        if not first and (events := await self._deps.bus.read_run(run)):
-            first = events[0].seq
-        # Several workers fill the table: what one has written may be a little ahead of another.
-        return max(0, (first or known["newest"]) - LAG)
+        # The stream knows its own subjects exactly. What others wrote of the run the table alone knows, and several
+        # workers fill that: what one has written may be a little ahead of another.
+        firsts = [first for first in (known["first_seq"], ends[0] if ends else 0) if first]
+        return max(0, min(firsts, default=known["newest"]) - LAG)
 
     @property
     def slow(self) -> float:
@@ -142,6 +142,8 @@ class Streams:
         return self._deps.slow_client
 
     async def _pieces(self, query: LiveQuery, start: int, info: StreamInfo) -> AsyncGenerator[Piece, None]:
+        # Whoever is cut off before the first event comes back to here, and not to the "now" of then.
+        yield Piece(seen=start)
         if start + 1 < info.first_seq:
             async with aclosing(self._from_table(query, start, info.first_seq)) as old:
                 async for piece in old:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import asdict, fields
@@ -156,7 +155,9 @@ async def read_diff(
     if end < start:
         raise BadRequest(f"from={start} is after to={end}; give the earlier sequence as `from`")
     seeker: Seeker = request.app.state.seeker
-    after, before = await asyncio.gather(seeker.seek(run, end), seeker.seek(run, start))
+    after = await seeker.seek(run, end)
+    # Not beyond the later one: what comes in between the two looks belongs to neither.
+    before = await seeker.seek(run, min(start, after.state.seq))
     new = workspace_at(after.state, workspace, end).tree
     old = before.state.workspaces[workspace].tree if workspace in before.state.workspaces else ""
     contents: Contents = request.app.state.contents

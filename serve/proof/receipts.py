@@ -16,6 +16,7 @@ from enchanted.serve.documents.answer import JsonResponse, described
 from enchanted.serve.documents.history import ReceiptDocument
 from enchanted.serve.errors import ServeError
 from enchanted.serve.queries.runs import find_run
+from enchanted.serve.sources.arrival import arrived
 from enchanted.serve.sources.dependencies import Dependencies, Deps
 from enchanted.serve.sources.parameters import MAX_SEQ, RunId, Sequence
 from enchanted.serve.sources.store import EventRow
@@ -27,8 +28,11 @@ router = APIRouter(prefix="/api/v1", tags=["history"])
 async def read_receipt(run: RunId, deps: Deps, until: Sequence = MAX_SEQ) -> JsonResponse:
     """What the table holds of a run up to a sequence: each event's hash, each agent's head, one hash over all."""
     await find_run(deps, run)
+    horizon = await arrived(deps.bus, run, until)
     maker = ReceiptMaker()
     async for row in deps.store.run_events(run, until=until):
+        if not horizon.holds(row):
+            continue
         maker.add(_stored(row), sha256_hex(row.raw))
     receipt = maker.receipt(run, made_at=datetime.now(UTC), stream_created=await _stream_created(deps))
     return JsonResponse(await asyncio.to_thread(receipt.document))

@@ -14,6 +14,7 @@ from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import StoredEvent
 from enchanted.schemas.links import Fault, earliest
 from enchanted.serve.errors import ServeError
+from enchanted.serve.sources.arrival import EVERYTHING, Horizon
 from enchanted.serve.sources.dependencies import Dependencies
 from enchanted.serve.sources.store import EventRow
 
@@ -73,7 +74,7 @@ def compare(hashes: Mapping[int, str], event_ids: set[str], stream: Sequence[Sto
     first, last = min(known, default=0), max(known, default=0)
     missing = [stored.seq for stored in lacking(hashes, event_ids, stream)]
     differing = [seq for seq, digest in known.items() if hashes.get(seq, digest) != digest]
-    # Rows before the stream's first are long-term memory, those after its last came in the meantime.
+    # Rows before the stream's first are long-term memory, those after its last are other producers'.
     extra = [seq for seq in hashes if seq not in known and first < seq < last]
     return {
         "checked": True,
@@ -87,8 +88,8 @@ def compare(hashes: Mapping[int, str], event_ids: set[str], stream: Sequence[Sto
 
 async def prove(deps: Dependencies, run: str) -> dict[str, Any]:
     """Both verdicts over a run, cross-checked with the stream when the bus answers."""
-    stream, why = await _from_stream(deps, run)
-    rows = await _caught_up(deps, run, stream)
+    stream, horizon, why = await _from_stream(deps, run)
+    rows = await _caught_up(deps, run, stream, horizon)
     if not why:
         stream, why = await _with_others(deps, rows, stream)
     if why:
@@ -103,6 +104,7 @@ async def prove(deps: Dependencies, run: str) -> dict[str, Any]:
         "intact": first_bad is None and not check["only_in_table"],
         "complete": verdict.complete and not check["only_in_stream"],
         "checked": verdict.checked + rows.unreadable,
+        "last_seq": max(rows.hashes, default=0),
         "closed": verdict.closed,
         "unanchored": verdict.unanchored,
         "first_bad": asdict(first_bad) if first_bad else None,
@@ -111,12 +113,13 @@ async def prove(deps: Dependencies, run: str) -> dict[str, Any]:
     }
 
 
-async def _from_stream(deps: Dependencies, run: str) -> tuple[list[StoredEvent], str]:
-    """The run's events as the stream has them, or why they could not be read."""
+async def _from_stream(deps: Dependencies, run: str) -> tuple[list[StoredEvent], Horizon, str]:
+    """The run's events as the stream has them by now, and how far that is, or why they could not be read."""
     try:
-        return await deps.bus.read_run(run), ""
+        info = await deps.bus.stream_info()
+        return await deps.bus.read_run(run, until=info.last_seq), Horizon(info.last_seq, info.created), ""
     except ServeError as error:
-        return [], str(error)
+        return [], EVERYTHING, str(error)
 
 
 async def _with_others(deps: Dependencies, rows: _Rows, stream: list[StoredEvent]) -> tuple[list[StoredEvent], str]:
@@ -131,12 +134,16 @@ async def _with_others(deps: Dependencies, rows: _Rows, stream: list[StoredEvent
     return stream, "" if stream else "the stream no longer holds this run"
 
 
-async def _caught_up(deps: Dependencies, run: str, stream: Sequence[StoredEvent]) -> _Rows:
-    """The table's rows, read again while it lacks something the stream took in only a moment ago."""
+async def _caught_up(deps: Dependencies, run: str, stream: Sequence[StoredEvent], horizon: Horizon) -> _Rows:
+    """The table's rows, read again while it lacks something the stream took in only a moment ago.
+
+    What came after that is left out: nobody would wait for what is missing of it.
+    """
     while True:
         rows = _Rows(run)
         async for row in deps.store.run_events(run):
-            rows.add(row)
+            if horizon.holds(row):
+                rows.add(row)
         missing = lacking(rows.hashes, rows.event_ids, stream)
         if not any(is_recent(stored) for stored in missing):
             return rows

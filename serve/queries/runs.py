@@ -26,7 +26,7 @@ from enchanted.schemas.foreign import foreign_json
 from enchanted.schemas.gen.events_pb2 import RunTransition
 from enchanted.serve.documents.answer import NOT_MODIFIED, JsonResponse, described, tagged
 from enchanted.serve.documents.runs import RunDocument, StartedRun
-from enchanted.serve.errors import BusUnavailable, KeyReused, RunNotFound, RunsUnavailable, ServeError
+from enchanted.serve.errors import BusUnavailable, KeyReused, RunNotFound, RunsUnavailable
 from enchanted.serve.queries.events import rfc3339
 from enchanted.serve.sources.dependencies import Dependencies, Deps
 from enchanted.serve.sources.parameters import MAX_SEQ, RunId
@@ -224,7 +224,11 @@ async def read_runs(
     names = [row["run"] for row in rows]
     found = await store.rows("run_transitions", runs=names) if names else []
     steps: dict[str, list[Step]] = {name: [] for name in names}
+    lasts = {row["run"]: row["last_seq"] for row in rows}
     for row in found:
+        # One that came in between the two questions would close a run whose last events are not counted.
+        if row["stream_seq"] > lasts[row["run"]]:
+            continue
         with suppress(NotAnEvent):
             _add_step(steps[row["run"]], parse_event(bytes(row["raw"])))
     return [summary(row, steps[row["run"]]) for row in rows]
@@ -266,13 +270,11 @@ async def find_run(deps: Dependencies, run: str) -> dict[str, Any]:
 
     Raises:
         RunNotFound: neither knows it.
+        BusUnavailable: the table does not know it, and the stream could not be asked.
     """
     if found := await read_runs(deps.store, run=run):
         return found[0]
-    try:
-        events = await deps.bus.read_run(run)
-    except ServeError:
-        events = []
+    events = await deps.bus.read_run(run)
     if not events:
         raise RunNotFound(run)
     return summary_of(run, events)

@@ -10,8 +10,9 @@ from typing import Self
 
 from enchanted.bus.connection import Bus
 from enchanted.bus.errors import BlobCorrupt, BlobMissing, BusError, MessageMissing
-from enchanted.bus.reader import RawMessage
-from enchanted.bus.streams import StreamInfo
+from enchanted.bus.reader import RawMessage, consumer_state, message_at
+from enchanted.bus.streams import EVENTS_STREAM, StreamInfo
+from enchanted.bus.subjects import run_filters
 from enchanted.schemas.events import StoredEvent, SwarmEvent
 from enchanted.serve.errors import BusUnavailable, ContentUnavailable
 
@@ -73,11 +74,29 @@ class BusLink:
         async with self.use() as bus:
             return await bus.stream_info()
 
-    async def read_run(self, run: str) -> list[StoredEvent]:
-        """Every event of a run that the stream still holds."""
+    async def ends_of_run(self, run: str) -> tuple[int, int] | None:
+        """The sequences of the first and the last event that the stream holds on the run's own subjects."""
+        questions = [
+            question
+            for subject in run_filters(run)
+            for question in ({"seq": 1, "next_by_subj": subject}, {"last_by_subj": subject})
+        ]
+        async with self.use() as bus:
+            found = await asyncio.gather(*(message_at(bus.link, EVENTS_STREAM, one) for one in questions))
+        seqs = [message.seq for message in found if message is not None]
+        return (min(seqs), max(seqs)) if seqs else None
+
+    async def acknowledged(self, durable: str) -> int:
+        """The sequence up to which a consumer of the stream has acknowledged every event; 0 where there is none."""
+        async with self.use() as bus:
+            state = await consumer_state(bus.link, EVENTS_STREAM, durable)
+        return state.acknowledged if state else 0
+
+    async def read_run(self, run: str, *, until: int | None = None) -> list[StoredEvent]:
+        """Every event of a run that the stream still holds, up to a sequence."""
         await self.stream_info()  # a bus that is away is told apart from a long run within the short deadline
         async with self.use(RUN_DEADLINE) as bus:
-            return await bus.read_run(run)
+            return await bus.read_run(run, until=until)
 
     async def read_events(self, seqs: Sequence[int]) -> list[StoredEvent]:
         """The events with these sequences, without those the stream no longer holds."""

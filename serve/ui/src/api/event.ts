@@ -85,6 +85,8 @@ export interface SwarmEvent {
   event_id: string;
   sha256: string;
   corrupted?: boolean;
+  /** False where fields that were too large for it could not be fetched. */
+  inflated?: boolean;
   trace_id?: string;
   span_id?: string;
   /** A number where the API's schema is older than its producer's. */

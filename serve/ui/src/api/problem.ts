@@ -17,6 +17,10 @@ export class ApiProblem extends Error {
 export const isRefusal = (error: unknown): boolean =>
   error instanceof ApiProblem && error.status >= 400 && error.status < 500 && error.status !== 429;
 
+/** The table does not have the event: not yet, if the live stream told of it. */
+export const isUnknownEvent = (error: unknown): boolean =>
+  error instanceof ApiProblem && error.code === "event-not-found";
+
 export async function problemOf(response: Response): Promise<ApiProblem> {
   const document: unknown = await response.json().catch(() => null);
   const told = (document ?? {}) as { code?: string; title?: string; detail?: string; conflicts?: string[] };

@@ -3,7 +3,7 @@
 import { infiniteQueryOptions, keepPreviousData, queryOptions } from "@tanstack/react-query";
 import { api, ask, documentOf } from "./client";
 import type { SwarmEvent } from "./event";
-import { isRefusal } from "./problem";
+import { isRefusal, isUnknownEvent } from "./problem";
 import type { components } from "./schema";
 
 export type Run = components["schemas"]["RunDocument"];
@@ -24,6 +24,8 @@ const RUNS_AT_ONCE = 100;
 const BEHIND_REFRESH = 500;
 const CLUSTER_REFRESH = 5_000;
 const AGAIN_REFRESH = 3_000;
+/** At a state that seems to lack events: copies of one, which the stream has and the table leaves out, never come. */
+const MOST_LOOKS = 20;
 
 /** What nobody answered is asked again until somebody does. */
 export const whereUnanswered = ({ state: { error } }: { state: { error: Error | null } }) =>
@@ -64,8 +66,11 @@ export const verdictQuery = (run: string, lastSeq: number) =>
     staleTime: Number.POSITIVE_INFINITY,
   });
 
-/** Files, tasks and agents at a sequence, which never change once they are there. */
-export const stateQuery = (run: string, at: number) =>
+/**
+ * Files, tasks and agents at a sequence, which never change once they are there. `events` is how many the page knows of
+ * up to it.
+ */
+export const stateQuery = (run: string, at: number, events = 0) =>
   queryOptions({
     queryKey: ["state", run, at],
     queryFn: async ({ signal }) => {
@@ -73,12 +78,16 @@ export const stateQuery = (run: string, at: number) =>
       return (await documentOf(api.GET("/api/v1/runs/{run}/state", { params, signal }))) as State;
     },
     staleTime: Number.POSITIVE_INFINITY,
-    // The live stream is ahead of the table: the answer then ends before what was asked for.
+    // The live stream is ahead of the table: the answer then ends before what was asked for, or has gaps.
     refetchInterval: (query) => {
-      const { data } = query.state;
-      return data && data.at < at ? BEHIND_REFRESH : whereUnanswered(query);
+      const { data, dataUpdateCount } = query.state;
+      if (data && data.at < at) return BEHIND_REFRESH;
+      return data && dataUpdateCount < MOST_LOOKS && folded(data) < events ? BEHIND_REFRESH : whereUnanswered(query);
     },
   });
+
+/** Events that a state was made of. */
+const folded = (state: State) => state.agents.reduce((sum, agent) => sum + agent.events, 0);
 
 export interface FileAt {
   run: string;
@@ -119,6 +128,12 @@ export const eventQuery = (eventId: string) =>
       return (await documentOf(api.GET("/api/v1/events/{event_id}", { params, signal }))) as unknown as SwarmEvent;
     },
     staleTime: Number.POSITIVE_INFINITY,
+    // The page asks only for events that it was told of: the table has them in a moment, and what is too large for
+    // one is there once the bus is.
+    refetchInterval: (query) => {
+      const { data, error } = query.state;
+      return isUnknownEvent(error) || data?.inflated === false ? BEHIND_REFRESH : whereUnanswered(query);
+    },
   });
 
 export const DECISIONS_AT_ONCE = 100;
@@ -137,6 +152,10 @@ export const decisionsQuery = (run: string, after: number, held: number) =>
       return new Map((page.data as unknown as SwarmEvent[]).map((event) => [event.seq, event.decision ?? {}]));
     },
     staleTime: Number.POSITIVE_INFINITY,
+    refetchInterval: (query) => {
+      const { data, dataUpdateCount } = query.state;
+      return data && data.size < held && dataUpdateCount < MOST_LOOKS ? BEHIND_REFRESH : whereUnanswered(query);
+    },
   });
 
 export const traceQuery = (trace: string) =>

@@ -2660,6 +2660,8 @@ export interface components {
             complete: boolean;
             /** Checked */
             checked: number;
+            /** Last Seq */
+            last_seq: number;
             /** Closed */
             closed: boolean;
             /** Unanchored */

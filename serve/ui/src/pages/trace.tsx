@@ -5,7 +5,7 @@ import { useVirtualizer } from "@tanstack/react-virtual";
 import { useEffect, useMemo, useRef, useState } from "react";
 import { Link } from "wouter";
 import type { SwarmEvent } from "../api/event";
-import { type Trace, traceQuery } from "../api/queries";
+import { type Span, type Trace, traceQuery } from "../api/queries";
 import { linkTo } from "../cursor/address";
 import { AgentName } from "../parts/badges";
 import { Empty, Failure, Loading } from "../parts/notes";
@@ -17,8 +17,22 @@ import { type SpanRow, spanRows } from "../run/spans";
 import { count, milliseconds } from "../run/words";
 import "./trace.css";
 
+const GROWING_REFRESH = 5_000;
+/** Agents that think for longer between two spans are rare, and one can load the page anew. */
+const RESTS_AFTER = 120_000;
+
+/** A trace that is not there is one that nobody has written yet. */
+const isGrowing = (trace: Trace | undefined) =>
+  !trace || Date.now() - Date.parse(trace.spans.reduce(lastOf, "")) < RESTS_AFTER;
+
+const lastOf = (last: string, { end_time, ended_at }: Span) =>
+  [last, end_time ?? "", ended_at].reduce((a, b) => (a > b ? a : b));
+
 export function TracePage({ trace }: { trace: string }) {
-  const { data, error, isPending, refetch } = useQuery(traceQuery(trace));
+  const { data, error, isPending, refetch } = useQuery({
+    ...traceQuery(trace),
+    refetchInterval: ({ state }) => (isGrowing(state.data) ? GROWING_REFRESH : false),
+  });
   useEffect(() => {
     document.title = `Trace ${trace.slice(0, 8)} · Enchanted`;
   }, [trace]);

@@ -4,6 +4,7 @@ import { keepPreviousData, useQuery } from "@tanstack/react-query";
 import { memo, useState } from "react";
 import { Link } from "wouter";
 import { type SwarmEvent, timeOf } from "../../api/event";
+import { isUnknownEvent } from "../../api/problem";
 import { eventQuery } from "../../api/queries";
 import { useCursor } from "../../cursor/store";
 import { AgentName } from "../../parts/badges";
@@ -37,7 +38,7 @@ export const EventPanel = memo(function EventPanel({ log, index }: Props) {
     placeholderData: keepPreviousData,
   });
   const data = whole ?? asked.data;
-  const error = whole ? null : asked.error;
+  const error = whole || (streamed && isUnknownEvent(asked.error)) ? null : asked.error;
   const tools = data && <span className="dim">{KIND_NAMES[data.kind]}</span>;
   return (
     <Panel name="event" title="At the cursor" tools={tools}>

@@ -38,7 +38,7 @@ export const FilesPanel = memo(function FilesPanel({ run, log, index }: Props) {
     keepFileInAddress(key);
   };
   const { data, error, refetch } = useQuery({
-    ...stateQuery(run, at),
+    ...stateQuery(run, at, log.indexAt(at) + 1),
     enabled: at > 0,
     placeholderData: keepPreviousData,
   });

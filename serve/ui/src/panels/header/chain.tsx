@@ -13,7 +13,7 @@ export function ChainBadge({ run, loaded }: { run: Run; loaded: boolean }) {
   const goTo = useCursor((cursor) => cursor.goTo);
   if (error) return <span className="badge badge-dull">chain not checked</span>;
   if (!data) return <span className="badge badge-dull">checking the chain …</span>;
-  const fault = data.first_bad ?? data.missing[0];
+  const fault = data.first_bad ?? data.missing[0] ?? strayed(data);
   if (!fault) {
     const found = data.closed ? "intact and complete" : "intact so far";
     return (
@@ -28,6 +28,14 @@ export function ChainBadge({ run, loaded }: { run: Run; loaded: boolean }) {
       <span aria-hidden="true">!</span> {brokenIn(data)} {where}
     </button>
   );
+}
+
+/** What the table and the stream do not have both. */
+function strayed({ stream }: Verdict): { seq: number; agent_seq: number; why: string } | undefined {
+  const [seq] = [...stream.only_in_stream, ...stream.only_in_table];
+  if (seq === undefined) return undefined;
+  const why = stream.only_in_stream.length ? "the table lacks it" : "the stream never had it";
+  return { seq, agent_seq: 0, why };
 }
 
 const brokenIn = (verdict: Verdict) => (verdict.intact ? "event missing" : "chain broken");
