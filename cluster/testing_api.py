@@ -75,7 +75,7 @@ async def api_process(world: World, folder: Path) -> AsyncIterator[ApiProcess]:
 async def serve(nats_url: str, store_url: str, folder: str, port: str) -> None:
     """The API until input ends."""
     deps = Dependencies(
-        store=Store(store_url, deadline=3), bus=BusLink(nats_url), access=Access(token=TOKEN), cache=Path(folder)
+        store=Store(store_url, deadline=30), bus=BusLink(nats_url), access=Access(token=TOKEN), cache=Path(folder)
     )
     async with served(deps, int(port)):
         print("ready", flush=True)

@@ -22,6 +22,8 @@ from enchanted.serve.sources.store import Store
 from enchanted.serve.testing import ScriptedStarter, World, served
 
 TOKEN = "api-token"
+LIMITS = httpx.Limits(keepalive_expiry=2)
+"""A server closes what rests for five seconds, maybe just when it is used again."""
 
 
 @contextlib.asynccontextmanager
@@ -42,8 +44,8 @@ async def served_world(folder: Path) -> AsyncIterator[World]:
         stack.push_async_callback(_ended, asyncio.create_task(spans.run()))
         starter = ScriptedStarter(bus)
         deps = Dependencies(
-            store=Store(store.url, deadline=3),
-            reader=Store(store.reader_url, deadline=3),
+            store=Store(store.url, deadline=30),
+            reader=Store(store.reader_url, deadline=9),
             bus=BusLink(server.url),
             access=Access(token=TOKEN),
             cache=folder / "cache",
@@ -51,7 +53,9 @@ async def served_world(folder: Path) -> AsyncIterator[World]:
         )
         url = await stack.enter_async_context(served(deps))
         headers = {"Authorization": f"Bearer {TOKEN}"}
-        http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, headers=headers, timeout=30))
+        http = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=url, headers=headers, timeout=30, limits=LIMITS)
+        )
         yield World(
             nats=server, store_url=store.url, store_pid=store.pid, table=table, bus=bus, http=http, url=url,
             token_file=token_file, starter=starter, folder=folder,

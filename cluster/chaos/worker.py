@@ -32,6 +32,7 @@ class Hasty(IngestWorker):
 
     async def _flush(self, deliveries: Sequence[Delivery]) -> None:
         await self._acknowledge(deliveries)
+        await asyncio.sleep(0.3)  # long enough to be killed in
         await super()._flush(deliveries)
 
 

@@ -142,8 +142,8 @@ class Streams:
         return self._deps.slow_client
 
     async def _pieces(self, query: LiveQuery, start: int, info: StreamInfo) -> AsyncGenerator[Piece, None]:
-        # Whoever is cut off before the first event comes back to here, and not to the "now" of then.
-        yield Piece(seen=start)
+        if start:  # whoever is cut off before the first event comes back to here, and not to the "now" of then
+            yield Piece(seen=start)
         if start + 1 < info.first_seq:
             async with aclosing(self._from_table(query, start, info.first_seq)) as old:
                 async for piece in old:

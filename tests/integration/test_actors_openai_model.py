@@ -125,8 +125,8 @@ async def test_a_server_in_trouble_is_asked_again(server: Server, status: int) -
 
 
 async def test_trouble_past_the_deadline_says_what_the_server_said(server: Server) -> None:
-    server.answers = [(500, json.dumps({"error": {"message": "out of memory"}}), {})] * 20
-    async with OpenAIModel(server.url, "served-name", deadline_s=0.8) as model:
+    server.answers = [(500, json.dumps({"error": {"message": "out of memory"}}), {})] * 200
+    async with OpenAIModel(server.url, "served-name", deadline_s=4) as model:
         with pytest.raises(ModelUnavailable, match=r"answered 500: out of memory"):
             await model.complete(REQUEST)
 

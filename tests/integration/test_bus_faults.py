@@ -133,16 +133,20 @@ async def test_a_blob_is_put_and_read_over_a_kill(server: NatsServer) -> None:
 
 
 @pytest.mark.parametrize("age", [0.0, 110.0])
-async def test_an_unknown_outcome_is_resolved_once_the_server_answers_again(server: NatsServer, age: float) -> None:
-    async with asyncio.timeout(DEADLINE), Bus.connect(server.url, retry_for=2.0, ack_timeout=0.5) as bus:
+async def test_an_unknown_outcome_is_resolved_once_the_server_answers_again(
+    server: NatsServer, age: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asyncio.timeout(DEADLINE), Bus.connect(server.url, ack_timeout=0.5) as bus:
         now = 0.0
         log = AgentLog(bus, run_id="run", role="coder", agent_name="coder-1", elapsed=lambda: now)
         await log.emit(signal())
         await server.pause()
+        monkeypatch.setattr(bus.publisher, "_retry_for", 2.0)
         try:
             with pytest.raises(PublishOutcomeUnknown):
                 await log.emit(signal(), signal())
         finally:
+            monkeypatch.undo()
             server.resume()
         now = age
         (stored,) = await log.emit(signal())

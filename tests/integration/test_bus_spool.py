@@ -41,8 +41,8 @@ async def stored(bus: Bus) -> list[str]:
 async def test_messages_of_an_outage_follow_in_order_once(server: NatsServer, tmp_path: Path) -> None:
     names = [f"{number:02d}" for number in range(12)]
     async with asyncio.timeout(40), Bus.connect(server.url) as bus, Spool(tmp_path / "spool") as spool:
+        first = await Publisher(bus.link, spool=spool, spool_after=10).publish(outgoing(names[0]))
         publisher = Publisher(bus.link, spool=spool, spool_after=0.3)
-        first = await publisher.publish(outgoing(names[0]))
         await server.kill()
         away = [await publisher.publish(outgoing(name)) for name in names[1:8]]
         assert publisher.statistics().spool_bytes > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 from collections.abc import Iterator
@@ -21,7 +22,10 @@ def home(tmp_path: Path) -> Iterator[HomeUnderTest]:
 
 
 def raylet_runs(home: HomeUnderTest) -> bool:
-    names = {(Path("/proc") / str(process.pid) / "comm").read_text().strip() for process in home.processes()}
+    names = set()
+    for process in home.processes():
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            names.add((Path("/proc") / str(process.pid) / "comm").read_text().strip())
     return home.service("nats").get("state") == "healthy" and "raylet" in names
 
 

@@ -269,7 +269,7 @@ async def test_a_worker_killed_between_insert_and_acknowledgement_doubles_nothin
     inserted = len(await _names(table))
     assert inserted > 0
 
-    async with _storing(server, store, ack_wait=1.0) as worker:
+    async with _storing(server, store) as worker:
         await _until_acknowledged(server)
         assert worker.statistics().present == inserted
     assert await _names(table) == [f"step {n}" for n in range(1, 91)]

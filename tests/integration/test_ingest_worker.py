@@ -295,7 +295,7 @@ async def test_a_crash_between_insert_and_acknowledgement_doubles_nothing(
         await writer.write(rows, (await bus.stream_info()).created, again=False)
     await writer.close()
 
-    async with _ingesting(server.url, store.url, ack_wait=1.0) as worker:
+    async with _ingesting(server.url, store.url) as worker:
         await _until_count(table, 100)
         await _until_acknowledged(server)
         statistics = worker.statistics()

@@ -272,7 +272,7 @@ async def test_a_run_with_two_orchestrators_reruns_equal(
     require_equal(await rerun(recording, tmp_path / "scratch", patience=5))
 
 
-LAST_WORD = 1.0
+LAST_WORD = 3.0
 """Seconds until what an agent has said is heard at the latest."""
 
 

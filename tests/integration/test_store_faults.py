@@ -83,7 +83,8 @@ async def test_sigterm_ends_it_while_a_statement_runs(tmp_path: Path) -> None:
         async with httpx.AsyncClient(auth=(login.user, login.password), timeout=20) as http:
             await http.get(url + "ping")
             slow = asyncio.create_task(http.post(url, content=SLOW))
-            await asyncio.sleep(0.3)
+            while (await http.post(url, content="SELECT count() FROM system.processes")).text != "2\n":
+                assert not slow.done()
             started = time.monotonic()
 
             status = await store.stop()

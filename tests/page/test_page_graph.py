@@ -40,7 +40,8 @@ async def test_arrows_join_the_lanes_of_those_who_handed_work_on(page: Page, rec
     assert wanted > 5
     await expect(page.get_by_role("button", name=f"Graph of {wanted} hand-offs")).to_be_visible()
     await expect(page.locator(".place")).to_contain_text(f"of {len(recording.events)}")
-    assert await page.locator(".lanes canvas").evaluate(MARKS)
+    # It is drawn with the next frame.
+    await page.wait_for_function(f"({MARKS})(document.querySelector('.lanes canvas'))")
 
 
 async def test_a_run_without_hand_offs_has_no_arrow_and_the_graph_teaches(page: Page, world: World) -> None:

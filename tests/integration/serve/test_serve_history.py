@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from datetime import timedelta
 
 import pytest
 
@@ -13,6 +14,7 @@ from enchanted.bus.batch import Outgoing
 from enchanted.cluster.cli import execute
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import StoredEvent, decision, system_signal
+from enchanted.serve.proof import verify
 from enchanted.serve.testing import History, World, scripted
 
 
@@ -159,7 +161,8 @@ async def test_verify_names_a_tampered_row(world: World, capfdbinary: pytest.Cap
         assert b"NOT INTACT" in capfdbinary.readouterr().out
 
 
-async def test_verify_waits_for_what_the_stream_took_in_just_now(world: World) -> None:
+async def test_verify_waits_for_what_the_stream_took_in_just_now(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "FLUSH_GRACE", timedelta(minutes=1))
     log = AgentLog(world.bus, run_id="run-fresh", role="coder", agent_name="coder-1")
     await log.emit(system_signal(status="STARTING"))
     await world.stored("run-fresh", 1)

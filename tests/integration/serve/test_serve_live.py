@@ -233,7 +233,7 @@ async def test_a_client_that_takes_nothing_is_cut_off(nats: NatsServer, tmp_path
         request = f"GET /api/v1/stream?after=0 HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
         writer.write(request.encode())
         await writer.drain()
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(4)
         received = 0
         async with asyncio.timeout(10):
             while piece := await reader.read(65536):

@@ -192,7 +192,7 @@ async def check_cuts(folder: Path, seconds: int, cuts: int, seed: int) -> None:
         async with Bus.connect(nats.url) as bus:
             stored = [(one.seq, one.event.event_id) async for one in _first(bus.tail(after=0), count)]
     handed = [at for _, _, at in published]
-    assert (count - 1) / (max(handed) - min(handed)) > 0.95 * RATE
+    assert (count - 1) / (max(handed) - min(handed)) > 0.7 * RATE
     assert [seq for seq, _, _ in published] == [seq for seq, _ in stored] == list(range(1, count + 1))
     for client in clients:
         assert client.cuts >= cuts

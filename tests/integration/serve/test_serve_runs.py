@@ -66,7 +66,7 @@ async def test_the_commands_read_what_the_api_says(
     for command in ("run-info", "events", "tail"):
         await run(command, "nobody", code=3)
     assert await run("events", history.run, "--agent", "nobody") == b""
-    assert await run("events", "--agent", "nobody") == b""
+    assert await run("events", "--agent", "who-never-was") == b""
     await run("state", history.run, "--workspace", "nosuch", code=3)
     await run("events", "--cursor", "x", code=2)
     assert await asyncio.to_thread(execute, ["runs", "--url", world.url, "--token-file", "/nowhere"]) == 2
