@@ -35,8 +35,8 @@ def answers(url: str, token: str | None = None) -> int:
 
 
 def test_after_up_everything_is_healthy_and_reachable(home: HomeUnderTest) -> None:
+    eventually(lambda: home.status()["healthy"], seconds=60, about="all services are healthy")
     status = home.status()
-    assert status["healthy"], status
     names = {service["name"]: service["state"] for service in status["services"]}
     assert names == dict.fromkeys(("nats", "store", "ray", "api", "ingest-0"), "healthy")
     assert answers(f"{status['api_url']}/healthz") == 200
@@ -56,8 +56,8 @@ def test_a_second_up_returns_at_once_and_changes_nothing(home: HomeUnderTest) ->
     before = home.state()
     begun = time.monotonic()
     assert home.run("up").returncode == 0
-    # The budget is 2 s on an idle machine.
-    assert time.monotonic() - begun < 5
+    # The budget is 2 s on an idle machine; to start anything takes ten times as long.
+    assert time.monotonic() - begun < 15
     assert home.state() == before
 
 
@@ -122,8 +122,8 @@ def second_home(home: HomeUnderTest, folder: Path, nats_url: str) -> None:
             outputs = {one.communicate()[0], other.communicate()[0]}
         assert (one.returncode, other.returncode) == (0, 0)
         assert len(outputs) == 1, "of two at once, one starts the services"
+        eventually(lambda: second.status()["healthy"], seconds=60, about="the second home is healthy")
         status = second.status()
-        assert status["healthy"], status
         assert status["nats_url"] == nats_url
         assert {service["name"]: service["state"] for service in status["services"]}["nats"] == "external"
         ours = {process.pid for process in home.processes()}
@@ -132,4 +132,4 @@ def second_home(home: HomeUnderTest, folder: Path, nats_url: str) -> None:
         assert not second.processes()
         assert second.status()["state"] == "stopped"
         assert {process.pid for process in home.processes()} == ours
-    assert home.status()["healthy"]
+    eventually(lambda: home.status()["healthy"], seconds=60, about="the first home is healthy")

@@ -121,10 +121,10 @@ def test_a_job_runs_the_swarm_and_its_services_outlive_it_in_a_ray_that_goes_on(
     upload.mkdir()
     variables = {**FREE_PORTS, "ENCHANTED_HOME": str(home.home.path)}
     ray.submit(upload, "up", **variables)
+    eventually(lambda: home.status()["healthy"], seconds=60, about="all services are healthy")
     status = home.status()
-    assert status["healthy"], status
     assert {service["name"]: service["state"] for service in status["services"]}["ray"] == "external"
-    assert "ingest-0" in ray.actors("ALIVE")
+    eventually(lambda: "ingest-0" in ray.actors("ALIVE"), seconds=60, about="ingest runs as an actor")
 
     # A second job knows nothing of the home and finds the services in the cluster.
     git = make_repository(tmp_path / "shop", {"shop.py": "import os\n"})
