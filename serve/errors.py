@@ -317,9 +317,9 @@ class TableBehind(ServeError):
 
     status, code, title, retry_after = 503, "table-behind", "The table has not got all of this run yet", 5
 
-    def __init__(self, run: str, wanted: int, whole: int) -> None:
+    def __init__(self, run: str, wanted: int, why: str) -> None:
         super().__init__(
-            f"{run} goes to sequence {wanted}, and ingest is at {whole}; ask again, or name an earlier sequence; "
+            f"{run} goes to sequence {wanted}, and {why}; ask again, or name an earlier sequence; "
             "`enchanted status` shows how far ingest is"
         )
 

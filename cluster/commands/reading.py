@@ -35,6 +35,7 @@ RUN_COLUMNS = ("run", "state", "started", "events", "decisions", "changes", "tok
 SHOWN = 100
 """Rows of a list unless more are asked for."""
 LAST_SEQ = 2**63 - 1  # `serve.client` has it too, and costs a tenth of a second to import
+Filters = dict[str, str | None]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 MOST = 1_000_000_000
@@ -261,7 +262,8 @@ def tail(
     output = _output(output, as_json)
     filters = {"run": run, "agent": agent, "role": role, "kind": kind}
     with api(url, token_file) as client:
-        newest = client.events(before=LAST_SEQ, limit=1, fields="seq")["data"]
+        # Whatever is not in the table comes after this.
+        whole = client.pipeline()["ingest"]["acknowledged_seq"] if follow else 0
         page = client.events(**filters, before=LAST_SEQ, limit=max(1, lines))["data"]
         past = list(_of_known_run(client, run, page))
         if output is Output.JSON and not follow:
@@ -269,9 +271,18 @@ def tail(
             return
         shown = past[len(past) - min(lines, len(past)) :]
         line = event_line if output is Output.TABLE else json_line
-        # From the last event the table had, so that none falls between table and stream.
-        after = max(one["seq"] for one in (*past[-1:], *newest, {"seq": 0}))
-        emit_lines(map(line, chain(shown, client.follow(after=after, **filters)) if follow else shown))
+        emit_lines(map(line, chain(shown, _going_on(client, past, whole, filters)) if follow else shown))
+
+
+def _going_on(
+    client: ApiClient, past: list[Document], whole: int, filters: dict[str, str | None]
+) -> Iterator[Document]:
+    """What comes after ``past``, and what was on its way between stream and table beyond sequence ``whole``."""
+    known = {event["seq"] for event in past}
+    first, last = (past[0]["seq"], past[-1]["seq"]) if past else (0, whole)
+    for event in client.follow(after=min(whole, last), **filters):
+        if event["seq"] > first and event["seq"] not in known:
+            yield event
 
 
 def event_line(event: Document) -> str:

@@ -20,8 +20,9 @@ from enchanted.schemas.links import Fault, earliest
 from enchanted.serve.documents.answer import JsonResponse, described
 from enchanted.serve.documents.proof import FaultDocument
 from enchanted.serve.errors import ServeError
-from enchanted.serve.proof.verify import is_recent, lacking
+from enchanted.serve.proof.verify import is_recent
 from enchanted.serve.queries.runs import find_run
+from enchanted.serve.sources.arrival import lacking
 from enchanted.serve.sources.dependencies import Dependencies, Deps
 from enchanted.serve.sources.parameters import RunId
 

@@ -60,13 +60,13 @@ async def undone(deps: Dependencies, contents: Contents, run: str, event_id: str
         async with deps.bus.use(RUN_DEADLINE) as bus:
             stored = await record(bus, run, target, patch, tree)
         branch = await _branch_moved(repository, events, run, target, tree)
-        with suppress(TableBehind):  # the undo is done; that it cannot be asked about yet is no failure of it
-            await arrived(deps.bus, run, stored.seq)
-        return _document(run, target, patch, tree) | {
-            "undo_event_id": stored.event.event_id,
-            "seq": stored.seq,
-            "branch": branch,
-        }
+    with suppress(TableBehind):  # the undo is done; that it cannot be asked about yet is no failure of it
+        await arrived(deps, run, stored.seq)
+    return _document(run, target, patch, tree) | {
+        "undo_event_id": stored.event.event_id,
+        "seq": stored.seq,
+        "branch": branch,
+    }
 
 
 async def _newest(deps: Dependencies, run: str) -> Sequence[StoredEvent]:

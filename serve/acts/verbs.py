@@ -141,7 +141,7 @@ class ForkBody(BaseModel):
 async def restore(run: RunId, body: RestoreBody, request: Request, deps: Deps) -> JsonResponse:
     """Put a state's files into a folder or onto a new branch; with ``dry_run`` only say what that would do."""
     seeker: Seeker = request.app.state.seeker
-    await arrived(deps.bus, run, body.at)
+    await arrived(deps, run, body.at)
     sought = await seeker.seek(run, body.at)
     state = sought.state
     tree = workspace_at(state, body.workspace, body.at).tree

@@ -121,7 +121,7 @@ class Streams:
         if start > info.last_seq:
             raise SequenceAhead(start, info.last_seq)
         if query.run and start < info.last_seq:
-            start = max(start, await self._before(query.run))
+            start = min(info.last_seq, max(start, await self._before(query.run)))
         return self._pieces(query, start, info)
 
     async def _before(self, run: str) -> int:

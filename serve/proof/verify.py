@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,8 +14,9 @@ from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import StoredEvent
 from enchanted.schemas.links import Fault, earliest
 from enchanted.serve.errors import ServeError
-from enchanted.serve.sources.arrival import EVERYTHING, Horizon
+from enchanted.serve.sources.arrival import lacking
 from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.parameters import MAX_SEQ
 from enchanted.serve.sources.store import EventRow
 
 SINGLY = 10_000
@@ -27,12 +28,35 @@ NAMED = 20
 """Sequences that are named in one list of differences."""
 
 
+@dataclass(frozen=True, slots=True)
+class Horizon:
+    """How far the stream was looked at; rows beyond it came later, maybe before earlier ones."""
+
+    seq: int
+    created: datetime
+    """Of the stream that ``seq`` counts in."""
+
+    def holds(self, row: EventRow) -> bool:
+        """The row is not of later."""
+        return row.seq <= self.seq or self.is_former(row)
+
+    def is_former(self, row: EventRow) -> bool:
+        """The row is of an older stream of that name, which counted for itself."""
+        return row.time < self.created
+
+
+EVERYTHING = Horizon(MAX_SEQ, datetime(1970, 1, 1, tzinfo=UTC))
+
+
 class _Rows:
     """The table's side: verdict, and each row's bytes by hash."""
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, horizon: Horizon) -> None:
+        self._horizon = horizon
         self._chains = ChainVerifier(run)
         self.hashes: dict[int, str] = {}
+        self.former: set[int] = set()
+        """Sequences of a stream that was there before this one."""
         self.event_ids: set[str] = set()
         self.damaged: Fault | None = None
         self.unreadable = 0
@@ -41,6 +65,8 @@ class _Rows:
         found = sha256_hex(row.raw)
         self.hashes[row.seq] = found
         self.event_ids.add(row.event_id)
+        if self._horizon.is_former(row):
+            self.former.add(row.seq)
         try:
             stored = row.stored()
         except NotAnEvent as error:
@@ -62,14 +88,8 @@ def _fault(stored: StoredEvent, why: str) -> Fault:
     return Fault(seq=stored.seq, agent_id=stored.event.agent_id, agent_seq=stored.event.agent_seq, why=why)
 
 
-def lacking(hashes: Mapping[int, str], event_ids: set[str], stream: Iterable[StoredEvent]) -> list[StoredEvent]:
-    """What the stream has and the table lacks; later copies of an event that is there are no loss."""
-    copies = event_ids - {""}
-    return [stored for stored in stream if stored.seq not in hashes and stored.event.event_id not in copies]
-
-
 def compare(hashes: Mapping[int, str], event_ids: set[str], stream: Sequence[StoredEvent]) -> dict[str, Any]:
-    """Where the table and what was read from the stream before it differ."""
+    """Where the table, without what it has of former streams, and what was read from the stream before it differ."""
     known = {stored.seq: sha256_hex(stored.raw) for stored in stream}
     first, last = min(known, default=0), max(known, default=0)
     missing = [stored.seq for stored in lacking(hashes, event_ids, stream)]
@@ -95,7 +115,8 @@ async def prove(deps: Dependencies, run: str) -> dict[str, Any]:
     if why:
         check = {"checked": False, "why": why, "events": 0, "only_in_stream": [], "only_in_table": [], "differing": []}
     else:
-        check = await asyncio.to_thread(compare, rows.hashes, rows.event_ids, stream)
+        hashes = {seq: digest for seq, digest in rows.hashes.items() if seq not in rows.former}
+        check = await asyncio.to_thread(compare, hashes, rows.event_ids, stream)
     verdict = rows.verdict()
     faults = [fault for fault in (rows.damaged, verdict.first_bad, _differing(check)) if fault]
     first_bad = earliest(faults)
@@ -124,7 +145,7 @@ async def _from_stream(deps: Dependencies, run: str) -> tuple[list[StoredEvent],
 
 async def _with_others(deps: Dependencies, rows: _Rows, stream: list[StoredEvent]) -> tuple[list[StoredEvent], str]:
     """The same with what other producers wrote: their subjects do not name the run, so it is looked up by sequence."""
-    others = sorted(rows.hashes.keys() - {stored.seq for stored in stream})
+    others = sorted(rows.hashes.keys() - rows.former - {stored.seq for stored in stream})
     if len(others) > SINGLY:
         return [], f"more than {SINGLY} events of it would have to be looked up one by one"
     try:
@@ -140,7 +161,7 @@ async def _caught_up(deps: Dependencies, run: str, stream: Sequence[StoredEvent]
     What came after that is left out: nobody would wait for what is missing of it.
     """
     while True:
-        rows = _Rows(run)
+        rows = _Rows(run, horizon)
         async for row in deps.store.run_events(run):
             if horizon.holds(row):
                 rows.add(row)

@@ -393,17 +393,17 @@ async def test_nobody_reads_the_machines_files_as_tables(http: httpx.AsyncClient
 
 
 async def test_an_answer_to_select_1_is_quick(store: StoreProcess) -> None:
-    def quickest() -> float:
+    def quarter() -> float:
         client = clickhouse_connect.get_client(dsn=store.url, autogenerate_session_id=False)
         took = []
         for _ in range(51):
             started = time.perf_counter()
             client.query("SELECT 1")
             took.append(time.perf_counter() - started)
-        return min(took)
+        return sorted(took)[12]
 
     # A delayed acknowledgement of TCP would show as 40 ms.
-    assert await to_thread.run_sync(quickest) < 0.035
+    assert await to_thread.run_sync(quarter) < 0.035
 
 
 async def test_rows_that_fail_when_they_are_written_are_not_reported_as_written(client: AsyncClient) -> None:

@@ -137,12 +137,12 @@ def test_what_the_api_never_takes_is_dropped(cluster: Cluster, api: Api) -> None
 def test_an_api_that_hangs_or_has_gone_costs_one_short_try(
     cluster: Cluster, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded_exporter, "SEND_SECONDS", 0.2)
+    monkeypatch.setattr(embedded_exporter, "SEND_SECONDS", 1.0)
     api.hangs.clear()
     begun = time.monotonic()
     for name in "abcdef":
         cluster.exporter.export(spans(name))
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 5, "six tries would take six seconds"
     cluster.receiver, cluster.time = ("http://127.0.0.1:1", cluster.token_file), cluster.time + PAUSE_SECONDS
     cluster.exporter.export(spans("g"))
     cluster.token_file.unlink()

@@ -125,7 +125,9 @@ async def test_filters_let_through_what_they_name_and_move_the_position_on(nats:
             assert {document["run_id"] for document in follower.seen} == {"run-1"}
         async with httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}) as http:
             lines = await _lines(http, f"{url}/api/v1/stream?after=0&kind=tool_call", until=": alive")
+            now = await _lines(http, f"{url}/api/v1/stream", until=": alive")
     assert "id: 10" in lines
+    assert "id: 10" in now, "who is cut off before the first event comes back to here"
     assert not [line for line in lines if line.startswith("data")]
 
 

@@ -24,8 +24,8 @@ const RUNS_AT_ONCE = 100;
 const BEHIND_REFRESH = 500;
 const CLUSTER_REFRESH = 5_000;
 const AGAIN_REFRESH = 3_000;
-/** At a state that seems to lack events: copies of one, which the stream has and the table leaves out, never come. */
-const MOST_LOOKS = 20;
+/** At an answer that seems to lack something: it may never come, as copies of events that the table leaves out. */
+export const MOST_LOOKS = 20;
 
 /** What nobody answered is asked again until somebody does. */
 export const whereUnanswered = ({ state: { error } }: { state: { error: Error | null } }) =>
@@ -64,6 +64,12 @@ export const verdictQuery = (run: string, lastSeq: number) =>
     queryKey: ["verdict", run, lastSeq],
     queryFn: ({ signal }) => documentOf(api.GET("/api/v1/runs/{run}/verify", { params: { path: { run } }, signal })),
     staleTime: Number.POSITIVE_INFINITY,
+    // A table that is far behind lacks what it will have.
+    refetchInterval: (query) => {
+      const { data, dataUpdateCount } = query.state;
+      const behind = data?.stream.only_in_stream.length && dataUpdateCount < MOST_LOOKS;
+      return behind ? AGAIN_REFRESH : whereUnanswered(query);
+    },
   });
 
 /**
@@ -131,8 +137,9 @@ export const eventQuery = (eventId: string) =>
     // The page asks only for events that it was told of: the table has them in a moment, and what is too large for
     // one is there once the bus is.
     refetchInterval: (query) => {
-      const { data, error } = query.state;
-      return isUnknownEvent(error) || data?.inflated === false ? BEHIND_REFRESH : whereUnanswered(query);
+      const { data, error, dataUpdateCount, errorUpdateCount } = query.state;
+      const early = isUnknownEvent(error) || data?.inflated === false;
+      return early && dataUpdateCount + errorUpdateCount < MOST_LOOKS ? BEHIND_REFRESH : whereUnanswered(query);
     },
   });
 

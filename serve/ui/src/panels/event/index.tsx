@@ -5,7 +5,7 @@ import { memo, useState } from "react";
 import { Link } from "wouter";
 import { type SwarmEvent, timeOf } from "../../api/event";
 import { isUnknownEvent } from "../../api/problem";
-import { eventQuery } from "../../api/queries";
+import { eventQuery, MOST_LOOKS } from "../../api/queries";
 import { useCursor } from "../../cursor/store";
 import { AgentName } from "../../parts/badges";
 import { Failure, Loading } from "../../parts/notes";
@@ -38,7 +38,8 @@ export const EventPanel = memo(function EventPanel({ log, index }: Props) {
     placeholderData: keepPreviousData,
   });
   const data = whole ?? asked.data;
-  const error = whole || (streamed && isUnknownEvent(asked.error)) ? null : asked.error;
+  const early = streamed && isUnknownEvent(asked.error) && asked.errorUpdateCount < MOST_LOOKS;
+  const error = whole || early ? null : asked.error;
   const tools = data && <span className="dim">{KIND_NAMES[data.kind]}</span>;
   return (
     <Panel name="event" title="At the cursor" tools={tools}>
