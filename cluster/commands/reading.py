@@ -35,7 +35,6 @@ RUN_COLUMNS = ("run", "state", "started", "events", "decisions", "changes", "tok
 SHOWN = 100
 """Rows of a list unless more are asked for."""
 LAST_SEQ = 2**63 - 1  # `serve.client` has it too, and costs a tenth of a second to import
-Filters = dict[str, str | None]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 MOST = 1_000_000_000

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from enchanted.bus.streams import StreamInfo
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.chain import ChainVerifier, Verdict
 from enchanted.schemas.errors import NotAnEvent
@@ -16,7 +17,6 @@ from enchanted.schemas.links import Fault, earliest
 from enchanted.serve.errors import ServeError
 from enchanted.serve.sources.arrival import lacking
 from enchanted.serve.sources.dependencies import Dependencies
-from enchanted.serve.sources.parameters import MAX_SEQ
 from enchanted.serve.sources.store import EventRow
 
 SINGLY = 10_000
@@ -28,35 +28,17 @@ NAMED = 20
 """Sequences that are named in one list of differences."""
 
 
-@dataclass(frozen=True, slots=True)
-class Horizon:
-    """How far the stream was looked at; rows beyond it came later, maybe before earlier ones."""
-
-    seq: int
-    created: datetime
-    """Of the stream that ``seq`` counts in."""
-
-    def holds(self, row: EventRow) -> bool:
-        """The row is not of later."""
-        return row.seq <= self.seq or self.is_former(row)
-
-    def is_former(self, row: EventRow) -> bool:
-        """The row is of an older stream of that name, which counted for itself."""
-        return row.time < self.created
-
-
-EVERYTHING = Horizon(MAX_SEQ, datetime(1970, 1, 1, tzinfo=UTC))
+_BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class _Rows:
     """The table's side: verdict, and each row's bytes by hash."""
 
-    def __init__(self, run: str, horizon: Horizon) -> None:
-        self._horizon = horizon
+    def __init__(self, run: str) -> None:
         self._chains = ChainVerifier(run)
         self.hashes: dict[int, str] = {}
-        self.former: set[int] = set()
-        """Sequences of a stream that was there before this one."""
+        self.newest = _BEFORE_ALL
+        """When the stream took in the last of them."""
         self.event_ids: set[str] = set()
         self.damaged: Fault | None = None
         self.unreadable = 0
@@ -65,8 +47,7 @@ class _Rows:
         found = sha256_hex(row.raw)
         self.hashes[row.seq] = found
         self.event_ids.add(row.event_id)
-        if self._horizon.is_former(row):
-            self.former.add(row.seq)
+        self.newest = max(self.newest, row.time)
         try:
             stored = row.stored()
         except NotAnEvent as error:
@@ -89,12 +70,12 @@ def _fault(stored: StoredEvent, why: str) -> Fault:
 
 
 def compare(hashes: Mapping[int, str], event_ids: set[str], stream: Sequence[StoredEvent]) -> dict[str, Any]:
-    """Where the table, without what it has of former streams, and what was read from the stream before it differ."""
+    """Where the table and what was read from the stream before it differ."""
     known = {stored.seq: sha256_hex(stored.raw) for stored in stream}
     first, last = min(known, default=0), max(known, default=0)
     missing = [stored.seq for stored in lacking(hashes, event_ids, stream)]
     differing = [seq for seq, digest in known.items() if hashes.get(seq, digest) != digest]
-    # Rows before the stream's first are long-term memory, those after its last are other producers'.
+    # Rows before the stream's first are long-term memory, those after its last may be a former stream's.
     extra = [seq for seq in hashes if seq not in known and first < seq < last]
     return {
         "checked": True,
@@ -108,15 +89,14 @@ def compare(hashes: Mapping[int, str], event_ids: set[str], stream: Sequence[Sto
 
 async def prove(deps: Dependencies, run: str) -> dict[str, Any]:
     """Both verdicts over a run, cross-checked with the stream when the bus answers."""
-    stream, horizon, why = await _from_stream(deps, run)
-    rows = await _caught_up(deps, run, stream, horizon)
+    stream, now, why = await _from_stream(deps, run)
+    rows = await _caught_up(deps, run, stream, now)
     if not why:
-        stream, why = await _with_others(deps, rows, stream)
+        stream, why = await _with_others(deps, rows, stream, now)
     if why:
         check = {"checked": False, "why": why, "events": 0, "only_in_stream": [], "only_in_table": [], "differing": []}
     else:
-        hashes = {seq: digest for seq, digest in rows.hashes.items() if seq not in rows.former}
-        check = await asyncio.to_thread(compare, hashes, rows.event_ids, stream)
+        check = await asyncio.to_thread(compare, rows.hashes, rows.event_ids, stream)
     verdict = rows.verdict()
     faults = [fault for fault in (rows.damaged, verdict.first_bad, _differing(check)) if fault]
     first_bad = earliest(faults)
@@ -134,18 +114,22 @@ async def prove(deps: Dependencies, run: str) -> dict[str, Any]:
     }
 
 
-async def _from_stream(deps: Dependencies, run: str) -> tuple[list[StoredEvent], Horizon, str]:
-    """The run's events as the stream has them by now, and how far that is, or why they could not be read."""
+async def _from_stream(deps: Dependencies, run: str) -> tuple[list[StoredEvent], StreamInfo | None, str]:
+    """The run's events as the stream has them by now, and the stream of now, or why they could not be read."""
     try:
-        info = await deps.bus.stream_info()
-        return await deps.bus.read_run(run, until=info.last_seq), Horizon(info.last_seq, info.created), ""
+        now = await deps.bus.stream_info()
+        return await deps.bus.read_run(run, until=now.last_seq), now, ""
     except ServeError as error:
-        return [], EVERYTHING, str(error)
+        return [], None, str(error)
 
 
-async def _with_others(deps: Dependencies, rows: _Rows, stream: list[StoredEvent]) -> tuple[list[StoredEvent], str]:
+async def _with_others(
+    deps: Dependencies, rows: _Rows, stream: list[StoredEvent], now: StreamInfo | None
+) -> tuple[list[StoredEvent], str]:
     """The same with what other producers wrote: their subjects do not name the run, so it is looked up by sequence."""
-    others = sorted(rows.hashes.keys() - rows.former - {stored.seq for stored in stream})
+    if now and not stream and rows.newest < now.created:
+        return [], "the run is older than the stream"
+    others = sorted(rows.hashes.keys() - {stored.seq for stored in stream})
     if len(others) > SINGLY:
         return [], f"more than {SINGLY} events of it would have to be looked up one by one"
     try:
@@ -155,20 +139,35 @@ async def _with_others(deps: Dependencies, rows: _Rows, stream: list[StoredEvent
     return stream, "" if stream else "the stream no longer holds this run"
 
 
-async def _caught_up(deps: Dependencies, run: str, stream: Sequence[StoredEvent], horizon: Horizon) -> _Rows:
+async def _caught_up(deps: Dependencies, run: str, stream: Sequence[StoredEvent], now: StreamInfo | None) -> _Rows:
     """The table's rows, read again while it lacks something the stream took in only a moment ago.
 
-    What came after that is left out: nobody would wait for what is missing of it.
+    What came after that is left out: nobody would wait for what is missing of it. What no stream can have sent stays.
     """
     while True:
-        rows = _Rows(run, horizon)
+        rows, later = _Rows(run), list[EventRow]()
         async for row in deps.store.run_events(run):
-            if horizon.holds(row):
+            if now and row.seq > now.last_seq:
+                later.append(row)
+            else:
                 rows.add(row)
+        for row in await _never_sent(deps, later):
+            rows.add(row)
         missing = lacking(rows.hashes, rows.event_ids, stream)
         if not any(is_recent(stored) for stored in missing):
             return rows
         await asyncio.sleep(FLUSH_POLL)
+
+
+async def _never_sent(deps: Dependencies, later: Sequence[EventRow]) -> list[EventRow]:
+    """Of rows beyond the stream's end those that are beyond it still: a former stream's, or somebody's own."""
+    if not later:
+        return []
+    try:
+        end = (await deps.bus.stream_info()).last_seq
+    except ServeError:
+        end = 0
+    return [row for row in later if row.seq > end]
 
 
 def is_recent(stored: StoredEvent) -> bool:

@@ -188,6 +188,47 @@ async def test_a_tool_that_joins_a_run_from_a_plain_subject_is_part_of_the_proof
     assert verdict["stream"]["events"] == 3
 
 
+async def copied(world: World, run: str, seq: int, **columns: str) -> None:
+    """Put a copy of a row in, with other values, as somebody with the writer's password could."""
+    changed = ", ".join(f"{value} AS {name}" for name, value in columns.items())
+    await world.table.command(
+        f"INSERT INTO events SELECT * REPLACE ({changed}) FROM "
+        "(SELECT * FROM events FINAL WHERE run = {run:String} AND stream_seq = {seq:UInt64})",
+        parameters={"run": run, "seq": seq},
+    )
+
+
+async def test_a_row_beyond_the_end_of_the_stream_is_not_taken_for_one_that_came_meanwhile(world: World) -> None:
+    log = AgentLog(world.bus, run_id="run-forged", role="coder", agent_name="coder-1")
+    stored = await log.emit(*(system_signal(status="HEALTHY", detail=f"at {n}") for n in range(3)))
+    await world.stored("run-forged", 3)
+    altered = stored[1].raw.replace(b"at 1", b"at X")
+    await copied(
+        world, "run-forged", stored[1].seq, stream_seq="toUInt64(1000000000)", event_id="'forged'",
+        body=f"unhex('{altered.hex()}')", cut_at="0", sha256=f"unhex('{sha256_hex(altered)}')",
+    )  # fmt: skip
+    verdict = await world.document("runs/run-forged/verify")
+    assert (verdict["intact"], verdict["first_bad"]["seq"]) == (False, 1_000_000_000)
+
+
+async def test_a_row_that_is_altered_and_dated_back_before_the_stream_is_held_against_it(world: World) -> None:
+    log = AgentLog(world.bus, run_id="run-dated-back", role="coder", agent_name="coder-1")
+    stored = await log.emit(*(system_signal(status="HEALTHY", detail=f"at {n}") for n in range(3)))
+    await world.stored("run-dated-back", 3)
+    victim = stored[-1]
+    altered = victim.raw.replace(b"at 2", b"at X")
+    await world.table.command(
+        "DELETE FROM events WHERE run = 'run-dated-back' AND stream_seq = {seq:UInt64}", parameters={"seq": victim.seq}
+    )
+    await copied(
+        world, "run-dated-back", stored[0].seq, stream_seq=f"toUInt64({victim.seq})", event_id="'other'",
+        body=f"unhex('{altered.hex()}')", cut_at="0", sha256=f"unhex('{sha256_hex(altered)}')",
+        stream_time="stream_time - INTERVAL 1 DAY",
+    )  # fmt: skip
+    verdict = await world.document("runs/run-dated-back/verify")
+    assert (verdict["intact"], verdict["stream"]["differing"]) == (False, [victim.seq])
+
+
 async def test_verify_names_a_missing_row(world: World, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     run = "run-thinned"
     log = AgentLog(world.bus, run_id=run, role="coder", agent_name="coder-1")
