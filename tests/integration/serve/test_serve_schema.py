@@ -29,10 +29,10 @@ NEVER_DONE = {
 _TRACE = 0x5C5C
 
 
-@pytest.fixture(scope="module")
-async def known(world: World) -> dict[str, Any]:
-    """Values of things that exist, by the names of parameters and members."""
-    history = await scripted(world, "run-schema")
+@pytest.fixture
+async def known(world: World, tmp_path: Path) -> dict[str, Any]:
+    """Values of things that exist, by the names of parameters and members; a change is undone once, so of a new run."""
+    history = await scripted(world, f"run-{tmp_path.name}")
     body, kind = export_of(span_of(1, _TRACE)).SerializeToString(), {"Content-Type": "application/x-protobuf"}
     assert (await world.http.post("/v1/traces", content=body, headers=kind)).status_code == 200
     trace = f"{_TRACE:032x}"
