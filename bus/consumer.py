@@ -8,25 +8,22 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
 from nats.aio.msg import Msg
 
 from enchanted.bus.connection import Bus
-from enchanted.bus.errors import ApiRefused, BusUnavailable
-from enchanted.bus.frames import headers_of
-from enchanted.bus.link import API, Inbox, Link
+from enchanted.bus.credit import Credit, Pull
+from enchanted.bus.delivery import ACK, Delivery, encode_acks
+from enchanted.bus.errors import ApiRefused, BusClosed, BusUnavailable
+from enchanted.bus.link import API, Inbox
 from enchanted.bus.streams import EVENTS_STREAM
 
 _NANOSECONDS = 1_000_000_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ACK = b"+ACK"
-_TERM = b"+TERM"
 _PULL_ENDED = ("408", "409")
+_TOO_SMALL = "Message Size Exceeds MaxBytes"
 _HEARTBEAT = "100"
-_MSG_ID = b"\r\nNats-Msg-Id:"
 _SUBJECTS = 10_000
 """Spellings of subjects that are remembered."""
 _EXPIRES = 30.0
@@ -39,66 +36,6 @@ _RECLAIM_SETTLE = 0.5
 """Seconds; the server takes a tenth of one to act on a changed ack_wait."""
 
 log = logging.getLogger(__name__)
-
-
-class Delivery:
-    """One message to deal with; without an acknowledgement it comes again after the consumer's ``ack_wait``."""
-
-    # One is made for every event, so it holds what came and reads it when asked.
-    __slots__ = ("head", "link", "nanoseconds", "num_delivered", "payload", "reply", "seq", "subject")
-
-    def __init__(self, subject: str, reply: bytes, head: bytes, payload: bytes, link: Link) -> None:
-        # ``$JS.ACK.…``: nine tokens, or twelve where the account has a domain.
-        tokens = reply.split(b".")
-        first = 4 if len(tokens) == 9 else 6
-        self.num_delivered = int(tokens[first])
-        """1 the first time this consumer delivers it; a consumer that was made again starts over."""
-        self.seq = int(tokens[first + 1])
-        self.nanoseconds = int(tokens[first + 3])
-        """When the server stored it, since 1970."""
-        self.subject = subject
-        self.payload = payload
-        self.head = head
-        """The header block as it came."""
-        self.reply = reply
-        self.link = link
-
-    def __repr__(self) -> str:
-        return f"Delivery(seq={self.seq}, subject={self.subject!r}, num_delivered={self.num_delivered})"
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """By name; of a name that comes twice the last."""
-        return dict(headers_of(self.head)) if self.head else {}
-
-    @property
-    def msg_id(self) -> bytes:
-        """Its ``Nats-Msg-Id``; empty when it has none."""
-        start = self.head.find(_MSG_ID)
-        return self.head[start + len(_MSG_ID) : self.head.find(b"\r\n", start + 2)].strip() if start >= 0 else b""
-
-    @property
-    def time(self) -> datetime:
-        """When the server stored it, to the microsecond."""
-        return _EPOCH + timedelta(microseconds=self.nanoseconds // 1000)
-
-    async def ack(self) -> None:
-        """Done with it. May be lost with the connection: then it comes again."""
-        await self._answer(_ACK)
-
-    async def nak(self, delay: float) -> None:
-        """Deliver it again after ``delay`` seconds."""
-        await self._answer(b"-NAK " + json.dumps({"delay": int(delay * _NANOSECONDS)}).encode())
-
-    async def term(self) -> None:
-        """Never deliver it again."""
-        await self._answer(_TERM)
-
-    async def _answer(self, answer: bytes) -> None:
-        try:
-            await self.link.send(self.reply.decode(), answer)
-        except BusUnavailable as error:
-            log.debug("acknowledgement of %d: %s", self.seq, error)
 
 
 class PullConsumer:
@@ -120,6 +57,8 @@ class PullConsumer:
     ) -> None:
         """``batch`` and ``max_bytes`` bound what is asked for and not yet taken, so they bound memory.
 
+        More is asked for before that runs dry, whether somebody waits for it or not.
+
         Seconds: without an answer for 2.5 ``heartbeat``, or with messages waiting and none delivered for
         ``stalled_after``, the consumer is made again.
         """
@@ -138,7 +77,8 @@ class PullConsumer:
         self._received: deque[Delivery] = deque()
         self._arrived = asyncio.Event()
         self._subjects: dict[bytes, str] = {}
-        self._asked = 0
+        self._credit = Credit(batch, max_bytes)
+        self._sending: set[asyncio.Task[None]] = set()
         self._last_sign = 0.0
         self._last_delivery = 0.0
         self.rebuilds = 0
@@ -162,7 +102,10 @@ class PullConsumer:
 
     async def _drop(self) -> None:
         self._received.clear()
+        self._credit = Credit(self._batch, self._max_bytes)
         inbox, self._inbox = self._inbox, None
+        for sending in self._sending:
+            sending.cancel()
         if inbox is not None:
             await self._link.close_inbox(inbox)
 
@@ -174,6 +117,7 @@ class PullConsumer:
         deadline = time.monotonic() + timeout
         while True:
             deliveries = self._taken(max_messages, max_bytes)
+            self._refill()
             remaining = deadline - time.monotonic()
             if deliveries or remaining <= 0:
                 return deliveries
@@ -184,12 +128,10 @@ class PullConsumer:
                 continue
             except BusUnavailable as error:
                 log.debug("consumer %s: %s", self._durable, error)
-                self._asked = 0
                 await asyncio.sleep(min(0.05, remaining))
             except ApiRefused as error:
                 # It, or its stream, was deleted a moment ago, and may be made again.
                 log.warning("consumer %s is tried again: %s", self._durable, error)
-                self._asked = 0
                 await asyncio.sleep(min(_REFUSED_WAIT, remaining))
 
     async def ack_all(self, deliveries: Sequence[Delivery]) -> None:
@@ -204,13 +146,13 @@ class PullConsumer:
         if self._link.can_write:
 
             def encode(answer_to: str) -> bytes:
-                return _encode_acks([delivery.reply for delivery in deliveries], answer_to)
+                return encode_acks([delivery.reply for delivery in deliveries], answer_to)
 
             await self._link.exchange_encoded(last, len(deliveries), encode, takes_empty=True)
             return
         for delivery in deliveries[:-1]:
-            await self._link.send(delivery.reply.decode(), _ACK)
-        await self._link.request(last, _ACK)
+            await self._link.send(delivery.reply.decode(), ACK)
+        await self._link.request(last, ACK)
 
     async def pending(self) -> int:
         """Messages this consumer has not delivered yet."""
@@ -218,19 +160,22 @@ class PullConsumer:
 
     def _taken(self, max_messages: int, max_bytes: int) -> list[Delivery]:
         deliveries: list[Delivery] = []
-        received, size = self._received, 0
+        received, size, whole = self._received, 0, 0
         while received and len(deliveries) < max_messages:
             size += len(received[0].payload)
             if deliveries and size > max_bytes:
                 break
-            deliveries.append(received.popleft())
+            delivery = received.popleft()
+            deliveries.append(delivery)
+            whole += delivery.size
+        self._credit.taken(len(deliveries), whole)
         return deliveries
 
     async def _wait(self) -> None:
-        """Wait for a message, asking for more first if nothing is asked for."""
+        """Wait for a message, or for the time to look again whether any can come."""
         now = time.monotonic()
         inbox = self._inbox
-        asking = self._asked > 0
+        asking = self._credit.asking
         if inbox is None or inbox.lost or (asking and now - self._last_sign > 2.5 * self._heartbeat):
             await self._rebuild()
             return
@@ -242,8 +187,6 @@ class PullConsumer:
         if self._received:
             return
         self._arrived.clear()
-        if not asking:
-            await self._pull(inbox)
         try:
             async with asyncio.timeout(self._heartbeat / 2):
                 await self._arrived.wait()
@@ -276,8 +219,7 @@ class PullConsumer:
         # A leader that was elected a moment ago may not know yet what is unacknowledged.
         if again or (await self._info())["num_ack_pending"]:
             await self._reclaim()
-        self._inbox = await self._link.open_inbox(self._on_message, self._arrived.set, self._on_frame)
-        self._asked = 0
+        self._inbox = await self._link.open_inbox(self._on_message, self._arrived.set, self._on_frame, numbered=True)
         self._last_sign = self._last_delivery = time.monotonic()
 
     async def _reclaim(self) -> None:
@@ -318,20 +260,35 @@ class PullConsumer:
             await asyncio.sleep(_REFUSED_WAIT)
             await self._link.api(f"CONSUMER.CREATE.{name}", request)
 
-    async def _pull(self, inbox: Inbox) -> None:
+    def _refill(self) -> None:
+        """Ask for as much as there is credit for; sent by tasks, because nobody must wait for that."""
+        inbox, credit = self._inbox, self._credit
+        if inbox is None or inbox.lost:
+            return
+        if not credit.asking:
+            # Nothing was to be expected until now.
+            self._last_sign = self._last_delivery = time.monotonic()
+        while (pull := credit.ask()) is not None:
+            sending = asyncio.create_task(self._send(pull, inbox, credit))
+            self._sending.add(sending)
+            sending.add_done_callback(self._sending.discard)
+
+    async def _send(self, pull: Pull, inbox: Inbox, credit: Credit) -> None:
         request = {
-            "batch": self._batch,
-            "max_bytes": self._max_bytes,
+            "batch": pull.messages,
+            "max_bytes": pull.bytes,
             "expires": int(_EXPIRES * _NANOSECONDS),
             "idle_heartbeat": int(self._heartbeat * _NANOSECONDS),
         }
         subject = f"{API}.CONSUMER.MSG.NEXT.{self._stream}.{self._durable}"
-        await self._link.send(subject, json.dumps(request).encode(), inbox.subject)
-        self._asked = self._batch
-        self._last_sign = self._last_delivery = time.monotonic()
+        try:
+            await self._link.send(subject, json.dumps(request).encode(), f"{inbox.subject}.{pull.number}")
+        except (BusUnavailable, BusClosed) as error:
+            # The inbox is lost with the connection, and the consumer made again.
+            log.debug("consumer %s: %s", self._durable, error)
+            credit.ended(pull.number, pull.messages, pull.bytes)
 
     def _on_frame(self, subject: bytes, reply: bytes, head: bytes, payload: bytes) -> None:
-        self._asked -= 1
         self._last_sign = self._last_delivery = time.monotonic()
         name = self._subjects.get(subject)
         if name is None:
@@ -339,32 +296,39 @@ class PullConsumer:
                 self._subjects.clear()
             name = self._subjects[subject] = subject.decode(errors="surrogateescape")
         try:
-            self._received.append(Delivery(name, reply, head, payload, self._link))
+            delivery = Delivery(name, reply, head, payload, self._link)
         except (ValueError, IndexError):
             log.warning("not from the stream: a message on %s with the reply subject %r", name, reply[:100])
             return
+        self._received.append(delivery)
+        self._credit.arrived(delivery.size)
         self._arrived.set()
 
     def _on_message(self, message: Msg) -> None:
+        headers = message.headers or {}
         if message.reply:
-            head = "".join(f"\r\n{name}: {value}" for name, value in (message.headers or {}).items())
+            # Never more bytes than came: the credit would take a pull for ended that is not.
+            head = "".join(f"\r\n{name}:{value}" for name, value in headers.items())
             block = f"NATS/1.0{head}\r\n\r\n".encode()
             self._on_frame(message.subject.encode(), message.reply.encode(), block, message.data)
             return
         self._last_sign = time.monotonic()
-        status = (message.headers or {}).get("Status", "")
+        status = headers.get("Status", "")
         if status == _HEARTBEAT:
             return
-        self._asked = 0
-        if status not in _PULL_ENDED and self._inbox is not None:
+        if status in _PULL_ENDED:
+            self._on_end(message.subject, headers)
+        elif self._inbox is not None:
             self._inbox.lose()
         self._arrived.set()
 
+    def _on_end(self, subject: str, headers: Mapping[str, str]) -> None:
+        """A pull is over: expired, filled, or too small for the next message."""
+        left = (int(headers.get(f"Nats-Pending-{what}", 0)) for what in ("Messages", "Bytes"))
+        too_small = headers.get("Description", "") == _TOO_SMALL
+        # One that brought nothing is not asked again before somebody waits: the answer may be the same at once.
+        if self._credit.ended(int(subject.rpartition(".")[2]), *left, too_small=too_small):
+            self._refill()
+
     async def _info(self) -> dict[str, Any]:
         return await self._link.api(f"CONSUMER.INFO.{self._stream}.{self._durable}")
-
-
-def _encode_acks(replies: Sequence[bytes], answer_to: str) -> bytes:
-    """Acknowledgements for the wire; the server answers the last one to ``answer_to``."""
-    first = b"PUB " + b" 4\r\n+ACK\r\nPUB ".join(replies)
-    return first + f" {answer_to} 4\r\n+ACK\r\n".encode()

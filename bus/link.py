@@ -281,16 +281,24 @@ class Link:
             raise BusUnavailable(frame.subject, str(error)) from error
 
     async def open_inbox(
-        self, receive: Callable[[Msg], None], wake: Callable[[], None], take: frames.Take | None = None
+        self,
+        receive: Callable[[Msg], None],
+        wake: Callable[[], None],
+        take: frames.Take | None = None,
+        *,
+        numbered: bool = False,
     ) -> Inbox:
         """Subscribe to a new subject: ``receive`` gets each message, ``wake`` is called when the connection broke.
 
         With ``take``, and a nats-py that lets us, messages with a reply subject go there as they came instead.
+        ``numbered``: what is sent to the subject with one token more, not to the subject itself.
         """
         client = self._connection.client
         inbox = Inbox(client.new_inbox(), receive, wake)
         try:
-            inbox.subscription = await client.subscribe(inbox.subject, cb=inbox.on_message)
+            inbox.subscription = await client.subscribe(
+                f"{inbox.subject}.*" if numbered else inbox.subject, cb=inbox.on_message
+            )
         except (nats.errors.Error, OSError) as error:
             raise BusUnavailable("subscribe", str(error)) from error
         if take is not None and frames.CAN_READ:

@@ -13,8 +13,9 @@ from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
 from enchanted.bus.connection import Bus
-from enchanted.bus.consumer import Delivery, PullConsumer
+from enchanted.bus.consumer import PullConsumer
 from enchanted.bus.dead_letters import DeadLetters
+from enchanted.bus.delivery import Delivery
 from enchanted.bus.errors import BusError
 from enchanted.ingest.batch import Batch, BatchLimits
 from enchanted.ingest.errors import TableUnavailable

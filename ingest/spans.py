@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from enchanted.bus.connection import Bus
-from enchanted.bus.consumer import Delivery, PullConsumer
+from enchanted.bus.consumer import PullConsumer
+from enchanted.bus.delivery import Delivery
 from enchanted.bus.streams import SPANS_STREAM
 from enchanted.ingest.batch import BatchLimits
 from enchanted.ingest.errors import NotAnExport

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from enchanted.bus.connection import Bus
-from enchanted.bus.consumer import Delivery, PullConsumer
+from enchanted.bus.consumer import PullConsumer
+from enchanted.bus.delivery import Delivery
 from enchanted.ingest.batch import BatchLimits
 from enchanted.ingest.pull_worker import PullWorker, Verdicts, WorkerStatistics
 from enchanted.ingest.rows import Row, read_row

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from enchanted.bus.consumer import Delivery
+from enchanted.bus.delivery import Delivery
 from enchanted.bus.errors import BusError
 from enchanted.ingest.batch import BatchLimits
 from enchanted.ingest.errors import IngestError, TableUnavailable

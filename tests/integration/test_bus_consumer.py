@@ -14,8 +14,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from enchanted.bus.agent_log import AgentLog, new_id
 from enchanted.bus.batch import Outgoing
 from enchanted.bus.connection import Bus
-from enchanted.bus.consumer import Delivery, PullConsumer
+from enchanted.bus.consumer import PullConsumer
 from enchanted.bus.dead_letters import DeadLetters
+from enchanted.bus.delivery import Delivery
 from enchanted.bus.errors import MessageMissing
 from enchanted.bus.streams import EVENTS_STREAM
 from enchanted.bus.testing import NatsServer, nats_server

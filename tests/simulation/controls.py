@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from enchanted.bus.batch import Ack, Outgoing
-from enchanted.bus.consumer import Delivery
+from enchanted.bus.delivery import Delivery
 from enchanted.bus.errors import PublishForbidden, PublishOutcomeUnknown
 from enchanted.bus.publisher import Publisher
 from enchanted.ingest.rows import Row

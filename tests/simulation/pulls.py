@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,9 +22,16 @@ Deliver = Callable[[str, str, str, bytes, bytes], bool]
 class _Pull:
     inbox: str
     left: int
+    bytes: float
     expires: float
     heartbeat: float
     last_sign: float
+
+    def ended(self, status: str) -> bytes:
+        """The server's last word on it."""
+        size = 0 if math.isinf(self.bytes) else int(self.bytes)
+        head = f"NATS/1.0 {status}\r\nNats-Pending-Messages: {self.left}\r\nNats-Pending-Bytes: {size}\r\n\r\n"
+        return head.encode()
 
 
 @dataclass(slots=True)
@@ -88,7 +96,8 @@ class Consumer:
         now = self._loop.time()
         expires = now + request.get("expires", 30 * _NANOSECONDS) / _NANOSECONDS
         heartbeat = request.get("idle_heartbeat", 0) / _NANOSECONDS
-        pull = _Pull(inbox, int(request.get("batch", 1)), expires, heartbeat or 1e9, now)
+        size = float(request.get("max_bytes", math.inf))
+        pull = _Pull(inbox, int(request.get("batch", 1)), size, expires, heartbeat or 1e9, now)
         self._pulls.append(pull)
         self._loop.call_at(min(expires, now + pull.heartbeat), self._sign, pull, context=OUTSIDE)
         self.work()
@@ -100,26 +109,32 @@ class Consumer:
         self.work()
 
     def work(self) -> None:
-        """Deliver what can be delivered."""
+        """Deliver what can be delivered, to the open pulls in turn."""
         while self._pulls and not self.gone:
             found = self._next()
             if found is None:
                 return
             message, count = found
-            pull = self._pulls[0]
+            pull = self._pulls.popleft()
             reply = (
                 f"$JS.ACK.{self._stream.name}.{self.name}.{count}.{message.seq}.{self._delivered + 1}"
                 f".{message.nanoseconds}.{self._pending() - (count == 1)}"
             )
             payload = b"" if self._headers_only else message.payload
+            size = len(message.subject) + len(reply) + len(message.headers) + len(payload)
+            if size > pull.bytes:
+                self._end(pull, "409 Message Size Exceeds MaxBytes")
+                continue
             if not self._deliver(pull.inbox, message.subject, reply, message.headers, payload):
-                self._pulls.popleft()
                 continue
             self._sent(message.seq, count)
-            pull.left -= 1
+            pull.bytes -= size
+            pull.left = pull.left - 1 if pull.bytes else 0
             pull.last_sign = self._loop.time()
-            if pull.left <= 0:
-                self._pulls.popleft()
+            if pull.left:
+                self._pulls.append(pull)
+            elif pull.bytes and not math.isinf(pull.bytes):
+                self._end(pull, "409 Batch Completed")
 
     def position(self) -> Position:
         """What would be on disk now."""
@@ -138,6 +153,9 @@ class Consumer:
         pulls, self._pulls = list(self._pulls), deque()
         for pull in pulls:
             self._deliver(pull.inbox, pull.inbox, "", status, b"")
+
+    def _end(self, pull: _Pull, status: str) -> None:
+        self._deliver(pull.inbox, pull.inbox, "", pull.ended(status), b"")
 
     def _sent(self, seq: int, count: int) -> None:
         self._delivered += 1
@@ -174,7 +192,7 @@ class Consumer:
         now = self._loop.time()
         if now >= pull.expires:
             self._pulls.remove(pull)
-            self._deliver(pull.inbox, pull.inbox, "", b"NATS/1.0 408 Request Timeout\r\n\r\n", b"")
+            self._end(pull, "408 Request Timeout")
             return
         if now - pull.last_sign >= pull.heartbeat - 1e-6:
             pull.last_sign = now

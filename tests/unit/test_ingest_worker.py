@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from enchanted.bus.connection import Bus
-from enchanted.bus.consumer import Delivery
+from enchanted.bus.delivery import Delivery
 from enchanted.bus.streams import StreamInfo
 from enchanted.ingest.errors import TableUnavailable
 from enchanted.ingest.rows import Row
