@@ -188,6 +188,7 @@ def start_api(endpoints: Endpoints, settings: Settings) -> str:
         **endpoints.as_dict(),
         "ray_dashboard_url": dashboard_url(),
         "swarm": swarm_config(settings, endpoints),
+        "ingest_workers": settings.ingest.workers,
         **_who_may_ask(settings.api),
     }
     serve.run(build_app(config), name=APPLICATION, route_prefix=PROXY_PATH)

@@ -31,7 +31,7 @@ RECONCILED_EVERY = 60.0
 SCRUB_SECONDS = 1.0
 """Of every MEASURED_EVERY, spent on reading stream and table again."""
 RECONCILING = "ingest-0"
-"""One of the pool is enough, and Ray starts it again. `serve.deployment` asks it for its report."""
+"""One of the pool is enough, and Ray starts it again. `serve.deployment` asks it for its report, all for statistics."""
 
 log = logging.getLogger("enchanted.ingest")
 
@@ -66,6 +66,14 @@ class IngestActor:
     def reconciliation(self) -> dict[str, Any] | None:
         """The last report (`Report.as_dict`); None before the first, and in an actor that does not reconcile."""
         return self._reconciliation
+
+    def statistics(self) -> dict[str, Any]:
+        """What the workers for events and for spans have done since they were started; None for one there is not."""
+        return {
+            "name": self._name,
+            "events": self._worker.statistics().as_dict() if self._worker else None,
+            "spans": self._spans.statistics().as_dict() if self._spans else None,
+        }
 
     def _run_for_ever(self) -> None:
         collect_seldom()

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -43,6 +44,24 @@ def test_after_up_everything_is_healthy_and_reachable(home: HomeUnderTest) -> No
     assert answers(f"{status['ray_dashboard_url']}/api/version", Path(status["ray_token_file"]).read_text()) == 200
     with pytest.raises(urllib.error.HTTPError, match="401"):
         answers(f"{status['ray_dashboard_url']}/api/version")
+
+
+def test_the_pipeline_tells_what_the_ingest_actor_did(home: HomeUnderTest) -> None:
+    status = home.status()
+    headers = {"Authorization": f"Bearer {Path(status['token_file']).read_text().strip()}"}
+    request = urllib.request.Request(f"{status['api_url']}/api/v1/pipeline", headers=headers)
+
+    def workers() -> Any:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return json.load(response)["workers"]
+
+    # The actor's own signals are events.
+    eventually(lambda: (workers()[0]["events"] or {}).get("rows"), seconds=60, about="the actor has stored events")
+    (worker,) = workers()
+    assert worker["name"] == "ingest-0"
+    assert 0 < worker["events"]["last_batch"] <= worker["events"]["rows"]
+    assert worker["events"]["last_insert_seconds"] > 0
+    assert worker["spans"]["rows"] >= 0
 
 
 def test_secrets_are_readable_by_their_owner_only(home: HomeUnderTest) -> None:
