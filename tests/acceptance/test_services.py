@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import time
 import urllib.error
@@ -15,11 +16,16 @@ from typing import Any
 import anyio
 import pytest
 
+from enchanted.bus.batch import Outgoing
+from enchanted.bus.connection import Bus
 from enchanted.bus.testing import nats_server
 from enchanted.cluster import probes
 from enchanted.cluster.testing import HomeUnderTest, eventually, home_under_test, kill
+from enchanted.schemas.events import SwarmEvent
 
 pytestmark = pytest.mark.timeout(300)
+
+METRIC = re.compile(r"^(ray_enchanted_\w+)\{(.*)\} (\S+)$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +55,9 @@ def test_after_up_everything_is_healthy_and_reachable(home: HomeUnderTest) -> No
 def test_the_pipeline_tells_what_the_ingest_actor_did(home: HomeUnderTest) -> None:
     status = home.status()
     headers = {"Authorization": f"Bearer {Path(status['token_file']).read_text().strip()}"}
-    request = urllib.request.Request(f"{status['api_url']}/api/v1/pipeline", headers=headers)
 
     def workers() -> Any:
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return json.load(response)["workers"]
+        return read_json(f"{status['api_url']}/api/v1/pipeline", headers)["workers"]
 
     # The actor's own signals are events.
     eventually(lambda: (workers()[0]["events"] or {}).get("rows"), seconds=60, about="the actor has stored events")
@@ -62,6 +66,59 @@ def test_the_pipeline_tells_what_the_ingest_actor_did(home: HomeUnderTest) -> No
     assert 0 < worker["events"]["last_batch"] <= worker["events"]["rows"]
     assert worker["events"]["last_insert_seconds"] > 0
     assert worker["spans"]["rows"] >= 0
+
+
+async def test_copies_with_other_bytes_and_commits_are_among_the_metrics_that_ray_exports(home: HomeUnderTest) -> None:
+    status = home.status()
+    events = [SwarmEvent(event_id="exported", trace_id="9" * 32, agent_id=f"agent-{n}") for n in (1, 1, 2, 3)]
+    async with Bus.connect(status["nats_url"]) as bus:
+        await bus.publisher.publish_many(
+            [
+                Outgoing(
+                    subject="swarm.events.coder.decision", payload=one.SerializeToString(), event_id=f"exported-{n}"
+                )
+                for n, one in enumerate(events)
+            ]
+        )
+    wanted = {
+        'ray_enchanted_ingest_conflicting_total{worker="ingest-0"}': 2,
+        'ray_enchanted_ingest_duplicates_total{worker="ingest-0"}': 3,
+    }
+    seen: dict[str, float] = {}
+
+    def exported() -> bool:
+        seen.update(metrics(status))
+        return seen.items() >= wanted.items()
+
+    await anyio.to_thread.run_sync(
+        partial(eventually, exported, seconds=90, about=f"Ray exports {wanted}, not {seen}"), abandon_on_cancel=True
+    )
+    # The actor's signals go through a publisher of its own.
+    assert seen['ray_enchanted_publisher_messages_total{role="unspecified"}'] > 0
+    assert 0 < seen['ray_enchanted_publisher_mean_commit{role="unspecified"}'] < 30
+    assert seen['ray_enchanted_ingest_insert_seconds_total{worker="ingest-0"}'] > 0
+
+
+def metrics(status: dict[str, Any]) -> dict[str, float]:
+    """Our metrics as Prometheus finds and reads them, with our own tag alone."""
+    headers = {"Authorization": f"Bearer {Path(status['ray_token_file']).read_text().strip()}"}
+    found: dict[str, float] = {}
+    for place in read_json(f"{status['ray_dashboard_url']}/api/prometheus/sd", headers):
+        for target in place["targets"]:
+            try:
+                with urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as response:
+                    text = response.read().decode()
+            except urllib.error.URLError:  # Ray names its autoscaler too, which does not listen
+                continue
+            for name, tags, value in METRIC.findall(text):
+                own = ",".join(tag for tag in tags.split(",") if tag.startswith(("worker=", "role=")))
+                found[f"{name}{{{own}}}"] = float(value)
+    return found
+
+
+def read_json(url: str, headers: dict[str, str]) -> Any:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as response:
+        return json.load(response)
 
 
 def test_secrets_are_readable_by_their_owner_only(home: HomeUnderTest) -> None:
