@@ -1,4 +1,6 @@
-"""The driver that puts our part into Ray: ``python -m enchanted.cluster.deploy deploy|remove --home FOLDER``.
+"""The driver that puts our part into Ray: ``python -m enchanted.cluster.deploy VERB --home FOLDER``.
+
+The verbs: ``deploy``; ``drain``, before our Ray ends; ``remove``, from a Ray that goes on.
 
 Prints one JSON line: what it found, or cause and remedy. It starts together with the services and waits for each
 when it needs it, so that its imports cost no time of their own. Running it twice changes nothing.
@@ -43,7 +45,7 @@ log = logging.getLogger("enchanted.deploy")
 def main() -> int:
     """Run the verb; the exit code is 1 when the report is an error."""
     parser = argparse.ArgumentParser(prog="enchanted.cluster.deploy")
-    parser.add_argument("verb", choices=("deploy", "remove"))
+    parser.add_argument("verb", choices=("deploy", "drain", "remove"))
     parser.add_argument("--home", type=Path, required=True)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -62,13 +64,17 @@ def main() -> int:
 
 
 def run(verb: str, home: Home, settings: Settings) -> dict[str, Any]:
-    """Deploy or remove; returns the report."""
+    """Deploy, drain or remove; returns the report."""
     endpoints = state.read(home).endpoints
     if endpoints is None:
         raise ServiceFailed("deploy", f"{home.state} names no endpoints")
     if verb == "remove":
         connect(endpoints)
         remove(endpoints, settings)
+        return {}
+    if verb == "drain":
+        connect(endpoints)
+        drain_ingest(settings)
         return {}
     import_heavy()
     notes = asyncio.run(prepare_bus_and_store(endpoints, home, settings))
@@ -174,6 +180,23 @@ def start_ingest(endpoints: Endpoints, settings: Settings) -> None:
         ).remote(name, endpoints.nats_url, endpoints.clickhouse_url, settings.ingest)
 
 
+def drain_ingest(settings: Settings) -> None:
+    """Have the ingest actors write and acknowledge what they took; returns in time, whatever they meet."""
+    import ray
+
+    from enchanted.cluster.ingest_actor import DRAIN_SECONDS
+
+    asked = []
+    for number in range(settings.ingest.workers):
+        try:
+            asked.append(ray.get_actor(f"ingest-{number}").drain.remote())
+        except (ValueError, AttributeError):  # there is none, or it is of an older version
+            continue
+    if asked:
+        drained, _ = ray.wait(asked, num_returns=len(asked), timeout=DRAIN_SECONDS + 1)
+        log.info("%d of %d ingest actors are drained", len(drained), len(asked))
+
+
 def start_api(endpoints: Endpoints, settings: Settings) -> str:
     """The Serve application; returns the URL it is served on."""
     from ray import serve
@@ -220,6 +243,7 @@ def remove(endpoints: Endpoints, settings: Settings) -> None:
     serve.delete(APPLICATION)
     if not serve.status().applications:
         serve.shutdown()
+    drain_ingest(settings)
     for number in range(settings.ingest.workers):
         try:
             ray.kill(ray.get_actor(f"ingest-{number}"))

@@ -18,9 +18,11 @@ import pytest
 
 from enchanted.bus.batch import Outgoing
 from enchanted.bus.connection import Bus
+from enchanted.bus.reader import consumer_state
+from enchanted.bus.streams import EVENTS_STREAM
 from enchanted.bus.testing import nats_server
-from enchanted.cluster import probes
 from enchanted.cluster.testing import HomeUnderTest, eventually, home_under_test, kill
+from enchanted.ingest.worker import DURABLE
 from enchanted.schemas.events import SwarmEvent
 
 pytestmark = pytest.mark.timeout(300)
@@ -54,10 +56,9 @@ def test_after_up_everything_is_healthy_and_reachable(home: HomeUnderTest) -> No
 
 def test_the_pipeline_tells_what_the_ingest_actor_did(home: HomeUnderTest) -> None:
     status = home.status()
-    headers = {"Authorization": f"Bearer {Path(status['token_file']).read_text().strip()}"}
 
     def workers() -> Any:
-        return read_json(f"{status['api_url']}/api/v1/pipeline", headers)["workers"]
+        return pipeline(status)["workers"]
 
     # The actor's own signals are events.
     eventually(lambda: (workers()[0]["events"] or {}).get("rows"), seconds=60, about="the actor has stored events")
@@ -114,6 +115,11 @@ def metrics(status: dict[str, Any]) -> dict[str, float]:
                 own = ",".join(tag for tag in tags.split(",") if tag.startswith(("worker=", "role=")))
                 found[f"{name}{{{own}}}"] = float(value)
     return found
+
+
+def pipeline(status: dict[str, Any]) -> Any:
+    headers = {"Authorization": f"Bearer {Path(status['token_file']).read_text().strip()}"}
+    return read_json(f"{status['api_url']}/api/v1/pipeline", headers)
 
 
 def read_json(url: str, headers: dict[str, str]) -> Any:
@@ -189,11 +195,14 @@ async def test_a_second_home_on_an_external_bus_runs_beside_the_first_and_down_e
 ) -> None:
     async with nats_server(tmp_path / "bus", limits=None) as bus:
         await anyio.to_thread.run_sync(partial(second_home, home, tmp_path / "second", bus.url))
-        await probes.nats(bus.url)
+        async with Bus.connect(bus.url) as ours:
+            ingest = await consumer_state(ours.link, EVENTS_STREAM, DURABLE)
+    assert ingest is not None
+    assert ingest.acknowledged > 0, "`down` had written what was taken, an hour before its batch was due"
 
 
 def second_home(home: HomeUnderTest, folder: Path, nats_url: str) -> None:
-    with home_under_test(folder, ENCHANTED_NATS_URL=nats_url) as second:
+    with home_under_test(folder, ENCHANTED_NATS_URL=nats_url, ENCHANTED_INGEST__BATCH_SECONDS="3600") as second:
         with second.popen("up") as one, second.popen("up") as other:
             outputs = {one.communicate()[0], other.communicate()[0]}
         assert (one.returncode, other.returncode) == (0, 0)
@@ -204,6 +213,8 @@ def second_home(home: HomeUnderTest, folder: Path, nats_url: str) -> None:
         assert {service["name"]: service["state"] for service in status["services"]}["nats"] == "external"
         ours = {process.pid for process in home.processes()}
         assert not ours & {process.pid for process in second.processes()}
+        assert pipeline(status)["ingest"]["acknowledged_seq"] == 0
+        eventually(lambda: pipeline(status)["ingest"]["ack_pending"] > 0, seconds=60, about="ingest holds a signal")
         assert second.run("down").returncode == 0
         assert not second.processes()
         assert second.status()["state"] == "stopped"
