@@ -77,7 +77,7 @@ def run(verb: str, home: Home, settings: Settings) -> dict[str, Any]:
         drain_ingest(settings)
         return {}
     import_heavy()
-    notes = asyncio.run(prepare_bus_and_store(endpoints, home, settings))
+    notes = [*asyncio.run(prepare_bus_and_store(endpoints, home, settings)), *crowded(settings)]
     if settings.ray_address is None:
         asyncio.run(_ready(partial(ray_head.ask, endpoints.ray_dashboard_url, home.ray_token)))
     connect(endpoints)
@@ -119,6 +119,17 @@ async def prepare_bus_and_store(endpoints: Endpoints, home: Home, settings: Sett
             f"the bus does not write before it acknowledges: {durability.detail}", "run `enchanted doctor`"
         )
     return [f"events may be lost in a power cut: {durability.detail}"]
+
+
+def crowded(settings: Settings) -> list[str]:
+    """What a person should know who has several workers fill the embedded store. They work, so it is not refused."""
+    workers = settings.ingest.workers
+    if workers == 1 or settings.clickhouse_url is not None:
+        return []
+    return [
+        f"{workers} ingest workers fill the embedded store, which one alone keeps busy, and an event that is published "
+        "twice may be visible twice for a minute; set ingest.workers to 1, or clickhouse_url to a ClickHouse server"
+    ]
 
 
 async def _store_answers(url: str) -> None:
