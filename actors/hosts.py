@@ -29,6 +29,7 @@ from enchanted.actors.models.minimal import MinimalModel
 from enchanted.actors.models.model import Model
 from enchanted.actors.models.openai import OpenAIModel
 from enchanted.actors.orchestrator import Orchestrator
+from enchanted.actors.ray_metrics import PublisherMetrics
 from enchanted.actors.recovery import Recovery, recover
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.roles import Manner, make_role
@@ -85,7 +86,8 @@ class RoleHost:
             manner=Manner(guided=chosen.is_guided, temperature=chosen.temperature),
             site=await self._site(),
         )
-        await self._stack.enter_async_context(vital(log, spec.config.signal_seconds))
+        metrics = PublisherMetrics(spec.role, bus.publisher.statistics)
+        await self._stack.enter_async_context(vital(log, spec.config.signal_seconds, metrics=metrics))
         return log.agent_id
 
     async def _site(self) -> SandboxedSite:
@@ -144,7 +146,8 @@ class OrchestratorHost:
         assert request is not None
         team: Team = self._make_team(request, self._config, ledger)
         folder = self._config.run_folder(self._run_id)
-        async with vital(log, self._config.signal_seconds):
+        metrics = PublisherMetrics("operator", bus.publisher.statistics)
+        async with vital(log, self._config.signal_seconds, metrics=metrics):
             try:
                 repository = await open_repository(folder, request, bus, ledger)
             except ActorError as error:

@@ -12,6 +12,7 @@ import psutil
 
 from enchanted.actors import spans
 from enchanted.actors.config import SIGNAL_SECONDS
+from enchanted.actors.ray_metrics import PublisherMetrics
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.connection import Bus
 from enchanted.bus.errors import BusError
@@ -32,12 +33,16 @@ def vital_signs(process: psutil.Process, status: Status) -> SwarmEvent:
 
 @asynccontextmanager
 async def vital(
-    log: AgentLog, every_seconds: float, status: Callable[[], Status] = lambda: "HEALTHY"
+    log: AgentLog,
+    every_seconds: float,
+    status: Callable[[], Status] = lambda: "HEALTHY",
+    *,
+    metrics: PublisherMetrics,
 ) -> AsyncIterator[None]:
-    """STARTING now, the status every few seconds inside, STOPPING at the end."""
+    """STARTING now, the status every few seconds inside, STOPPING at the end; ``metrics`` are recorded as often."""
     process = psutil.Process(os.getpid())
     await log.emit(vital_signs(process, "STARTING"))
-    beating = asyncio.create_task(_beat(log, process, every_seconds, status))
+    beating = asyncio.create_task(_beat(log, process, every_seconds, status, metrics))
     try:
         yield
     finally:
@@ -57,14 +62,22 @@ async def signal_for_ever(
             with suppress(BusError):
                 async with Bus.connect(nats_url, name=name) as bus:
                     log = AgentLog(bus, run_id="", role="unspecified", agent_name=name)
-                    async with vital(log, every_seconds, status):
+                    metrics = PublisherMetrics("unspecified", bus.publisher.statistics)
+                    async with vital(log, every_seconds, status, metrics=metrics):
                         await asyncio.Event().wait()
             await asyncio.sleep(every_seconds)
 
 
-async def _beat(log: AgentLog, process: psutil.Process, every_seconds: float, status: Callable[[], Status]) -> None:
+async def _beat(
+    log: AgentLog,
+    process: psutil.Process,
+    every_seconds: float,
+    status: Callable[[], Status],
+    metrics: PublisherMetrics,
+) -> None:
     while True:
         await asyncio.sleep(every_seconds)
         # A bus that is away for longer than the publisher retries costs a signal, not the actor.
         with suppress(BusError):
             await log.emit(vital_signs(process, status()))
+        metrics.record()

@@ -1,4 +1,6 @@
-"""The driver that puts our part into Ray: ``python -m enchanted.cluster.deploy deploy|remove --home FOLDER``.
+"""The driver that puts our part into Ray: ``python -m enchanted.cluster.deploy VERB --home FOLDER``.
+
+The verbs: ``deploy``; ``drain``, before our Ray ends; ``remove``, from a Ray that goes on.
 
 Prints one JSON line: what it found, or cause and remedy. It starts together with the services and waits for each
 when it needs it, so that its imports cost no time of their own. Running it twice changes nothing.
@@ -43,7 +45,7 @@ log = logging.getLogger("enchanted.deploy")
 def main() -> int:
     """Run the verb; the exit code is 1 when the report is an error."""
     parser = argparse.ArgumentParser(prog="enchanted.cluster.deploy")
-    parser.add_argument("verb", choices=("deploy", "remove"))
+    parser.add_argument("verb", choices=("deploy", "drain", "remove"))
     parser.add_argument("--home", type=Path, required=True)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -62,7 +64,7 @@ def main() -> int:
 
 
 def run(verb: str, home: Home, settings: Settings) -> dict[str, Any]:
-    """Deploy or remove; returns the report."""
+    """Deploy, drain or remove; returns the report."""
     endpoints = state.read(home).endpoints
     if endpoints is None:
         raise ServiceFailed("deploy", f"{home.state} names no endpoints")
@@ -70,8 +72,12 @@ def run(verb: str, home: Home, settings: Settings) -> dict[str, Any]:
         connect(endpoints)
         remove(endpoints, settings)
         return {}
+    if verb == "drain":
+        connect(endpoints)
+        drain_ingest(settings)
+        return {}
     import_heavy()
-    notes = asyncio.run(prepare_bus_and_store(endpoints, home, settings))
+    notes = [*asyncio.run(prepare_bus_and_store(endpoints, home, settings)), *crowded(settings)]
     if settings.ray_address is None:
         asyncio.run(_ready(partial(ray_head.ask, endpoints.ray_dashboard_url, home.ray_token)))
     connect(endpoints)
@@ -113,6 +119,17 @@ async def prepare_bus_and_store(endpoints: Endpoints, home: Home, settings: Sett
             f"the bus does not write before it acknowledges: {durability.detail}", "run `enchanted doctor`"
         )
     return [f"events may be lost in a power cut: {durability.detail}"]
+
+
+def crowded(settings: Settings) -> list[str]:
+    """What a person should know who has several workers fill the embedded store. They work, so it is not refused."""
+    workers = settings.ingest.workers
+    if workers == 1 or settings.clickhouse_url is not None:
+        return []
+    return [
+        f"{workers} ingest workers fill the embedded store, which one alone keeps busy, and an event that is published "
+        "twice may be visible twice for a minute; set ingest.workers to 1, or clickhouse_url to a ClickHouse server"
+    ]
 
 
 async def _store_answers(url: str) -> None:
@@ -174,6 +191,23 @@ def start_ingest(endpoints: Endpoints, settings: Settings) -> None:
         ).remote(name, endpoints.nats_url, endpoints.clickhouse_url, settings.ingest)
 
 
+def drain_ingest(settings: Settings) -> None:
+    """Have the ingest actors write and acknowledge what they took; returns in time, whatever they meet."""
+    import ray
+
+    from enchanted.cluster.ingest_actor import DRAIN_SECONDS
+
+    asked = []
+    for number in range(settings.ingest.workers):
+        try:
+            asked.append(ray.get_actor(f"ingest-{number}").drain.remote())
+        except (ValueError, AttributeError):  # there is none, or it is of an older version
+            continue
+    if asked:
+        drained, _ = ray.wait(asked, num_returns=len(asked), timeout=DRAIN_SECONDS + 1)
+        log.info("%d of %d ingest actors are drained", len(drained), len(asked))
+
+
 def start_api(endpoints: Endpoints, settings: Settings) -> str:
     """The Serve application; returns the URL it is served on."""
     from ray import serve
@@ -188,6 +222,7 @@ def start_api(endpoints: Endpoints, settings: Settings) -> str:
         **endpoints.as_dict(),
         "ray_dashboard_url": dashboard_url(),
         "swarm": swarm_config(settings, endpoints),
+        "ingest_workers": settings.ingest.workers,
         **_who_may_ask(settings.api),
     }
     serve.run(build_app(config), name=APPLICATION, route_prefix=PROXY_PATH)
@@ -219,6 +254,7 @@ def remove(endpoints: Endpoints, settings: Settings) -> None:
     serve.delete(APPLICATION)
     if not serve.status().applications:
         serve.shutdown()
+    drain_ingest(settings)
     for number in range(settings.ingest.workers):
         try:
             ray.kill(ray.get_actor(f"ingest-{number}"))

@@ -28,10 +28,14 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
 MEASURED_EVERY = 5.0
 RECONCILED_EVERY = 60.0
+DRAIN_SECONDS = 5.0
+"""How long `drain` waits for what is under way."""
+DRAINED_SECONDS = 60.0
+"""Pause of a worker that was drained: if nobody has ended the process by then, it goes on."""
 SCRUB_SECONDS = 1.0
 """Of every MEASURED_EVERY, spent on reading stream and table again."""
 RECONCILING = "ingest-0"
-"""One of the pool is enough, and Ray starts it again. `serve.deployment` asks it for its report."""
+"""One of the pool is enough, and Ray starts it again. `serve.deployment` asks it for its report, all for statistics."""
 
 log = logging.getLogger("enchanted.ingest")
 
@@ -50,6 +54,7 @@ class IngestActor:
         self._worker: IngestWorker | None = None
         self._spans: SpanWorker | None = None
         self._reconciliation: dict[str, Any] | None = None
+        self._running: asyncio.AbstractEventLoop | None = None
         self._metrics = IngestMetrics(name)
         self._span_metrics = SpanMetrics(name)
         # A thread of its own: when Ray has restarted the actor it calls only this constructor again.
@@ -60,18 +65,48 @@ class IngestActor:
         return os.getpid()
 
     def failures(self) -> int:
-        """How often the worker ended and was started again in this process."""
+        """How often the worker failed and was started again in this process."""
         return self._failures
 
     def reconciliation(self) -> dict[str, Any] | None:
         """The last report (`Report.as_dict`); None before the first, and in an actor that does not reconcile."""
         return self._reconciliation
 
+    def statistics(self) -> dict[str, Any]:
+        """What the workers for events and for spans have done since they were started; None for one there is not."""
+        return {
+            "name": self._name,
+            "events": self._worker.statistics().as_dict() if self._worker else None,
+            "spans": self._spans.statistics().as_dict() if self._spans else None,
+        }
+
+    def drain(self) -> bool:
+        """Write and acknowledge what was taken, and take no more, for the process is about to be ended.
+
+        Returns within `DRAIN_SECONDS`, whatever bus and table do; False if something was left by then, which is
+        delivered again to whoever ingests next.
+        """
+        if self._running is None:
+            return True
+        drained = asyncio.run_coroutine_threadsafe(self._drain(), self._running)
+        try:
+            return drained.result(DRAIN_SECONDS + 1)
+        except TimeoutError:
+            return False
+
+    async def _drain(self) -> bool:
+        closing = {asyncio.create_task(worker.close()) for worker in (self._worker, self._spans) if worker is not None}
+        if not closing:
+            return True
+        done, late = await asyncio.wait(closing, timeout=DRAIN_SECONDS)
+        return not late and all(task.exception() is None for task in done)
+
     def _run_for_ever(self) -> None:
         collect_seldom()
         asyncio.run(self._with_signals())
 
     async def _with_signals(self) -> None:
+        self._running = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as group:
             group.create_task(signal_for_ever(self._nats_url, self._name, status=lambda: self._status))
             group.create_task(self._loop())
@@ -89,10 +124,11 @@ class IngestActor:
                 ) as worker:
                     self._worker, pause, self._status = worker, FIRST_PAUSE, "HEALTHY"
                     await worker.run()
+                pause = DRAINED_SECONDS
             except Exception:  # the process boundary: bus and store may be away for any length of time
                 log.exception("%s failed; starting again in %.1f s", self._name, pause)
                 self._status = "DEGRADED"
-            self._failures += 1
+                self._failures += 1
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE, pause * 2)
 
@@ -105,6 +141,7 @@ class IngestActor:
                 ) as worker:
                     self._spans, pause = worker, FIRST_PAUSE
                     await worker.run()
+                pause = DRAINED_SECONDS
             except Exception:  # the process boundary: events must go on whatever spans meet
                 log.exception("spans are not stored; starting again in %.1f s", pause)
             await asyncio.sleep(pause)

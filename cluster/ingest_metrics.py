@@ -4,49 +4,47 @@ from __future__ import annotations
 
 from ray.util.metrics import Counter, Gauge
 
+from enchanted.actors.ray_metrics import Levels, Totals
 from enchanted.ingest.reconcile_report import Report
 from enchanted.ingest.reconciler import Lag
 from enchanted.ingest.spans import SpanStatistics
 from enchanted.ingest.worker import IngestStatistics
 
-_COUNTED = {
-    "rows": "Rows inserted, later copies of an event included",
+_WORKED = {
     "batches": "Batches written",
+    "messages": "Messages taken, in all batches",
+    "inserts": "Writes that the table confirmed",
+    "insert_seconds": "Seconds that these took together",
     "dead_letters": "Messages put among the dead letters",
+    "present": "Delivered again although they were in the table: dropped",
+    "retries": "Tries that failed because bus or table were away",
+    "rebuilds": "Times the consumer was made again because it had fallen silent",
+}
+_WORKING = {
+    "rows_per_second": "Rows inserted per second, over a minute",
+    "last_batch": "Messages of the latest batch",
+    "last_insert_seconds": "Seconds until the table confirmed the latest batch",
+}
+_EVENTS = {
+    "rows": "Rows inserted, later copies of an event included",
     "duplicates": "Later copies of an event id",
-    "retries": "Tries that failed because bus or table were away",
+    "conflicting": "Later copies with other bytes than the first",
 }
-
-_SPANS_COUNTED = {
-    "spans": "Spans inserted",
-    "present": "Spans that were in the table already",
-    "dead_letters": "Messages of spans put among the dead letters",
-    "retries": "Tries that failed because bus or table were away",
-}
+_SPANS = {"spans": "Spans inserted"}
 
 
 class SpanMetrics:
     """The metrics of the worker that stores spans."""
 
     def __init__(self, worker: str) -> None:
-        self._counters = {
-            name: Counter(f"enchanted_spans_{name}_total", description=text, tag_keys=("worker",))
-            for name, text in _SPANS_COUNTED.items()
-        }
-        for counter in self._counters.values():
-            counter.set_default_tags({"worker": worker})
-        self._before = SpanStatistics()
+        tags = {"worker": worker}
+        self._totals = Totals("enchanted_spans", _WORKED | _SPANS, tags)
+        self._levels = Levels("enchanted_spans", _WORKING, tags)
 
     def add(self, statistics: SpanStatistics) -> None:
-        """Count what was done since the last call; statistics that went back are those of a new worker."""
-        now = {name: int(getattr(statistics, name)) for name in _SPANS_COUNTED}
-        before = {name: int(getattr(self._before, name)) for name in _SPANS_COUNTED}
-        if any(now[name] < before[name] for name in now):
-            before = dict.fromkeys(now, 0)
-        for name, counter in self._counters.items():
-            if now[name] > before[name]:
-                counter.inc(now[name] - before[name])
-        self._before = statistics
+        """Count what was done since the last call."""
+        self._totals.follow(statistics)
+        self._levels.show(statistics)
 
 
 class IngestMetrics:
@@ -54,10 +52,8 @@ class IngestMetrics:
 
     def __init__(self, worker: str) -> None:
         tags = {"worker": worker}
-        self._counters = {
-            name: Counter(f"enchanted_ingest_{name}_total", description=text, tag_keys=("worker",))
-            for name, text in _COUNTED.items()
-        }
+        self._totals = Totals("enchanted_ingest", _WORKED | _EVENTS, tags)
+        self._levels = Levels("enchanted_ingest", _WORKING, tags)
         self._lag_seconds = Gauge(
             "enchanted_ingest_lag_seconds", description="Age of the oldest message not ingested", tag_keys=("worker",)
         )
@@ -83,16 +79,13 @@ class IngestMetrics:
             tag_keys=("worker",),
         )
         reconciler = (self._unsound, self._healed, self._damage, self._parts_healed)
-        for metric in (*self._counters.values(), self._lag_seconds, self._lag_events, *reconciler):
+        for metric in (self._lag_seconds, self._lag_events, *reconciler):
             metric.set_default_tags(tags)
-        self._before = dict.fromkeys(_COUNTED, 0)
 
     def add(self, statistics: IngestStatistics) -> None:
-        """Count what was done since the last call; statistics that went back are those of a new worker."""
-        for name, total in increments(self._before, statistics).items():
-            if total:
-                self._counters[name].inc(total)
-        self._before = counted(statistics)
+        """Count what was done since the last call."""
+        self._totals.follow(statistics)
+        self._levels.show(statistics)
 
     def behind(self, lag: Lag) -> None:
         """How far ingest is behind now."""
@@ -109,16 +102,3 @@ class IngestMetrics:
         self._damage.set(sum(ranges.count for ranges in messages) + len(scrub.left))
         if healed := len(scrub.damaged_parts) - len(scrub.left):
             self._parts_healed.inc(healed)
-
-
-def counted(statistics: IngestStatistics) -> dict[str, int]:
-    """The statistics that are metrics."""
-    return {name: int(getattr(statistics, name)) for name in _COUNTED}
-
-
-def increments(before: dict[str, int], statistics: IngestStatistics) -> dict[str, int]:
-    """By how much each has grown."""
-    now = counted(statistics)
-    if any(now[name] < before[name] for name in now):
-        return now
-    return {name: now[name] - before[name] for name in now}

@@ -26,7 +26,9 @@ FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 15.0
 STABLE_SECONDS = 30.0
 DEPLOY_SECONDS = 170.0
-REMOVE_SECONDS = 20.0
+REMOVE_SECONDS = 25.0
+DRAIN_SECONDS = 15.0
+"""Most of them are for connecting to Ray."""
 REAP_SECONDS = 5.0
 DISK_SECONDS = 0.5
 
@@ -57,6 +59,7 @@ class Keeper:
         self._nats: NatsServer | None = None
         self._children: dict[str, Child] = {}
         self._joined_ray = settings.ray_address is not None
+        self._deployed = False
         self._stop = asyncio.Event()
 
     async def run(self) -> int:
@@ -135,19 +138,19 @@ class Keeper:
 
     async def _keep_deployed(self, planned: Plan) -> None:
         """Deploy, and again whenever our Ray was restarted. Raises ServiceFailed when the first time fails."""
-        api, pauses, deployed = ServiceState(name="api", state="starting", port=planned.api_port), Pauses(), False
+        api, pauses = ServiceState(name="api", state="starting", port=planned.api_port), Pauses()
         while True:
-            self._note(replace(api, state="restarting" if deployed else "starting"))
+            self._note(replace(api, state="restarting" if self._deployed else "starting"))
             begun = time.monotonic()
             try:
                 found = await self._deploy("deploy", DEPLOY_SECONDS)
             except ServiceFailed as error:
-                if not deployed:
+                if not self._deployed:
                     raise
                 log.warning("%s", error)
                 await asyncio.sleep(pauses.next(time.monotonic() - begun))
                 continue
-            deployed = True
+            self._deployed = True
             self._note(replace(api, state="healthy"))
             urls = {"api_url": found["api_url"], "ray_dashboard_url": found["ray_dashboard_url"]}
             endpoints = replace(planned.endpoints, **urls)
@@ -205,10 +208,10 @@ class Keeper:
         if "deploy" in self._children:
             await self._children["deploy"].end(grace=2)
         if self._joined_ray and self._state.phase != "failed" and self._state.endpoints:
-            try:
-                await self._deploy("remove", REMOVE_SECONDS)
-            except ServiceFailed as error:
-                log.warning("our actors may still be in the joined Ray: %s", error)
+            await self._try("remove", REMOVE_SECONDS, "our actors may still be in the joined Ray")
+        elif self._deployed and not self._joined_ray and self._children["ray"].process.returncode is None:
+            # So that a table that others keep is whole when we are gone.
+            await self._try("drain", DRAIN_SECONDS, "what ingest took and did not write comes again at the next start")
         for names in (("ray",), ("nats", "store")):
             ending = [
                 self._children[name].end(self._services[name].grace_seconds) for name in names if name in self._children
@@ -216,6 +219,12 @@ class Keeper:
             await asyncio.gather(*ending)
         if self._nats is not None:
             self._nats.clean()
+
+    async def _try(self, verb: str, seconds: float, otherwise: str) -> None:
+        try:
+            await self._deploy(verb, seconds)
+        except ServiceFailed as error:
+            log.warning("%s: %s", otherwise, error)
 
     def _note(self, service: ServiceState) -> None:
         self._publish(services=self._state.with_service(service).services)

@@ -211,6 +211,8 @@ async def _wait_healthy(home: Home, seconds: float, progress: Progress) -> Endpo
         if current.phase in ("failed", "stopped"):
             raise _failed(current, progress)
         if current.phase == "healthy" and current.endpoints and not await _unhealthy(current):
+            for note in current.notes:
+                progress(f"note: {note}")
             return current.endpoints
         if time.monotonic() > deadline:
             waiting = [s.name for s in current.services if s.state not in ("healthy", "external")]

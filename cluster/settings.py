@@ -120,7 +120,7 @@ class IngestSettings(_Section):
     """How events travel from the bus into the store."""
 
     workers: int = Field(default=1, ge=1, le=64)
-    """Ingest actors; the embedded store wants one."""
+    """Ingest actors; the embedded store wants one, and `up` and `status` say so where there are more."""
     batch_rows: int = Field(default=10_000, gt=0)
     batch_seconds: float = Field(default=1.0, gt=0)
     retention_days: int = Field(default=0, ge=0)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -50,6 +52,7 @@ async def served_world(folder: Path) -> AsyncIterator[World]:
             access=Access(token=TOKEN),
             cache=folder / "cache",
             starter=starter,
+            ingest_workers=partial(_figures, worker, spans),
         )
         url = await stack.enter_async_context(served(deps))
         headers = {"Authorization": f"Bearer {TOKEN}"}
@@ -60,6 +63,11 @@ async def served_world(folder: Path) -> AsyncIterator[World]:
             nats=server, store_url=store.url, store_pid=store.pid, table=table, bus=bus, http=http, url=url,
             token_file=token_file, starter=starter, folder=folder,
         )  # fmt: skip
+
+
+async def _figures(worker: IngestWorker, spans: SpanWorker) -> list[dict[str, Any]]:
+    figures = {"events": worker.statistics().as_dict(), "spans": spans.statistics().as_dict()}
+    return [{"name": "ingest-0", **figures}]
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -6,9 +6,9 @@ import asyncio
 import logging
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -19,6 +19,7 @@ from enchanted.bus.delivery import Delivery
 from enchanted.bus.errors import BusError
 from enchanted.ingest.batch import Batch, BatchLimits
 from enchanted.ingest.errors import TableUnavailable
+from enchanted.ingest.statistics import Throughput, WorkerStatistics
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +31,6 @@ _IDLE = 0.5
 
 Verdicts = dict[int, tuple[str, str]]
 """By sequence: one word why a message is a dead letter, and the detail."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WorkerStatistics:
-    """What a worker has done since it was started."""
-
-    batches: int = 0
-    dead_letters: int = 0
-    present: int = 0
-    """Delivered again although they were in the table: dropped."""
-    retries: int = 0
-    last_seq: int = 0
-    last_error: str = ""
 
 
 class Numbered(Protocol):
@@ -83,6 +71,7 @@ class PullWorker(ABC, Generic[R, W, S]):
         self._limits = limits
         self._now = now
         self._statistics = statistics
+        self._throughput = Throughput(now())
         self._stack = AsyncExitStack()
         self._stop = asyncio.Event()
         self._idle = asyncio.Event()
@@ -112,8 +101,14 @@ class PullWorker(ABC, Generic[R, W, S]):
         await self._stack.aclose()
 
     def statistics(self) -> S:
-        """A snapshot."""
-        return self._statistics
+        """A snapshot; any thread may ask."""
+        now, throughput = self._now(), self._throughput
+        return replace(
+            self._statistics,
+            seconds=now - throughput.begun,
+            rows_per_second=throughput.per_second(now),
+            rebuilds=self._consumer.rebuilds,
+        )
 
     async def run(self) -> None:
         """Ingest until `close` is called."""
@@ -190,10 +185,14 @@ class PullWorker(ABC, Generic[R, W, S]):
             return
         dead |= self._refusals(written)
         kept = await self._bury(by_seq, dead)
-        was = self._counted(self._statistics, written)
+        before = self._statistics
+        was = self._counted(before, written)
+        self._throughput = self._throughput.plus(was.stored - before.stored, self._now())
         self._statistics = replace(
             was,
             batches=was.batches + 1,
+            messages=was.messages + len(by_seq),
+            last_batch=len(by_seq),
             dead_letters=was.dead_letters + len(dead) - len(kept),
             last_seq=max(was.last_seq, *by_seq),
         )
@@ -205,7 +204,7 @@ class PullWorker(ABC, Generic[R, W, S]):
         tries = 0
         while rows:
             try:
-                return await self._write(rows, again=tries > 0, salt=salt)
+                return await self._timed(self._write(rows, again=tries > 0, salt=salt))
             except (TableUnavailable, BusError) as error:
                 self._note(error)
             if self._stop.is_set():
@@ -214,6 +213,15 @@ class PullWorker(ABC, Generic[R, W, S]):
             tries += 1
             await self._pause(tries)
         return self._nothing()
+
+    async def _timed(self, writing: Awaitable[W]) -> W:
+        begun = self._now()
+        written = await writing
+        took, was = self._now() - begun, self._statistics
+        self._statistics = replace(
+            was, inserts=was.inserts + 1, insert_seconds=was.insert_seconds + took, last_insert_seconds=took
+        )
+        return written
 
     async def _bury(self, by_seq: dict[int, Delivery], dead: Verdicts) -> set[int]:
         """Put the dead where they belong; returns those that could not be and must come again."""

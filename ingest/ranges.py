@@ -29,6 +29,10 @@ class Ranges:
                 listed.append((first, last))
         return Ranges(self.count + size_of(more), tuple(listed))
 
+    def then(self, more: Ranges) -> Ranges:
+        """With others that come after these, of which some may only be counted."""
+        return Ranges(self.count + more.count, self.plus(more.spans).spans)
+
     def __bool__(self) -> bool:
         return self.count > 0
 

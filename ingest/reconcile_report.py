@@ -60,6 +60,8 @@ class Report:
     """Of them in the table, later copies included; after healing."""
     duplicates: int = 0
     """Of the rows, later copies of an event id."""
+    conflicting: Ranges = field(default_factory=Ranges)
+    """Of those, copies with other bytes than the first, which is the one that is shown. All are kept: no fault."""
     dead_letters: int = 0
     """Of them among the dead letters and not in the table; after healing."""
     missing: Ranges = field(default_factory=Ranges)

@@ -31,6 +31,18 @@ SELECT intDiv(stream_seq, {{size:UInt64}}) AS block, uniqExact(stream_seq) AS ro
 """
 _SEQUENCES = f"SELECT DISTINCT stream_seq {_ROWS} ORDER BY stream_seq LIMIT {{limit:UInt64}}"
 _AMONG = f"SELECT DISTINCT stream_seq {_ROWS} AND stream_seq IN {{seqs:Array(UInt64)}} ORDER BY stream_seq"
+# A copy whose first one went for its age is held against nothing.
+_CONFLICTING = f"""
+WITH later AS (SELECT event_id, stream_seq, sha256 {_ROWS} AND duplicate_of != 0)
+SELECT DISTINCT stream_seq FROM later
+INNER JOIN (
+    SELECT event_id, argMin(sha256, (stream_created, stream_seq)) AS first FROM events
+    WHERE duplicate_of = 0 AND event_id IN (SELECT event_id FROM later) AND _part NOT IN {{skip:Array(String)}}
+    GROUP BY event_id
+) AS firsts USING event_id
+WHERE sha256 != first
+ORDER BY stream_seq
+"""
 _FORMER = """
 SELECT stream_created, uniqExact(stream_seq), min(stream_seq), max(stream_seq) FROM events
 WHERE stream_created != {created:DateTime64(6, 'UTC')} AND _part NOT IN {skip:Array(String)}
@@ -118,6 +130,11 @@ class Table:
             found = await self._query(_AMONG, created=created, first=part[0], last=part[-1], seqs=part)
             there += [int(seq) for (seq,) in found]
         return there
+
+    async def conflicting(self, created: datetime, first: int, last: int) -> list[int]:
+        """Which of a range are later copies with other bytes than the first, ascending."""
+        found = await self._query(_CONFLICTING, created=created, first=first, last=last)
+        return [int(seq) for (seq,) in found]
 
     async def above(self, created: datetime, last: int) -> list[int]:
         """The first sequences above ``last``."""

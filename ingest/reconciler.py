@@ -124,6 +124,7 @@ class Reconciler:
         self._stack = AsyncExitStack()
         self._told: object = None
         self._settled: _Settled | None = None
+        self._conflicts: dict[int, tuple[tuple[datetime, Span, int], Ranges]] = {}
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self._bus)
@@ -253,15 +254,26 @@ class Reconciler:
                 healed=report.healed + healed.rows,
                 buried=report.buried + len(healed.buried),
             )
+        conflicting = await self._conflicting(created, stretch, found.duplicates)
         return replace(
             report,
             in_stream=report.in_stream + stretch[1] - stretch[0] + 1 - within(gaps, stretch),
             rows=report.rows + found.rows,
             duplicates=report.duplicates + found.duplicates,
+            conflicting=report.conflicting.then(conflicting),
             dead_letters=report.dead_letters + found.dead,
             unhealed=report.unhealed.plus(found.missing),
             twofold=report.twofold.plus(found.twofold),
         )
+
+    async def _conflicting(self, created: datetime, stretch: Span, duplicates: int) -> Ranges:
+        """Asked of the table again only where the number of copies has changed: it looks up all their first ones."""
+        key = (created, stretch, duplicates)
+        known = self._conflicts.get(stretch[0])
+        if known is None or known[0] != key:
+            seqs = await self._table.conflicting(created, *stretch) if duplicates else []
+            self._conflicts[stretch[0]] = known = (key, Ranges().plus(spans_of(seqs)))
+        return known[1]
 
     async def _settle(self, look: Look, deep: bool) -> int:
         """Leave one visible row of each event; how many rows are hidden now. Where it cannot, the next check does.

@@ -14,9 +14,10 @@ from enchanted.bus.streams import SPANS_STREAM
 from enchanted.ingest.batch import BatchLimits
 from enchanted.ingest.errors import NotAnExport
 from enchanted.ingest.otlp import read_protobuf
-from enchanted.ingest.pull_worker import PullWorker, Verdicts, WorkerStatistics
+from enchanted.ingest.pull_worker import PullWorker, Verdicts
 from enchanted.ingest.span_rows import SpanRow, rows_of
 from enchanted.ingest.span_writer import SpansWritten, SpanWriter
+from enchanted.ingest.statistics import WorkerStatistics
 
 DURABLE = "ingest-spans"
 """The consumer of whoever stores spans."""
@@ -30,6 +31,11 @@ class SpanStatistics(WorkerStatistics):
 
     spans: int = 0
     """Inserted."""
+
+    @property
+    def stored(self) -> int:
+        """Rows inserted."""
+        return self.spans
 
 
 class SpanWorker(PullWorker[SpanRow, SpansWritten, SpanStatistics]):

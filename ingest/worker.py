@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from enchanted.bus.connection import Bus
 from enchanted.bus.consumer import PullConsumer
 from enchanted.bus.delivery import Delivery
 from enchanted.ingest.batch import BatchLimits
-from enchanted.ingest.pull_worker import PullWorker, Verdicts, WorkerStatistics
+from enchanted.ingest.pull_worker import PullWorker, Verdicts
 from enchanted.ingest.rows import Row, read_row
+from enchanted.ingest.statistics import WorkerStatistics
 from enchanted.ingest.writer import Writer, Written
 from enchanted.schemas.errors import NotAnEvent
 
@@ -31,6 +33,16 @@ class IngestStatistics(WorkerStatistics):
     """Later copies of an event id."""
     conflicting: int = 0
     """Later copies with other bytes than the first."""
+
+    @property
+    def stored(self) -> int:
+        """Rows inserted."""
+        return self.rows
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        # Not super(): slots make the class anew, and super() knows the old one.
+        return {**WorkerStatistics.as_dict(self), "duplicates": self.duplicates, "conflicting": self.conflicting}
 
 
 @dataclass(frozen=True, slots=True)

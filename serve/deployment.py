@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -30,6 +31,8 @@ from enchanted.serve.sources.store import Store
 MAX_ONGOING_REQUESTS = 1_024
 RECONCILING_ACTOR = "ingest-0"
 """Of the pool of ingest actors, the one that reconciles."""
+ACTOR_SECONDS = 1.5
+"""How long an ingest actor may take for an answer; less than the page waits for all of them."""
 
 
 class RayRuns:
@@ -86,12 +89,27 @@ def _node(node: Mapping[str, Any]) -> dict[str, Any]:
 
 async def last_reconciliation() -> dict[str, Any] | None:
     """The report of the ingest actor on this Ray cluster; None while there is none, or it does not answer."""
+    return await _told(RECONCILING_ACTOR, "reconciliation")
+
+
+async def ingest_workers(count: int) -> list[dict[str, Any]]:
+    """What each of the pool says of itself; without figures where an actor is not there or does not answer in time."""
+    names = [f"ingest-{number}" for number in range(count)]
+    told = await asyncio.gather(*(_told(name, "statistics") for name in names))
+    return [one or {"name": name, "events": None, "spans": None} for name, one in zip(names, told, strict=True)]
+
+
+async def _told(name: str, question: str) -> dict[str, Any] | None:
     try:
-        actor = await asyncio.to_thread(ray.get_actor, RECONCILING_ACTOR, namespace=NAMESPACE)
-        report: dict[str, Any] | None = await actor.reconciliation.remote()
-    except (ValueError, RayError):
+        async with asyncio.timeout(ACTOR_SECONDS):
+            actor = await asyncio.to_thread(ray.get_actor, name, namespace=NAMESPACE)
+            answer: dict[str, Any] | None = await getattr(actor, question).remote()
+    except (ValueError, RayError, TimeoutError):
         return None
-    return report
+    except AttributeError:
+        # In a Ray that we joined an actor may be of an older version than ours.
+        return None
+    return answer
 
 
 def dependencies_from(config: Mapping[str, Any]) -> Dependencies:
@@ -99,7 +117,7 @@ def dependencies_from(config: Mapping[str, Any]) -> Dependencies:
     ray_dashboard_url.
 
     ``swarm`` (a SwarmConfig) lets the API start runs; ``api_url`` or ``api_host``, ``hosts`` and ``origins`` widen who
-    may ask, ``rate`` (a Rate) says how often.
+    may ask, ``rate`` (a Rate) says how often; ``ingest_workers`` is how many ingest actors there are.
     """
     swarm: SwarmConfig | None = config.get("swarm")
     return Dependencies(
@@ -114,6 +132,7 @@ def dependencies_from(config: Mapping[str, Any]) -> Dependencies:
         cache=Path(config["home"], "cache", "serve"),
         starter=None if swarm is None else RayRuns(swarm),
         reconciliation=last_reconciliation,
+        ingest_workers=partial(ingest_workers, config.get("ingest_workers", 1)),
         cluster=RayView(dashboard_url=config.get("ray_dashboard_url", "")),
         rate=config.get("rate", Rate()),
     )

@@ -88,6 +88,7 @@ def _show(report: Report) -> None:
     if report.settled:
         rows.append(("settled", f"{report.settled} rows that were visible beside an earlier copy of their event"))
     for name, ranges in (
+        ("conflicting copies", report.conflicting),
         ("not healed", report.unhealed),
         ("lost by the stream", report.stream_gaps),
         ("row and dead letter", report.twofold),

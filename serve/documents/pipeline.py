@@ -53,6 +53,51 @@ class PipelineSpans(BaseModel):
     """Spans in the table."""
 
 
+class WorkerFigures(BaseModel):
+    """What a worker has done since it was started, which a fault of bus or table may make happen again."""
+
+    seconds: float
+    """How long ago that was."""
+    rows: int
+    """Inserted, later copies included."""
+    rows_per_second: float
+    """Over the last 60 seconds, or since the start where that is less."""
+    batches: int
+    mean_batch: float
+    """Messages per batch."""
+    last_batch: int
+    """Messages of the latest batch."""
+    mean_insert_seconds: float
+    """Until the table confirmed a batch, with looking up what was there already; tries that failed do not count."""
+    last_insert_seconds: float
+    present: int
+    """Delivered again although they were in the table: dropped."""
+    dead_letters: int
+    retries: int
+    """Tries that failed because bus or table were away."""
+    rebuilds: int
+    """How often the consumer was made again because it had fallen silent."""
+
+
+class EventWorkerFigures(WorkerFigures):
+    """The same of a worker that stores events."""
+
+    duplicates: int
+    """Of the rows, later copies of an event id."""
+    conflicting: int
+    """Of those, copies with other bytes than the first, which is the one that is shown."""
+
+
+class PipelineWorker(BaseModel):
+    """One ingest worker."""
+
+    name: str
+    events: EventWorkerFigures | None
+    """Absent while it does not answer, or has not begun."""
+    spans: WorkerFigures | None
+    """Only the first of the pool stores spans."""
+
+
 class PipelineDocument(BaseModel):
     """Where events and spans are between stream and table."""
 
@@ -61,5 +106,7 @@ class PipelineDocument(BaseModel):
     table: PipelineTable
     spans: PipelineSpans
     dead_letters: int
+    workers: list[PipelineWorker] | None
+    """Absent where nobody knows of workers, or does not say in time."""
     reconciliation: dict[str, Any] | None
     """What `enchanted reconcile --json` says, as of its ``at``; absent before the first, and where no ingest runs."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter
 
@@ -16,12 +17,14 @@ from enchanted.ingest.spans import DURABLE as SPANS_DURABLE
 from enchanted.ingest.worker import DURABLE
 from enchanted.serve.documents.answer import JsonResponse, described
 from enchanted.serve.documents.pipeline import PipelineDocument
-from enchanted.serve.sources.dependencies import Dependencies, Deps
+from enchanted.serve.sources.dependencies import Deps
 
 router = APIRouter(prefix="/api/v1", tags=["pipeline"])
 
-RECONCILIATION_DEADLINE = 2.0
-"""Seconds the ingest actor may take to say what its last reconciliation found."""
+ACTORS_DEADLINE = 2.0
+"""Seconds the ingest actors may take to say what they did and what the last reconciliation found."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +40,13 @@ class _Flow:
 
 @router.get("/pipeline", response_model=None, responses=described(PipelineDocument))
 async def pipeline(deps: Deps) -> JsonResponse:
-    """Where events and spans are between stream and table, and what the last reconciliation found."""
+    """Where events and spans are between stream and table, what each worker did and the last reconciliation found."""
     async with deps.bus.use() as bus:
         events = await _flow(bus, EVENTS_STREAM, DURABLE)
         spans = await _flow(bus, SPANS_STREAM, SPANS_DURABLE)
         dead_letters = parse_info(await bus.link.api(f"STREAM.INFO.{DEAD_LETTERS_STREAM}")).messages
     (table,) = await deps.store.rows("pipeline", created=events.stream.created)
+    workers, reconciliation = await asyncio.gather(_in_time(deps.ingest_workers), _in_time(deps.reconciliation))
     return JsonResponse(
         {
             "stream": _stream(events),
@@ -54,7 +58,8 @@ async def pipeline(deps: Deps) -> JsonResponse:
             },
             "spans": {"stream": _stream(spans), "ingest": _progress(spans), "rows": table["spans"]},
             "dead_letters": dead_letters,
-            "reconciliation": await _reconciliation(deps),
+            "workers": workers,
+            "reconciliation": reconciliation,
         }
     )
 
@@ -99,11 +104,11 @@ def _age(oldest: RawMessage | None, now: datetime) -> float:
     return 0.0 if oldest is None else round(max(0.0, (now - oldest.time).total_seconds()), 3)
 
 
-async def _reconciliation(deps: Dependencies) -> dict[str, Any] | None:
-    if deps.reconciliation is None:
+async def _in_time(asked: Callable[[], Awaitable[T]] | None) -> T | None:
+    if asked is None:
         return None
     try:
-        async with asyncio.timeout(RECONCILIATION_DEADLINE):
-            return await deps.reconciliation()
+        async with asyncio.timeout(ACTORS_DEADLINE):
+            return await asked()
     except TimeoutError:
         return None

@@ -67,6 +67,8 @@ class Dependencies:
     starter: RunStarter | None = None
     reconciliation: Callable[[], Awaitable[dict[str, Any] | None]] | None = None
     """The last reconciliation's report; None while nobody can say."""
+    ingest_workers: Callable[[], Awaitable[list[dict[str, Any]]]] | None = None
+    """What each ingest worker has done; those that do not say are named without figures."""
     cluster: ClusterView | None = None
     heartbeat: float = HEARTBEAT
     """Seconds between signs of life on a live stream."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import time
 import urllib.error
@@ -10,15 +11,23 @@ import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
+from enchanted.bus.batch import Outgoing
+from enchanted.bus.connection import Bus
+from enchanted.bus.reader import consumer_state
+from enchanted.bus.streams import EVENTS_STREAM
 from enchanted.bus.testing import nats_server
-from enchanted.cluster import probes
 from enchanted.cluster.testing import HomeUnderTest, eventually, home_under_test, kill
+from enchanted.ingest.worker import DURABLE
+from enchanted.schemas.events import SwarmEvent
 
 pytestmark = pytest.mark.timeout(300)
+
+METRIC = re.compile(r"^(ray_enchanted_\w+)\{(.*)\} (\S+)$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +52,79 @@ def test_after_up_everything_is_healthy_and_reachable(home: HomeUnderTest) -> No
     assert answers(f"{status['ray_dashboard_url']}/api/version", Path(status["ray_token_file"]).read_text()) == 200
     with pytest.raises(urllib.error.HTTPError, match="401"):
         answers(f"{status['ray_dashboard_url']}/api/version")
+
+
+def test_the_pipeline_tells_what_the_ingest_actor_did(home: HomeUnderTest) -> None:
+    status = home.status()
+
+    def workers() -> Any:
+        return pipeline(status)["workers"]
+
+    # The actor's own signals are events.
+    eventually(lambda: (workers()[0]["events"] or {}).get("rows"), seconds=60, about="the actor has stored events")
+    (worker,) = workers()
+    assert worker["name"] == "ingest-0"
+    assert 0 < worker["events"]["last_batch"] <= worker["events"]["rows"]
+    assert worker["events"]["last_insert_seconds"] > 0
+    assert worker["spans"]["rows"] >= 0
+
+
+async def test_copies_with_other_bytes_and_commits_are_among_the_metrics_that_ray_exports(home: HomeUnderTest) -> None:
+    status = home.status()
+    events = [SwarmEvent(event_id="exported", trace_id="9" * 32, agent_id=f"agent-{n}") for n in (1, 1, 2, 3)]
+    async with Bus.connect(status["nats_url"]) as bus:
+        await bus.publisher.publish_many(
+            [
+                Outgoing(
+                    subject="swarm.events.coder.decision", payload=one.SerializeToString(), event_id=f"exported-{n}"
+                )
+                for n, one in enumerate(events)
+            ]
+        )
+    wanted = {
+        'ray_enchanted_ingest_conflicting_total{worker="ingest-0"}': 2,
+        'ray_enchanted_ingest_duplicates_total{worker="ingest-0"}': 3,
+    }
+    seen: dict[str, float] = {}
+
+    def exported() -> bool:
+        seen.update(metrics(status))
+        return seen.items() >= wanted.items()
+
+    await anyio.to_thread.run_sync(
+        partial(eventually, exported, seconds=90, about=f"Ray exports {wanted}, not {seen}"), abandon_on_cancel=True
+    )
+    # The actor's signals go through a publisher of its own.
+    assert seen['ray_enchanted_publisher_messages_total{role="unspecified"}'] > 0
+    assert 0 < seen['ray_enchanted_publisher_mean_commit{role="unspecified"}'] < 30
+    assert seen['ray_enchanted_ingest_insert_seconds_total{worker="ingest-0"}'] > 0
+
+
+def metrics(status: dict[str, Any]) -> dict[str, float]:
+    """Our metrics as Prometheus finds and reads them, with our own tag alone."""
+    headers = {"Authorization": f"Bearer {Path(status['ray_token_file']).read_text().strip()}"}
+    found: dict[str, float] = {}
+    for place in read_json(f"{status['ray_dashboard_url']}/api/prometheus/sd", headers):
+        for target in place["targets"]:
+            try:
+                with urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as response:
+                    text = response.read().decode()
+            except urllib.error.URLError:  # Ray names its autoscaler too, which does not listen
+                continue
+            for name, tags, value in METRIC.findall(text):
+                own = ",".join(tag for tag in tags.split(",") if tag.startswith(("worker=", "role=")))
+                found[f"{name}{{{own}}}"] = float(value)
+    return found
+
+
+def pipeline(status: dict[str, Any]) -> Any:
+    headers = {"Authorization": f"Bearer {Path(status['token_file']).read_text().strip()}"}
+    return read_json(f"{status['api_url']}/api/v1/pipeline", headers)
+
+
+def read_json(url: str, headers: dict[str, str]) -> Any:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as response:
+        return json.load(response)
 
 
 def test_secrets_are_readable_by_their_owner_only(home: HomeUnderTest) -> None:
@@ -113,11 +195,14 @@ async def test_a_second_home_on_an_external_bus_runs_beside_the_first_and_down_e
 ) -> None:
     async with nats_server(tmp_path / "bus", limits=None) as bus:
         await anyio.to_thread.run_sync(partial(second_home, home, tmp_path / "second", bus.url))
-        await probes.nats(bus.url)
+        async with Bus.connect(bus.url) as ours:
+            ingest = await consumer_state(ours.link, EVENTS_STREAM, DURABLE)
+    assert ingest is not None
+    assert ingest.acknowledged > 0, "`down` had written what was taken, an hour before its batch was due"
 
 
 def second_home(home: HomeUnderTest, folder: Path, nats_url: str) -> None:
-    with home_under_test(folder, ENCHANTED_NATS_URL=nats_url) as second:
+    with home_under_test(folder, ENCHANTED_NATS_URL=nats_url, ENCHANTED_INGEST__BATCH_SECONDS="3600") as second:
         with second.popen("up") as one, second.popen("up") as other:
             outputs = {one.communicate()[0], other.communicate()[0]}
         assert (one.returncode, other.returncode) == (0, 0)
@@ -128,6 +213,8 @@ def second_home(home: HomeUnderTest, folder: Path, nats_url: str) -> None:
         assert {service["name"]: service["state"] for service in status["services"]}["nats"] == "external"
         ours = {process.pid for process in home.processes()}
         assert not ours & {process.pid for process in second.processes()}
+        assert pipeline(status)["ingest"]["acknowledged_seq"] == 0
+        eventually(lambda: pipeline(status)["ingest"]["ack_pending"] > 0, seconds=60, about="ingest holds a signal")
         assert second.run("down").returncode == 0
         assert not second.processes()
         assert second.status()["state"] == "stopped"

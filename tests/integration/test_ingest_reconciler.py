@@ -142,6 +142,25 @@ async def test_lost_rows_are_named_by_exact_range_and_healed_as_often_as_they_ar
     assert await world.seqs() == list(every)
 
 
+async def test_copies_with_other_bytes_than_the_first_are_named_and_are_no_fault(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same, other = _event(1), _event(2, event_id="e-1")
+    await world.publish([same, same, other, _event(3), other, same], "m")
+    await world.ingest()
+    async with world.reconciler() as reconciler:
+        report = await reconciler.check()
+        assert (report.sound, report.rows, report.duplicates) == (True, 6, 4)
+        assert report.conflicting == Ranges(2, ((3, 3), (5, 5)))
+
+        # The message that comes first counts, also where its row is written last.
+        await world.lose("stream_seq IN (1, 2)")
+        report = await reconciler.check()
+        assert (report.sound, report.healed, report.conflicting) == (True, 2, Ranges(2, ((3, 3), (5, 5))))
+    data._show(report)
+    assert "conflicting copies\t2: 3, 5" in capsys.readouterr().out
+
+
 async def test_dead_letters_and_duplicates_are_dispositions(world: World) -> None:
     await world.publish([_event(1), b"\xff\xff", _event(1), _event(2), b"\x08"], "m")
     await world.ingest()

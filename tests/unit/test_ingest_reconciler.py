@@ -10,12 +10,10 @@ from datetime import UTC, datetime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enchanted.cluster.ingest_metrics import increments
 from enchanted.ingest.ranges import LISTED, Ranges, contains, joined, pieces, spans_of, without
 from enchanted.ingest.reconcile_compare import BLOCK, compare
 from enchanted.ingest.reconcile_report import AgentGap, Agents, FormerStream, Report
 from enchanted.ingest.reconcile_table import Block
-from enchanted.ingest.worker import IngestStatistics
 
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)
 SEQS = st.frozensets(st.integers(1, 60))
@@ -128,7 +126,8 @@ def test_a_report_with_any_fault_is_not_sound() -> None:
     assert replace(report, missing=one, healed=1, former_streams=(FormerStream(CREATED, 1, 1, 1),)).sound
 
 
-def test_the_metrics_of_a_worker_that_was_made_again_go_on() -> None:
-    before = {"rows": 10, "batches": 2, "dead_letters": 0, "duplicates": 0, "retries": 1}
-    assert increments(before, IngestStatistics(rows=15, batches=3, retries=1))["rows"] == 5
-    assert increments(before, IngestStatistics(rows=4, batches=3, retries=1))["rows"] == 4
+def test_ranges_that_are_only_counted_stay_counted_when_others_follow() -> None:
+    many = Ranges().plus([(seq, seq) for seq in range(1, 4 * LISTED, 2)])
+    both = many.then(Ranges(5, ((9_000, 9_001),)))
+    assert (both.count, both.spans) == (2 * LISTED + 5, many.spans)
+    assert Ranges(2, ((3, 4),)).then(Ranges(3, ((5, 5), (9, 10)))) == Ranges(5, ((3, 5), (9, 10)))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
+import pytest
 
 from enchanted.bus.batch import Outgoing
 from enchanted.bus.connection import Bus
@@ -52,6 +53,38 @@ async def test_the_pipeline_says_where_events_are(world: World) -> None:
     assert after["reconciliation"] is None
 
 
+async def test_a_copy_with_other_bytes_and_what_the_worker_did_are_counted(world: World) -> None:
+    (before,) = (await world.document("pipeline"))["workers"]
+    first = SwarmEvent(event_id="pipeline-conflict", trace_id="9" * 32, agent_id="pipeline")
+    other = SwarmEvent(event_id="pipeline-conflict", trace_id="9" * 32, agent_id="pipeline", task_id="another")
+    messages = [
+        Outgoing(subject="swarm.events.architect.decision", payload=one.SerializeToString(), event_id=f"conflict-{n}")
+        for n, one in enumerate([first, first, other])
+    ]
+    await world.bus.publisher.publish_many(messages)
+
+    async def written() -> bool:
+        (worker,) = (await world.document("pipeline"))["workers"]
+        return bool(worker["events"]["rows"] >= before["events"]["rows"] + 3)
+
+    await until(written)
+    (after,) = (await world.document("pipeline"))["workers"]
+    was, now = before["events"], after["events"]
+    assert after["name"] == "ingest-0"
+    assert {name: now[name] - was[name] for name in ("rows", "duplicates", "conflicting", "batches", "retries")} == {
+        "rows": 3,
+        "duplicates": 2,
+        "conflicting": 1,
+        "batches": 1,
+        "retries": 0,
+    }
+    assert now["last_batch"] == 3
+    assert now["mean_batch"] == pytest.approx((was["mean_batch"] * was["batches"] + 3) / now["batches"], abs=0.2)
+    assert now["rows_per_second"] > 0
+    assert 0 < now["last_insert_seconds"] < 30
+    assert "duplicates" not in after["spans"]
+
+
 async def test_the_pipeline_needs_the_token(world: World) -> None:
     async with httpx.AsyncClient(base_url=world.url) as stranger:
         assert (await stranger.get("/api/v1/pipeline")).status_code == 401
@@ -64,10 +97,14 @@ async def test_without_ingest_the_lag_grows_and_a_silent_reconciler_is_not_waite
         await asyncio.Event().wait()
         return None
 
+    async def silent_workers() -> list[dict[str, Any]]:
+        await asyncio.Event().wait()
+        return []
+
     async def telling() -> dict[str, Any] | None:
         return {"sound": True}
 
-    monkeypatch.setattr(pipeline, "RECONCILIATION_DEADLINE", 0.05)
+    monkeypatch.setattr(pipeline, "ACTORS_DEADLINE", 0.05)
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(nats_server(world.folder / "idle", sync="default"))
         bus = await stack.enter_async_context(Bus.connect(server.url))
@@ -79,6 +116,7 @@ async def test_without_ingest_the_lag_grows_and_a_silent_reconciler_is_not_waite
             access=Access(token=TOKEN),
             cache=world.folder / "idle-cache",
             reconciliation=silent,
+            ingest_workers=silent_workers,
         )
         documents = []
         for one in (deps, replace(deps, store=Store(world.store_url), bus=BusLink(server.url), reconciliation=telling)):
@@ -87,5 +125,6 @@ async def test_without_ingest_the_lag_grows_and_a_silent_reconciler_is_not_waite
                 documents.append((await client.get("/api/v1/pipeline")).json())
     assert [document["reconciliation"] for document in documents] == [None, {"sound": True}]
     assert (documents[0]["ingest"]["connected"], documents[0]["ingest"]["pending"]) == (False, 3)
+    assert documents[0]["workers"] is None
     assert 0 < documents[0]["ingest"]["lag_seconds"] < documents[1]["ingest"]["lag_seconds"]
     assert documents[0]["table"]["highest_seq"] == 0
