@@ -74,6 +74,11 @@ def _link(place: Path, target: Path) -> None:
 
 
 def _unlink(place: Path) -> None:
-    if place.is_symlink():
-        log.warning("memory is short: batches of %s are staged on disk", place.parent.name)
+    if not place.is_symlink():
+        return
+    try:
         place.unlink()
+    except OSError as error:
+        log.warning("memory is short, and batches of %s stay there: %s", place.parent.name, error)
+    else:
+        log.warning("memory is short: batches of %s are staged on disk", place.parent.name)

@@ -63,6 +63,17 @@ class Home:
         """What is free on its disk."""
         return shutil.disk_usage(self.path).free
 
+    def disk_trouble(self, least: int = FULL) -> str:
+        """What keeps services from writing, to follow "the disk of the home"; empty while it has ``least`` bytes."""
+        try:
+            os.utime(self.path)
+        except OSError as error:
+            # Whoever may not touch the folder learns nothing about its disk.
+            if error.errno in (errno.EROFS, errno.EIO):
+                return "is read-only; `enchanted down`, check its file system and mount it again, `enchanted up`"
+        free = self.free_bytes()
+        return f"is full, {free >> 20} MiB free" if free < least else ""
+
     def secret(self, name: str) -> str:
         """The named secret, made when it is first asked for."""
         path = self.secrets / name

@@ -188,20 +188,19 @@ class Keeper:
             reap_orphans(os.getpid(), spare={child.process.pid for child in self._children.values()})
 
     async def _watch_disk(self, server: NatsServer) -> None:
-        """Start nats-server again when a full disk has room: after a failed write it refuses every other one."""
-        full = False
+        """Start nats-server again when its disk can be written again: after a failed write it refuses every other."""
+        trouble = ""
         while True:
             await asyncio.sleep(DISK_SECONDS)
             server.tend()
-            free = self._home.free_bytes()
-            if not full and free < FULL:
-                full = True
-                log.error("the disk of %s is full: %d MiB are free; events wait for room", self._home.path, free >> 20)
-            elif full and free >= ROOM:
-                full = False
-                log.warning("the disk of %s has room again; restarting nats", self._home.path)
+            now = self._home.disk_trouble(ROOM if trouble else FULL)
+            if now and not trouble:
+                log.error("the disk of %s %s; events wait until it can be written", self._home.path, now)
+            elif trouble and not now:
+                log.warning("the disk of %s can be written again; restarting nats", self._home.path)
                 if (nats := self._children["nats"].identity) is not None:
                     nats.send(signal.SIGTERM)
+            trouble = now
 
     async def _end_children(self) -> None:
         """Ray first, so that nobody writes any more; then the bus and the store. A Ray that we joined stays."""

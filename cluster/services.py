@@ -15,7 +15,7 @@ from typing import Any
 
 from enchanted.cluster import probes, ray_head, state
 from enchanted.cluster.errors import ClusterError, CommandFailed, NotRunning, ServiceFailed, StartTimedOut, StillRunning
-from enchanted.cluster.home import FULL, Home, in_ray_job, refuse_uploaded, take_lock, write_atomic
+from enchanted.cluster.home import Home, in_ray_job, refuse_uploaded, take_lock, write_atomic
 from enchanted.cluster.probes import NotReady
 from enchanted.cluster.processes import ProcessId, end, with_variable
 from enchanted.cluster.service import MARKER, last_lines, python
@@ -259,9 +259,9 @@ async def _unhealthy(current: State, *, timeout: float = 2.0) -> dict[str, str]:
     return wrong
 
 
-def _without_room(home: Home) -> dict[str, str]:
-    free = home.free_bytes()
-    return {"nats": f"the disk of the home is full, {free >> 20} MiB free; events wait for room"} if free < FULL else {}
+def _without_disk(home: Home) -> dict[str, str]:
+    trouble = home.disk_trouble()
+    return {"nats": f"the disk of the home {trouble}; events wait until it can be written"} if trouble else {}
 
 
 async def status(settings: Settings) -> Status:
@@ -270,7 +270,7 @@ async def status(settings: Settings) -> Status:
     current = state.read(home)
     services = current.services
     if current.phase == "healthy" and current.endpoints:
-        wrong = await _unhealthy(current) | _without_room(home)
+        wrong = await _unhealthy(current) | _without_disk(home)
         services = tuple(_judged(service, wrong.get(service.name)) for service in services)
         services += await _actors(current.endpoints)
     return Status(home=home.path, state=current, services=services)

@@ -226,8 +226,10 @@ class PullWorker(ABC, Generic[R, W, S]):
     async def _bury(self, by_seq: dict[int, Delivery], dead: Verdicts) -> set[int]:
         """Put the dead where they belong; returns those that could not be and must come again."""
         kept = await self._letters.put_all([(by_seq[seq], why, detail) for seq, (why, detail) in dead.items()])
-        for error in kept.values():
-            self._note(error)
+        if kept:
+            # One for all: a full stream refuses thousands at once.
+            log.warning("%d dead letters cannot be put now and will come again", len(kept))
+            self._note(next(iter(kept.values())))
         return set(kept)
 
     async def _acknowledge(self, deliveries: Sequence[Delivery]) -> None:

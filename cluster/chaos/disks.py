@@ -1,4 +1,4 @@
-"""A disk whose power can be cut. For tests; needs root. See tests/chaos/test_power_cut.py.
+"""A disk whose power can be cut, and which can fail. For tests; needs root. See tests/chaos/test_power_cut.py.
 
 A file holds an ext4 file system, mounted by a loop device. What a process wrote and did not flush is in the mounted
 file system's page cache and not in the file; so a copy of the file is the disk as a power cut leaves it. The journal is
@@ -11,10 +11,13 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+_CORRECTED = 1
+"""What e2fsck says when it found errors and corrected them."""
 
 
 class NoLoopDevice(RuntimeError):
@@ -40,13 +43,27 @@ class LoopDisk:
             with self._image.open("wb") as file:
                 file.truncate(self._mebibytes << 20)
             _run("mkfs.ext4", "-q", "-F", str(self._image))
-        _run("mount", "-o", "loop", str(self._image), str(self.path))
+        self._mount()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         subprocess.run(["umount", "--lazy", str(self.path)], check=True)
+
+    def fail(self) -> None:
+        """What the kernel does when the disk reports an error: nothing can be written any more, until `repair`."""
+        device = Path(_run("findmnt", "--noheadings", "--output", "SOURCE", str(self.path)).strip()).name
+        Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("1")
+
+    def repair(self) -> None:
+        """What an operator does then, when no process uses it any more: check the file system, and mount it again."""
+        _run("umount", str(self.path))
+        _run("e2fsck", "-p", str(self._image), passes=(0, _CORRECTED))
+        self._mount()
+
+    def _mount(self) -> None:
+        _run("mount", "-o", "loop,errors=remount-ro", str(self._image), str(self.path))
 
     def cut(self, processes: Iterable[int], folder: Path) -> LoopDisk:
         """The disk as it is when the power goes now: ``processes``, which write to it, stand still meanwhile."""
@@ -58,7 +75,8 @@ class LoopDisk:
         return LoopDisk(folder, image=copy)
 
 
-def _run(*command: str) -> None:
+def _run(*command: str, passes: Container[int] = (0,)) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
+    if done.returncode not in passes:
         raise NoLoopDevice(done.stderr or done.stdout)
+    return done.stdout

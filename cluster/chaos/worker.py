@@ -16,6 +16,7 @@ from enchanted.bus.delivery import Delivery
 from enchanted.bus.errors import BusError
 from enchanted.ingest.batch import BatchLimits
 from enchanted.ingest.errors import IngestError, TableUnavailable
+from enchanted.ingest.pull_worker import Verdicts
 from enchanted.ingest.rows import Row
 from enchanted.ingest.worker import IngestWorker, collect_seldom
 from enchanted.ingest.writer import Written
@@ -55,11 +56,20 @@ class Brief(IngestWorker):
             return Written()
 
 
+class Rash(IngestWorker):
+    """Drops a batch in which one message is no event."""
+
+    async def _decoded(self, deliveries: Sequence[Delivery]) -> tuple[list[Row], Verdicts]:
+        rows, dead = await super()._decoded(deliveries)
+        return ([], {}) if dead else (rows, dead)
+
+
 WAYS: dict[str, type[IngestWorker]] = {
     "safe": IngestWorker,
     "hasty": Hasty,
     "blind": Blind,
     "brief": Brief,
+    "rash": Rash,
 }
 
 

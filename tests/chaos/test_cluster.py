@@ -21,6 +21,7 @@ from enchanted.bus.connection import Bus
 from enchanted.bus.errors import PublishOutcomeUnknown, PublishRefused
 from enchanted.bus.reader import RawMessage, message_at, read_all
 from enchanted.bus.streams import EVENTS_STREAM
+from enchanted.cluster.chaos.killed import Victim
 from enchanted.cluster.chaos.nodes import Node, NodeCluster, node_cluster
 from enchanted.cluster.store.testing import StoreProcess, store_process
 from enchanted.ingest import tables
@@ -172,7 +173,7 @@ async def strike(cluster: NodeCluster, load: Load, node: Node, fault: str) -> st
     """One fault, until all writers go on without the node, and then until it has caught up; says what was seen."""
     begin, end = begin_and_end(node, fault)
     leads = (await cluster.leader()) is node
-    was = node.pids[-1]
+    victim = Victim(node.pids[-1])
     load.begin()
     began = time.monotonic()
     await begin()
@@ -181,13 +182,14 @@ async def strike(cluster: NodeCluster, load: Load, node: Node, fault: str) -> st
     gap, wait = load.gap, load.longest_wait
     load.begin()
     await end()
+    if fault == "kill":
+        victim.assert_replaced_by(node.pids[-1])
     await load.until_all_go_on()
     await cluster.until_current()
-    pid = f", {was} -> {node.pids[-1]}" if fault == "kill" else ""
     return (
         f"{fault:<8} {node.name} {'leader' if leads else 'follower'} for {held:.1f} s: "
         f"none acknowledged for {gap:.1f} s, one waited {wait:.1f} s; "
-        f"afterwards {load.gap:.1f} and {load.longest_wait:.1f} s{pid}"
+        f"afterwards {load.gap:.1f} and {load.longest_wait:.1f} s"
     )
 
 

@@ -14,6 +14,7 @@ from enchanted.bus.agent_log import AgentLog, new_id
 from enchanted.bus.batch import Ack, Outgoing
 from enchanted.bus.connection import Bus
 from enchanted.bus.errors import BusUnavailable, StateConflict
+from enchanted.cluster.chaos.killed import Victim
 from enchanted.cluster.chaos.nodes import NodeCluster, node_cluster
 from enchanted.schemas import events
 from enchanted.schemas.chain import verify
@@ -92,6 +93,7 @@ async def test_a_client_of_a_node_that_is_cut_off_from_the_others_goes_to_anothe
 async def test_without_a_majority_nothing_is_acknowledged_and_with_one_again_it_is(cluster: NodeCluster) -> None:
     stays, *others = cluster.nodes
     async with Bus.connect(stays.url) as bus:
+        victims = [Victim(node.pids[-1]) for node in others]
         for node in others:
             await node.kill()
         publishing = asyncio.create_task(bus.publisher.publish(outgoing()))
@@ -99,6 +101,8 @@ async def test_without_a_majority_nothing_is_acknowledged_and_with_one_again_it_
             await bus.link.api("CONSUMER.CREATE.ENCHANTED_SWARM.c", {"stream_name": "ENCHANTED_SWARM"}, patience=3.0)
         assert not publishing.done()
         await asyncio.gather(*(node.start() for node in others))
+        for victim, node in zip(victims, others, strict=True):
+            victim.assert_replaced_by(node.pids[-1])
         assert (await publishing).seq > 0
     await cluster.until_current()
 
@@ -109,9 +113,11 @@ async def test_a_node_that_lost_its_disk_gets_everything_again(cluster: NodeClus
         log, run = AgentLog(bus, run_id=new_id(), role="coder", agent_name="a"), list[SwarmEvent]()
         for node in [await cluster.leader(), *cluster.nodes][:nodes]:
             run += [stored.event for stored in await log.emit(*drafts(100))]
+            victim = Victim(node.pids[-1])
             await node.kill()
             node.wipe()
             await node.start()
+            victim.assert_replaced_by(node.pids[-1])
             await cluster.until_current()
         found = await bus.read_run(run[0].run_id)
     assert [stored.event for stored in found] == run
@@ -138,12 +144,14 @@ async def test_with_one_replica_the_same_node_away_stops_every_publish_and_its_d
         for _ in range(10):
             assert b'"seq"' in (await bus.link.request("alone", b"x")).data
         node = await cluster.leader("ALONE")
+        victim = Victim(node.pids[-1])
         await node.kill()
         assert (await bus.publisher.publish(outgoing())).seq > 0
         with pytest.raises(BusUnavailable):
             await bus.link.request("alone", b"x")
         node.wipe()
         await node.start()
+        victim.assert_replaced_by(node.pids[-1])
         await cluster.until_current()
         assert (await bus.link.api("STREAM.INFO.ALONE"))["state"]["messages"] == 0
         await bus.link.api("STREAM.DELETE.ALONE")

@@ -194,6 +194,17 @@ async def test_a_damaged_part_of_the_table_is_found_and_written_again_from_the_s
         assert sorted(await world.rows()) == sorted(world.acknowledged.items())
 
 
+async def test_without_the_reconciler_a_part_that_was_cut_short_stays_lost(tmp_path: Path, store: StoreProcess) -> None:
+    async with world_of(tmp_path, store, 16) as world:
+        part, held = await world.part_of(1)
+        gone = set(await world.ids(held))
+        await hurt(world, part / "data.bin", "cut short", restarted=True)
+        await world.publish(10)
+        await world.ingest()
+        assert gone
+        assert dict(await world.rows()).keys() == world.acknowledged.keys() - gone
+
+
 def names(report: Report, part: Path) -> bool:
     """Whether it says that the part is damaged, or was set aside."""
     found = [one.name for one in report.scrub.damaged_parts] + [one.name for one in report.scrub.detached]

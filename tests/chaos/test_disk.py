@@ -1,4 +1,4 @@
-"""A full disk under the home."""
+"""A full disk under the home, and one that turned read-only."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 from enchanted.bus.connection import Bus
 from enchanted.cluster import services
+from enchanted.cluster.chaos.disks import LoopDisk
 from enchanted.cluster.chaos.kills import RunWatch
 from enchanted.cluster.home import FULL
 from enchanted.cluster.testing import eventually, home_under_test
@@ -72,6 +73,37 @@ async def test_a_full_disk_is_shown_ends_no_run_silently_and_loses_nothing(
         eventually(lambda: home.service("nats")["pid"] not in (None, nats), seconds=30, about="nats was restarted")
         eventually(lambda: home.run("verify", run_id).returncode == 0, seconds=30, about="every event is in the table")
         eventually(lambda: home.run("status").returncode == 0, seconds=30, about="healthy again")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(420)
+async def test_a_disk_that_turned_read_only_is_shown_and_after_its_repair_nothing_is_missing(
+    tmp_path: Path, repository: Callable[[int], Path]
+) -> None:
+    folder = repository(4)
+    with LoopDisk(tmp_path / "loop", mebibytes=512) as disk, home_under_test(disk.path / "home") as home:
+        home.up()
+        arguments = ("run", "make the linter pass", "--repo", str(folder), "--check", "sleep 0.3", "--model", "minimal")
+        async with Bus.connect(services.read_endpoints(home.home.path).nats_url) as bus, RunWatch(bus, folder) as watch:
+            run_id = (await asyncio.to_thread(home.run, *arguments, "--detach")).stdout.strip()
+            assert await watch.until(lambda: watch.actions() >= 5)
+            disk.fail()
+            there = {one.event.event_id: one.raw for one in await bus.read_run(run_id)}
+        shown = {service["name"]: service for service in (await asyncio.to_thread(home.status))["services"]}["nats"]
+        assert (shown["state"], "disk of the home is read-only" in shown["detail"]) == ("unhealthy", True)
+        assert "enchanted down" in shown["detail"]
+        down = await asyncio.to_thread(home.run, "down")
+        assert down.returncode == 0, down.stderr
+        eventually(lambda: not home.processes(), seconds=30, about="everything is ended")
+        refused = await asyncio.to_thread(home.run, "up")
+        assert refused.returncode == 2
+        assert "Read-only file system" in refused.stderr
+        disk.repair()
+        await asyncio.to_thread(home.up)
+        async with Bus.connect(services.read_endpoints(home.home.path).nats_url) as bus:
+            later = {one.event.event_id: one.raw for one in await bus.read_run(run_id)}
+        assert there.items() <= later.items()
+        eventually(lambda: home.run("verify", run_id).returncode == 0, seconds=60, about="every event is in the table")
 
 
 def test_up_on_a_full_disk_is_refused_with_what_is_free_and_starts_nothing(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from enchanted.bus.reader import read_all
 from enchanted.bus.spool import Spool
 from enchanted.bus.streams import EVENTS_STREAM
 from enchanted.bus.testing import SMALL_LIMITS, NatsServer, nats_server
+from enchanted.cluster.chaos.killed import Victim
 
 SUBJECT = "swarm.events.coder.decision.r"
 SHORT_WINDOW = replace(SMALL_LIMITS, duplicate_window=timedelta(seconds=1))
@@ -43,10 +44,12 @@ async def test_messages_of_an_outage_follow_in_order_once(server: NatsServer, tm
     async with asyncio.timeout(40), Bus.connect(server.url) as bus, Spool(tmp_path / "spool") as spool:
         first = await Publisher(bus.link, spool=spool, spool_after=10).publish(outgoing(names[0]))
         publisher = Publisher(bus.link, spool=spool, spool_after=0.3)
+        victim = Victim(server.pid)
         await server.kill()
         away = [await publisher.publish(outgoing(name)) for name in names[1:8]]
         assert publisher.statistics().spool_bytes > 0
         await server.start()
+        victim.assert_replaced_by(server.pid)
         later = [await publisher.publish(outgoing(name)) for name in names[8:]]
         await publisher.drain()
         assert (first.spooled, first.seq) == (False, 1)
@@ -92,11 +95,13 @@ async def test_a_hanging_server_does_not_double_what_it_stores_late(server: Nats
 async def test_a_conditional_message_is_never_spooled(server: NatsServer, tmp_path: Path) -> None:
     async with asyncio.timeout(40), Bus.connect(server.url) as bus, Spool(tmp_path / "spool") as spool:
         publisher = Publisher(bus.link, spool=spool, spool_after=0.3, retry_for=1.0)
+        victim = Victim(server.pid)
         await server.kill()
         assert (await publisher.publish(outgoing("a"))).spooled
         with pytest.raises(PublishOutcomeUnknown):
             await publisher.publish(outgoing("b", expected_last=0))
         await server.start()
+        victim.assert_replaced_by(server.pid)
         await publisher.drain()
         assert await stored(bus) == ["a"]
         await publisher.close()

@@ -18,6 +18,7 @@ from enchanted.bus.connection import Bus
 from enchanted.bus.staging import BatchStaging
 from enchanted.bus.streams import EVENTS_STREAM
 from enchanted.bus.testing import NatsServer, nats_server
+from enchanted.cluster.chaos.killed import Victim
 
 
 async def publish(bus: Bus, count: int, size: int = 500) -> list[Ack]:
@@ -40,9 +41,11 @@ async def test_batches_are_staged_in_memory_and_stored_on_disk(tmp_path: Path) -
         assert memory.stat().st_mode & 0o777 == 0o700
         async with Bus.connect(server.url) as bus:
             await publish(bus, 50)
+            victim = Victim(server.pid)
             await server.kill()
             assert not memory.exists()
             await server.start()
+            victim.assert_replaced_by(server.pid)
             assert (await bus.stream_info()).messages == 50
             assert place.is_symlink(), "the server throws staged batches away when it starts; they are linked again"
             await publish(bus, 50)
@@ -55,8 +58,10 @@ async def test_a_batch_that_was_not_committed_is_gone_after_a_kill(tmp_path: Pat
         headers = {"Nats-Batch-Id": "open", "Nats-Batch-Sequence": "1"}
         await bus.link.request("swarm.events.x", b"staged", headers)
         assert any(batches_of(server).resolve().iterdir())
+        victim = Victim(server.pid)
         await server.kill()
         await server.start()
+        victim.assert_replaced_by(server.pid)
         assert (await bus.stream_info()).messages == 0
         assert list(batches_of(server).resolve().iterdir()) == []
 

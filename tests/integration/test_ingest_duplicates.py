@@ -28,6 +28,8 @@ from enchanted.schemas.events import SwarmEvent
 
 STREAM, SUBJECT = "ENCHANTED_SWARM", "swarm.events.architect.decision"
 LIMITS = BatchLimits(rows=100, seconds=0.1)
+OF_BOTH_STREAMS = [(1, 0), (2, 0), (3, 0), (1, 0), (2, 1), (3, 2), (4, 3)]
+"""What `seen` says of three events, and of a new one and those three in the stream made again."""
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +267,30 @@ async def published_again(server: NatsServer, stream: JetStreamContext, table: A
 
     await until(there)
     await acknowledged(server, 4)
-    assert await seen(table) == [(1, 0), (2, 0), (3, 0), (1, 0), (2, 1), (3, 2), (4, 3)]
+    assert await seen(table) == OF_BOTH_STREAMS
+
+
+async def test_a_worker_that_takes_a_stream_made_again_for_the_former_one_is_noticed(
+    server: NatsServer, store: str, stream: JetStreamContext, table: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control of the test above."""
+    begin, first = IngestWorker._begun, list[Any]()
+
+    async def looks_once(worker: IngestWorker) -> Any:
+        first.extend([] if first else [await begin(worker)])
+        return first[0]
+
+    monkeypatch.setattr(IngestWorker, "_begun", looks_once)
+    ids = [made(), made(30.0), str(uuid.uuid4())]
+    async with ingesting(server, store):
+        for event_id in ids:
+            await publish(stream, event(event_id), event_id)
+        await acknowledged(server, 3)
+        await make_again(server)
+        for event_id in (made(), *ids):
+            await publish(stream, event(event_id), event_id)
+        await acknowledged(server, 4)
+    assert len(await seen(table)) < len(OF_BOTH_STREAMS)
 
 
 async def test_a_consumer_made_again_under_a_worker_doubles_nothing(

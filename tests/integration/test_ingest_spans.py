@@ -22,6 +22,7 @@ from enchanted.bus.dead_letters import DeadLetters
 from enchanted.bus.streams import SPANS_STREAM
 from enchanted.bus.subjects import OTLP_SPANS
 from enchanted.bus.testing import NatsServer, nats_server
+from enchanted.cluster.chaos.killed import kill
 from enchanted.cluster.store.testing import StoreProcess, store_process
 from enchanted.ingest.batch import BatchLimits
 from enchanted.ingest.otlp import LATEST_NANOSECONDS
@@ -264,8 +265,7 @@ async def test_a_worker_killed_between_insert_and_acknowledgement_doubles_nothin
     assert process.stdout is not None
     async with asyncio.timeout(DEADLINE):
         assert await process.stdout.readline() == b"inserted\n"
-    process.kill()
-    await process.wait()
+    await kill(process)
     inserted = len(await _names(table))
     assert inserted > 0
 
@@ -278,7 +278,7 @@ async def test_a_worker_killed_between_insert_and_acknowledgement_doubles_nothin
 async def test_a_worker_killed_again_and_again_loses_and_doubles_nothing(
     server: NatsServer, store: StoreProcess, stream: JetStreamContext, table: AsyncClient
 ) -> None:
-    payloads = _messages(90)
+    payloads, killed = _messages(90), set[int]()
     for part in range(3):
         await _publish(stream, payloads[part * 30 : part * 30 + 30])
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", WORKER, server.url, store.url)
@@ -288,8 +288,8 @@ async def test_a_worker_killed_again_and_again_loses_and_doubles_nothing(
             return len(await _names(table)) >= least
 
         await _until(reached)
-        process.kill()
-        await process.wait()
+        killed.add(await kill(process))
+    assert len(killed) == 3
     async with _storing(server, store, ack_wait=1.0):
         await _until_acknowledged(server)
     assert await _names(table) == [f"step {n}" for n in range(1, 901)]

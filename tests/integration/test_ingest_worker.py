@@ -21,6 +21,7 @@ from enchanted.bus.connection import Bus
 from enchanted.bus.consumer import PullConsumer
 from enchanted.bus.dead_letters import DeadLetters
 from enchanted.bus.testing import NatsServer, nats_server
+from enchanted.cluster.chaos.killed import Victim, kill
 from enchanted.cluster.store.testing import StoreProcess, store_process
 from enchanted.ingest.batch import BatchLimits
 from enchanted.ingest.rows import row_of
@@ -234,9 +235,11 @@ async def test_the_store_killed_in_the_middle_loses_and_doubles_nothing(
         async with _ingesting(server.url, own.url) as worker:
             for part in range(3):
                 await _publish(stream, payloads[part * 500 : part * 500 + 300])
+                victim = Victim(own.pid)
                 await own.stop(signal.SIGKILL)
                 await _publish(stream, payloads[part * 500 + 300 : part * 500 + 500])
                 await own.start()
+                victim.assert_replaced_by(own.pid)
             client = await connect(own.url)
             await apply_ddl(client)
             await _until_count(client, 1500)
@@ -339,18 +342,18 @@ async def test_rows_written_twice_by_two_workers_collapse(
 async def test_a_worker_killed_again_and_again_loses_and_doubles_nothing(
     server: NatsServer, store: StoreProcess, stream: JetStreamContext, table: AsyncClient
 ) -> None:
-    payloads = [_event("x" * 32, n) for n in range(900)]
+    payloads, killed = [_event("x" * 32, n) for n in range(900)], set[int]()
     for part in range(3):
         await _publish(stream, payloads[part * 300 : part * 300 + 300])
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", WORKER, server.url, store.url)
         await _until_count(table, part * 300 + 60)
-        process.kill()
-        await process.wait()
+        killed.add(await kill(process))
 
     async with _ingesting(server.url, store.url, ack_wait=1.0):
         await _until_count(table, 900)
         await _until_acknowledged(server)
 
+    assert len(killed) == 3
     assert await _rows(table) == payloads
 
 

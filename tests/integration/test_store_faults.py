@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from enchanted.cluster.chaos.killed import Victim
 from enchanted.cluster.store.testing import StoreProcess, store_process
 from enchanted.ingest import tables
 from enchanted.ingest.rows import COLUMNS, Row, event_values
@@ -53,10 +54,12 @@ async def test_what_was_confirmed_survives_kill_9(tmp_path: Path) -> None:
 
         inserting = asyncio.create_task(insert_until_it_dies())
         await enough.wait()
+        victim = Victim(store.pid)
         await store.stop(signal.SIGKILL)
         with pytest.raises(httpx.TransportError):
             await inserting
         await store.start()
+        victim.assert_replaced_by(store.pid)
 
         client = await connect(store.url)
         count, highest = (await client.query("SELECT count(), max(n) FROM kept")).result_rows[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from pathlib import Path
 
@@ -65,6 +67,22 @@ def test_a_home_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 def test_a_home_on_a_file_system_without_room_is_not_called_a_full_disk() -> None:
     with pytest.raises(HomeRefused, match="cannot be used"):
         Home(Path("/proc/enchanted-home")).prepare()
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.EROFS, "is read-only"), (errno.EIO, "is read-only"), (errno.EPERM, "")]
+)
+def test_a_disk_that_takes_no_writes_is_called_read_only_and_rights_are_not_the_disks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    def refuse(_: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    assert Home(tmp_path).disk_trouble(0) == ""
+    assert Home(tmp_path).disk_trouble(1 << 60).startswith("is full, ")
+    monkeypatch.setattr(os, "utime", refuse)
+    assert Home(tmp_path).disk_trouble(0).startswith(said)
+    assert bool(Home(tmp_path).disk_trouble(0)) is bool(said)
 
 
 def test_a_file_written_once_is_kept_and_one_written_atomically_is_replaced(tmp_path: Path) -> None:
