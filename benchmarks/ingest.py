@@ -19,9 +19,9 @@ from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeout
 
 from enchanted.benchmarks.case import Benchmark, Result, Row
-from enchanted.benchmarks.load import AGENTS, SUBJECT, Published, load
-from enchanted.bus.batch import Outgoing
+from enchanted.benchmarks.load import AGENTS, Published, load, mean_bytes
 from enchanted.bus.connection import Bus
+from enchanted.bus.subjects import EVENTS
 from enchanted.bus.testing import NatsServer, nats_server
 from enchanted.cluster.store.testing import store_process
 from enchanted.ingest import wire
@@ -171,9 +171,8 @@ async def run(smoke: bool) -> Result:
                     count = events // 3 // 1_000 * 1_000 or 1_000 if "row insert" in name else events
                     place = Path(folder, f"store-{repeat}-{list(CASES).index(name)}")
                     samples[name].append(await _sample(server, place, name, count))
-    mean = sum(len(one.raw) for one in payloads) / len(payloads)
     notes = (
-        f"{events} events of {mean:.0f} bytes on average, {AGENTS} agents; a third of them for row inserts",
+        f"{events} events of {mean_bytes(payloads):.0f} bytes on average, {AGENTS} agents; a third of them for row inserts",
         "CPU of the worker and of the store's process; imports, connections and the tables' making left out",
         "the same table and fsync for all; the floor checks, hashes, looks up and acknowledges nothing",
     )
@@ -233,8 +232,7 @@ async def _fresh_consumers(server: NatsServer) -> None:
 
 async def _publish(server: NatsServer, events: list[Published]) -> None:
     async with Bus.connect(server.url) as bus:
-        messages = [Outgoing(subject=SUBJECT, payload=one.raw, event_id=one.event_id) for one in events]
-        await bus.publisher.publish_many(messages)
+        await bus.publisher.publish_many([one.outgoing for one in events])
 
 
 async def _child(name: str, nats_url: str, store_url: str, store_pid: int, count: int) -> dict[str, float]:
@@ -257,7 +255,7 @@ async def _warm_up(store_url: str) -> None:
     """The client imports half of itself at its first insert."""
     table, now = await connect(store_url), datetime.now(UTC)
     await table.command("CREATE TABLE warm_up AS events")
-    row = event_values(SwarmEvent(), Message(1, 1, SUBJECT, b"", bytes(32), "", False, False), now)
+    row = event_values(SwarmEvent(), Message(1, 1, EVENTS, b"", bytes(32), "", False, False), now)
     for _ in range(3):
         await table.insert("warm_up", [row], column_names=list(COLUMNS), column_type_names=list(COLUMNS.values()))
     await table.close()

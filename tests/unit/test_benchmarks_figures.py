@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from enchanted.benchmarks.load import load, mean_bytes
 from enchanted.benchmarks.plot import by_unit, draw
 from enchanted.benchmarks.rig import Ingestor
 from enchanted.benchmarks.sweep import Point, recommended
+from enchanted.bus.subjects import event_subject
+from enchanted.schemas.canonical import sha256_hex
+from enchanted.schemas.events import kind_of, parse_event, role_of
 
 
 def _point(rows: int, *, rate: float, cpu: float, p99: float) -> Point:
@@ -101,11 +105,33 @@ def test_as_many_rows_are_filled_as_fit_in_the_time() -> None:
 
 
 def test_the_load_is_as_large_and_as_mixed_as_it_says() -> None:
-    events = load(400)
+    events = load(2_000)
+    kinds = Counter(kind_of(parse_event(one.raw)) for one in events)
 
-    assert 700 < mean_bytes(events) < 1_100
-    assert len({one.event_id for one in events}) == 400
+    assert 870 < mean_bytes(events) < 970
+    assert 200 < min(len(one.raw) for one in events)
+    assert max(len(one.raw) for one in events) < 8.5 * 1024
+    assert len({one.event_id for one in events}) == 2_000
+    assert 0.57 < kinds["decision"] / 2_000 < 0.63
+    assert 0.27 < kinds["state_change"] / 2_000 < 0.33
     assert 7.5 * 1024 < mean_bytes(load(50, text=7_600)) < 8.5 * 1024
+
+
+def test_the_load_is_on_its_own_subjects_in_chains_with_causes_and_workspaces() -> None:
+    events = load(500, agents=20)
+    parsed = [parse_event(one.raw) for one in events]
+    last: dict[str, tuple[str, str, int]] = {}
+
+    assert [one.subject for one in events] == [event_subject(event) for event in parsed]
+    assert {event.run_id for event in parsed} == {f"run-{number}" for number in range(20)}
+    for one, event in zip(events, parsed, strict=True):
+        signal = kind_of(event) == "system_signal"
+        assert bool(event.workspace_id) is bool(event.parent_event_id) is bool(event.task_id) is not signal
+        if before := last.get(event.agent_id):
+            assert event.parent_event_id in (("",) if signal else (before[0],))
+            assert (event.previous_event_hash, event.agent_seq) == (before[1], before[2] + 1)
+        last[event.agent_id] = event.event_id, sha256_hex(one.raw), event.agent_seq
+    assert {role_of(event) for event in parsed if kind_of(event) == "state_change"} == {"coder"}
 
 
 def test_a_result_is_drawn_with_every_row_and_budget(tmp_path: Path) -> None:
