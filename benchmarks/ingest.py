@@ -172,7 +172,8 @@ async def run(smoke: bool) -> Result:
                     place = Path(folder, f"store-{repeat}-{list(CASES).index(name)}")
                     samples[name].append(await _sample(server, place, name, count))
     notes = (
-        f"{events} events of {mean_bytes(payloads):.0f} bytes on average, {AGENTS} agents; a third of them for row inserts",
+        f"{events} events of {mean_bytes(payloads):.0f} bytes on average, {AGENTS} agents; "
+        "a third of them for row inserts",
         "CPU of the worker and of the store's process; imports, connections and the tables' making left out",
         "the same table and fsync for all; the floor checks, hashes, looks up and acknowledges nothing",
     )
