@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from enchanted.benchmarks import pipeline, storage
+from enchanted.benchmarks import growth, pipeline, storage
 from enchanted.benchmarks.case import Budget, Result, Row
 from enchanted.benchmarks.figures import percentile, residual, slope
+from enchanted.benchmarks.growth import Cost
 from enchanted.benchmarks.load import load, mean_bytes
 from enchanted.benchmarks.plot import by_unit, draw
 from enchanted.benchmarks.rig import Ingestor
@@ -86,6 +87,17 @@ def test_freshness_is_held_against_the_bare_and_the_obvious_from_the_same_run() 
     ours = shown[f"freshness p50: {pipeline.OURS} over {pipeline.BARE}"]
     assert (ours["ratio"], ours["within"]) == (1.5, False)
     assert shown[f"freshness p99: {pipeline.OURS} over {pipeline.NAIVE}"]["within"] is True
+
+
+def test_growth_has_slopes_of_ingest_and_of_publish() -> None:
+    points = [(kib, Cost(kib=kib, publish=20 + 3 * kib, ingest=50 + 7 * kib)) for kib in (0.5, 1.0, 4.0, 8.0)]
+
+    found = {row.name: row.median for row in growth.slopes("KiB of event", points)}
+
+    assert found["growth: slope per KiB of event"] == pytest.approx(7.0)
+    assert found["growth: cost at no KiB of event"] == pytest.approx(50.0)
+    assert found["growth of publish: slope per KiB of event"] == pytest.approx(3.0)
+    assert found["growth of publish: cost at no KiB of event"] == pytest.approx(20.0)
 
 
 def test_the_cheapest_of_the_fast_and_fresh_is_recommended() -> None:
