@@ -71,7 +71,7 @@ async def freshness(smoke: bool) -> list[Row]:
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in INGESTORS}
     for _ in range(repeats):
         for name, ingestor in INGESTORS.items():
-            taken[name].append(p50_p99(await fresh(ingestor, count, RATE)))
+            taken[name].append(p50_p99((await fresh(ingestor, count, RATE)).milliseconds))
     return freshness_rows(taken)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,16 @@ from enchanted.benchmarks.growth import Cost
 from enchanted.benchmarks.load import load, mean_bytes
 from enchanted.benchmarks.plot import by_unit, draw
 from enchanted.benchmarks.rig import Ingestor
-from enchanted.benchmarks.sweep import Point, recommended
+from enchanted.benchmarks.sweep import Figures, Point, recommended, result
 from enchanted.bus.subjects import event_subject
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import kind_of, parse_event, role_of
 
 
 def _point(rows: int, *, rate: float, cpu: float, p99: float) -> Point:
-    return Point(ingestor=Ingestor(rows=rows), rate=rate, cpu=cpu, p50=p99 / 2, p99=p99)
+    figures = Figures(rate=rate, cpu=cpu, p50=p99 / 2, p99=p99, offered_cpu=cpu, parts=1.0)
+    freak = replace(figures, rate=rate / 9, cpu=cpu / 9, p99=p99 * 9)
+    return Point(ingestor=Ingestor(rows=rows), samples=[figures, freak, figures])
 
 
 def test_points_on_a_line_give_its_slope_and_no_scatter() -> None:
@@ -108,6 +111,18 @@ def test_the_cheapest_of_the_fast_and_fresh_is_recommended() -> None:
 
     assert recommended([stale, slow, dear, fit]) is fit
     assert recommended([stale, _point(5, rate=1, cpu=1, p99=2_000)]).ingestor.rows == 5
+
+
+def test_a_sweep_shows_each_sample_and_says_why_the_default_differs() -> None:
+    shown = result([_point(1_000, rate=9_000, cpu=50, p99=400)], smoke=False).as_dict()
+
+    rows = {row["name"]: row for row in shown["rows"]}
+    assert (rows["rows 1000, 1 s, workers 1: rate"]["median"], rows["rows 1000, 1 s, workers 1: rate"]["samples"]) == (
+        9_000.0,
+        3,
+    )
+    assert "rows 1000, 1 s, workers 1: parts at 1,000 events/s" in rows
+    assert any("the default is ingest.batch_seconds = 1," in note and "parts" in note for note in shown["notes"])
 
 
 def test_as_many_rows_are_filled_as_fit_in_the_time() -> None:
