@@ -27,15 +27,13 @@ _OWN = {
     "stream_seq": "n",
     "stream_time": "at",
     "run": "made_run",
-    "event_id": (
-        "concat(substring(ms, 1, 8), '-', substring(ms, 9, 4), '-7', substring(drawn, 1, 3), '-a',"
-        " substring(drawn, 4, 3), '-', substring(drawn, 7, 12))"
-    ),
+    "event_id": "made_id",
     "event_time": "at",
     "trace_id": "made_trace",
     "span_id": "substring(drawn, 17, 16)",
     "agent_id": "made_agent",
     "agent_seq": "n",
+    "parent_event_id": "if(parent_event_id = '', '', made_parent)",
     "sha256": f"toFixedString({_DIGEST}, 32)",
     "body": (
         "if(previous_at = 0, body, concat(substring(body, 1, previous_at - 1),"
@@ -48,6 +46,11 @@ _OWN = {
 _RUN = f"concat('run-', substring(lower(hex(sipHash128(intDiv(n, {_SPAN}), slot, 'run'))), 1, 12))"
 _TRACE = f"lower(hex(sipHash128(intDiv(n, {AT_ONCE * OF_A_TRACE}), slot, 'trace')))"
 _AGENT = f"toString(reinterpretAsUUID(sipHash128(cityHash64(made_run, cityHash64(n) % 30) % {OF_AN_AGENT}, 'agent')))"
+_ID = (
+    "concat(substring(lower(leftPad(hex(intDiv({since} + {n} * {step}, 1000)), 12, '0')) AS ms_{name}, 1, 8), '-',"
+    " substring(ms_{name}, 9, 4), '-7', substring(lower(hex(sipHash128({n}, 'id'))) AS drawn_{name}, 1, 3), '-a',"
+    " substring(drawn_{name}, 4, 3), '-', substring(drawn_{name}, 7, 12))"
+)
 _COPY = """
 INSERT INTO events ({columns})
 SELECT {values} FROM
@@ -57,8 +60,9 @@ SELECT {values} FROM
         cityHash64(n, 'slot') % {slots} AS slot,
         cityHash64(n, 'pick') % {sample} AS pick,
         fromUnixTimestamp64Micro(toInt64({since} + n * {step}), 'UTC') AS at,
-        lower(leftPad(hex(intDiv({since} + n * {step}, 1000)), 12, '0')) AS ms,
         lower(hex(sipHash128(n, 'id'))) AS drawn,
+        {own} AS made_id,
+        {before} AS made_parent,
         {run} AS made_run,
         {trace} AS made_trace,
         {agent} AS made_agent
@@ -128,6 +132,8 @@ def statement(spread: Spread, sample: int, first: int, count: int) -> str:
         sample=sample,
         since=spread.since,
         step=spread.step,
+        own=_ID.format(n="n", name="own", since=spread.since, step=spread.step),
+        before=_ID.format(n="toUInt64(n - 1)", name="before", since=spread.since, step=spread.step),
         run=_RUN,
         trace=_TRACE,
         agent=_AGENT,

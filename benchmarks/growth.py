@@ -1,4 +1,7 @@
-"""How does the cost of an event grow with events stored, agents and event size? Fitted slopes."""
+"""How does the cost of an event grow with events stored, agents and event size? Fitted slopes.
+
+Ingest by all three; publish by agents and size: what is stored in the table is nothing to it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 from enchanted.benchmarks.case import Row
 from enchanted.benchmarks.figures import residual, slope
 from enchanted.benchmarks.fill import Spread, fill, settle, take_sample
-from enchanted.benchmarks.load import Published, load, mean_bytes
+from enchanted.benchmarks.load import AGENTS, load
 from enchanted.benchmarks.players import player, publish_all
 from enchanted.benchmarks.rig import Plane, plane
 
@@ -31,35 +34,55 @@ FULL = Points(
 )
 SMOKE = Points(events=1_000, stored=(0, 20_000), agents=(10, 1_000), texts=(50, 3_600), repeats=1)
 Sample = tuple[float, float]
-"""What was varied, and microseconds of CPU (worker and store) an event cost."""
+"""What was varied, and microseconds of CPU an event cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of events that were published and then ingested."""
+
+    kib: float
+    """Of one event on average."""
+    publish: float
+    """Microseconds of CPU of publisher and nats-server for an event."""
+    ingest: float
+    """Of worker and store."""
 
 
 async def measure(points: Points) -> list[Row]:
     """Every slope, each with the scatter around it."""
-    by_stored, by_agents, by_size = list[Sample](), list[Sample](), list[Sample]()
+    by_stored = list[Sample]()
+    by_agents, by_size = list[tuple[float, Cost]](), list[tuple[float, Cost]]()
     for repeat in range(points.repeats):
         async with plane() as servers:
             by_stored += await _stored(servers, points, repeat)
             for agents in points.agents:
-                events = load(points.events, 10 * repeat + 1, agents=agents)
-                by_agents.append((agents / 1_000, await _alone(servers, events)))
+                by_agents.append((agents / 1_000, await _alone(servers, points.events, 10 * repeat + 1, agents)))
             for text in points.texts:
-                events = load(points.events // 4, 10 * repeat + 2, text=text)
-                by_size.append((mean_bytes(events) / 1_024, await _alone(servers, events)))
+                cost = await _alone(servers, points.events // 4, 10 * repeat + 2, AGENTS, text)
+                by_size.append((cost.kib, cost))
     return [
-        *rows("million events stored", by_stored),
-        *rows("thousand agents", by_agents),
-        *rows("KiB of event", by_size),
+        *rows("growth", "million events stored", by_stored),
+        *slopes("thousand agents", by_agents),
+        *slopes("KiB of event", by_size),
     ]
 
 
-def rows(unit: str, points: list[Sample]) -> list[Row]:
+def slopes(unit: str, points: list[tuple[float, Cost]]) -> list[Row]:
+    """Of ingest and of publish."""
+    return [
+        *rows("growth", unit, [(at, cost.ingest) for at, cost in points]),
+        *rows("growth of publish", unit, [(at, cost.publish) for at, cost in points]),
+    ]
+
+
+def rows(name: str, unit: str, points: list[Sample]) -> list[Row]:
     """The slope, the cost where the line begins, and the scatter."""
     rise, base = slope(points)
     return [
-        Row(name=f"growth: slope per {unit}", unit=f"µs/event per {unit}", samples=[rise]),
-        Row(name=f"growth: cost at no {unit}", unit="µs/event", samples=[base]),
-        Row(name=f"growth: scatter about the line, {unit}", unit="µs/event", samples=[residual(points)]),
+        Row(name=f"{name}: slope per {unit}", unit=f"µs/event per {unit}", samples=[rise]),
+        Row(name=f"{name}: cost at no {unit}", unit="µs/event", samples=[base]),
+        Row(name=f"{name}: scatter about the line, {unit}", unit="µs/event", samples=[residual(points)]),
     ]
 
 
@@ -74,22 +97,30 @@ async def _stored(servers: Plane, points: Points, repeat: int) -> list[Sample]:
             await settle(servers.table, 30.0)
             before = await servers.rows()
         events = load(points.events, 1_000 + 10 * repeat + step)
-        found.append((stored / 1e6, await _drained(servers, events, before)))
+        await publish_all(servers.nats.url, events)
+        found.append((stored / 1e6, await _drained(servers, len(events), before)))
     return found
 
 
-async def _alone(servers: Plane, events: list[Published]) -> float:
+async def _alone(servers: Plane, count: int, *arguments: int) -> Cost:
+    """Publish by loops that share a connection, then ingest into an empty table; ``arguments`` as of the player."""
     await servers.table.command("TRUNCATE TABLE events")
-    return await _drained(servers, events, 0)
+    async with player("publish", servers.nats.url, servers.store.url, count, *arguments) as publisher:
+        meter = servers.meter(publisher=publisher)
+        publisher.begin()
+        size = float(await publisher.found())
+        spent = meter.spent()
+        await publisher.end()
+    publish = (spent["publisher"] + spent["nats-server"]) / count * 1e6
+    return Cost(kib=size / 1_024, publish=publish, ingest=await _drained(servers, count, 0))
 
 
-async def _drained(servers: Plane, events: list[Published], before: int) -> float:
-    """Microseconds of CPU of worker and store for each of ``events``, all of which wait in the stream."""
-    await publish_all(servers.nats.url, events)
+async def _drained(servers: Plane, count: int, before: int) -> float:
+    """Microseconds of CPU of worker and store for each of ``count`` events, all of which wait in the stream."""
     async with player("work", servers.nats.url, servers.store.url, 10_000, 1.0) as worker:
         meter = servers.meter(worker=worker)
         worker.begin()
-        await servers.until(before + len(events))
+        await servers.until(before + count)
         spent = meter.spent()
         await worker.end()
-    return (spent["worker"] + spent["store"]) / len(events) * 1e6
+    return (spent["worker"] + spent["store"]) / count * 1e6

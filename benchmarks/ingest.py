@@ -8,7 +8,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,9 +19,9 @@ from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeout
 
 from enchanted.benchmarks.case import Benchmark, Result, Row
-from enchanted.benchmarks.load import AGENTS, SUBJECT, Published, load
-from enchanted.bus.batch import Outgoing
+from enchanted.benchmarks.load import AGENTS, Published, load, mean_bytes
 from enchanted.bus.connection import Bus
+from enchanted.bus.subjects import EVENTS
 from enchanted.bus.testing import NatsServer, nats_server
 from enchanted.cluster.store.testing import store_process
 from enchanted.ingest import wire
@@ -108,9 +108,8 @@ async def pushed(nats_url: str, store_url: str, count: int, begin: Begin) -> Non
     await table.close()
 
 
-async def floor(nats_url: str, store_url: str, count: int, begin: Begin) -> None:
-    """Frames straight from the socket into a Protobuf insert: no check, no hash, no look-up, no acknowledgement."""
-    table, created = await connect(store_url), datetime.now(UTC)
+async def _frames(nats_url: str, count: int, begin: Begin) -> AsyncGenerator[list[Message], None]:
+    """Batches of ``count`` events straight from the socket: no check, hash or acknowledgement."""
     parts = urlsplit(nats_url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=2**22)
     login = json.dumps({"user": parts.username, "pass": parts.password, "verbose": False, "headers": True})
@@ -142,19 +141,65 @@ async def floor(nats_url: str, store_url: str, count: int, begin: Begin) -> None
             batch.append(Message(int(position[-4]), micros, words[1].decode(), raw, digest, "", True, False))
             size += len(raw)
             if len(batch) == ROWS or size >= BYTES or done + len(batch) == count:
-                rows, settings = wire.block(batch), {**wire.SETTINGS, **LATER}
-                await table.raw_insert(wire.target(created), insert_block=rows, settings=settings, fmt=wire.FORMAT)
+                yield batch
                 done, size = done + len(batch), 0
-                batch.clear()
+                batch = []
     writer.close()
+
+
+async def _insert(store_url: str, batches: AsyncIterator[list[Message]]) -> None:
+    table, created = await connect(store_url), datetime.now(UTC)
+    async for batch in batches:
+        rows, settings = wire.block(batch), {**wire.SETTINGS, **LATER}
+        await table.raw_insert(wire.target(created), insert_block=rows, settings=settings, fmt=wire.FORMAT)
     await table.close()
 
 
+async def floor(nats_url: str, store_url: str, count: int, begin: Begin) -> None:
+    """Frames straight from the socket into a Protobuf insert: no check, no hash, no look-up, no acknowledgement."""
+    await _insert(store_url, _frames(nats_url, count, begin))
+
+
+async def lean_read(nats_url: str, _store_url: str, count: int, begin: Begin) -> None:
+    """The floor's read alone."""
+    async for _ in _frames(nats_url, count, begin):
+        pass
+
+
+async def bare_fetch(nats_url: str, _store_url: str, count: int, begin: Begin) -> None:
+    """The pull of nats-py alone: fetch 1,000, forget them, acknowledge none."""
+    bus = await nats.connect(nats_url)
+    subscription = await bus.jetstream().pull_subscribe_bind("floor", STREAM)
+    done = 0
+    begin()
+    while done < count:
+        done += len(await subscription.fetch(1_000, timeout=60))
+    await bus.close()
+
+
+async def bare_insert(nats_url: str, store_url: str, count: int, begin: Begin) -> None:
+    """The floor's insert alone, of events that were read before the clock starts."""
+    batches = [batch async for batch in _frames(nats_url, count, lambda: None)]
+
+    async def kept() -> AsyncGenerator[list[Message], None]:
+        begin()
+        for batch in batches:
+            yield batch
+
+    await _insert(store_url, kept())
+
+
+OURS, FLOOR = "ingest worker", "lean read + bare Protobuf insert"
+OBVIOUS = ("fetch(1000) + row insert", "push + row insert")
+PULLS = ("bare pull, lean read", "bare pull, fetch(1000) of nats-py")
+"""They put nothing into the table."""
+INSERT = "bare Protobuf insert"
 CASES: dict[str, Callable[[str, str, int, Begin], Awaitable[None]]] = {
-    "fetch(1000) + row insert": fetching,
-    "push + row insert": pushed,
-    "lean read + bare Protobuf insert": floor,
-    "ingest worker": ours,
+    **dict(zip(OBVIOUS, (fetching, pushed), strict=True)),
+    **dict(zip(PULLS, (lean_read, bare_fetch), strict=True)),
+    INSERT: bare_insert,
+    FLOOR: floor,
+    OURS: ours,
 }
 
 
@@ -168,14 +213,15 @@ async def run(smoke: bool) -> Result:
             await _publish(server, payloads)
             for repeat in range(repeats):
                 for name in CASES:
-                    count = events // 3 // 1_000 * 1_000 or 1_000 if "row insert" in name else events
+                    count = events // 3 // 1_000 * 1_000 or 1_000 if name in OBVIOUS else events
                     place = Path(folder, f"store-{repeat}-{list(CASES).index(name)}")
                     samples[name].append(await _sample(server, place, name, count))
-    mean = sum(len(one.raw) for one in payloads) / len(payloads)
     notes = (
-        f"{events} events of {mean:.0f} bytes on average, {AGENTS} agents; a third of them for row inserts",
+        f"{events} events of {mean_bytes(payloads):.0f} bytes on average, {AGENTS} agents; "
+        "a third of them for row inserts",
         "CPU of the worker and of the store's process; imports, connections and the tables' making left out",
         "the same table and fsync for all; the floor checks, hashes, looks up and acknowledges nothing",
+        f"the floor's parts by themselves: '{PULLS[0]}', and '{INSERT}' of what was read before the clock starts",
     )
     return Result(benchmark="ingest", question=QUESTION, rows=_rows(samples), notes=notes, smoke=smoke)
 
@@ -184,13 +230,17 @@ def _rows(samples: dict[str, list[dict[str, float]]]) -> tuple[Row, ...]:
     def of(name: str, *keys: str) -> list[float]:
         return [sum(sample[key] for key in keys) for sample in samples[name]]
 
-    *obvious, bare, worker = CASES
-    rows = [Row(name=f"{name}: CPU", unit="µs/event", samples=of(name, "worker", "store")) for name in (*obvious, bare)]
-    best = min(rows[:-1], key=lambda row: row.median)
-    total = of(worker, "worker", "store")
-    rows.append(Row(name=f"{worker}: CPU over the obvious", unit="µs/event", samples=total, floor=best.name))
-    rows.append(Row(name=f"{worker}: CPU over the floor", unit="µs/event", samples=total, floor=rows[-2].name))
-    for name in CASES:
+    rows = [Row(name=f"{name}: CPU", unit="µs/event", samples=of(name, "worker")) for name in PULLS]
+    rows += [
+        Row(name=f"{name}: CPU", unit="µs/event", samples=of(name, "worker", "store"))
+        for name in (INSERT, *OBVIOUS, FLOOR)
+    ]
+    best = min((row for row in rows if row.name in {f"{name}: CPU" for name in OBVIOUS}), key=lambda row: row.median)
+    total = of(OURS, "worker", "store")
+    rows.append(Row(name=f"{OURS}: CPU over the obvious", unit="µs/event", samples=total, floor=best.name))
+    rows.append(Row(name=f"{OURS}: CPU over the floor", unit="µs/event", samples=total, floor=f"{FLOOR}: CPU"))
+    rows += [Row(name=f"{name}: rate", unit="events/s", samples=of(name, "rate")) for name in PULLS]
+    for name in (INSERT, *OBVIOUS, FLOOR, OURS):
         rows.append(Row(name=f"{name}: worker", unit="µs/event", samples=of(name, "worker")))
         rows.append(Row(name=f"{name}: store", unit="µs/event", samples=of(name, "store")))
         rows.append(Row(name=f"{name}: rate", unit="events/s", samples=of(name, "rate")))
@@ -212,7 +262,7 @@ async def _sample(server: NatsServer, folder: Path, name: str, count: int) -> di
         measured: dict[str, float] = json.loads((await child.communicate())[0])
         stored = (await table.query("SELECT count() FROM events")).result_rows[0][0]
         await table.close()
-    if stored < count:
+    if stored < count and name not in PULLS:
         raise RuntimeError(f"{name} stored {stored} of {count} events")
     return measured
 
@@ -233,8 +283,7 @@ async def _fresh_consumers(server: NatsServer) -> None:
 
 async def _publish(server: NatsServer, events: list[Published]) -> None:
     async with Bus.connect(server.url) as bus:
-        messages = [Outgoing(subject=SUBJECT, payload=one.raw, event_id=one.event_id) for one in events]
-        await bus.publisher.publish_many(messages)
+        await bus.publisher.publish_many([one.outgoing for one in events])
 
 
 async def _child(name: str, nats_url: str, store_url: str, store_pid: int, count: int) -> dict[str, float]:
@@ -257,7 +306,7 @@ async def _warm_up(store_url: str) -> None:
     """The client imports half of itself at its first insert."""
     table, now = await connect(store_url), datetime.now(UTC)
     await table.command("CREATE TABLE warm_up AS events")
-    row = event_values(SwarmEvent(), Message(1, 1, SUBJECT, b"", bytes(32), "", False, False), now)
+    row = event_values(SwarmEvent(), Message(1, 1, EVENTS, b"", bytes(32), "", False, False), now)
     for _ in range(3):
         await table.insert("warm_up", [row], column_names=list(COLUMNS), column_type_names=list(COLUMNS.values()))
     await table.close()

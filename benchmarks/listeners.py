@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 import nats
 from nats.aio.msg import Msg
 
-from enchanted.benchmarks.load import SUBJECT
 from enchanted.benchmarks.players import Role, begin, play
+from enchanted.bus.subjects import ALL_EVENTS
 from enchanted.serve.guard.auth import Access
 from enchanted.serve.sources.buslink import BusLink
 from enchanted.serve.sources.dependencies import Dependencies
@@ -145,7 +145,7 @@ async def _joined(one: Listener, api_url: str) -> None:
 
 
 async def subscribe(nats_url: str, count: str) -> list[float]:
-    """The floor: a core subscription to the events' subject, in nats-py; when each message was there."""
+    """The floor: a core subscription to every event's subject, in nats-py; when each message was there."""
     arrived, done = list[float](), asyncio.Event()
 
     async def keep(_: Msg) -> None:
@@ -154,7 +154,7 @@ async def subscribe(nats_url: str, count: str) -> list[float]:
             done.set()
 
     bus = await nats.connect(nats_url)
-    await bus.subscribe(SUBJECT, cb=keep)
+    await bus.subscribe(ALL_EVENTS, cb=keep)
     await bus.flush()
     begin()
     await done.wait()

@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from enchanted.benchmarks import ingest
-from enchanted.benchmarks.load import AGENTS, SUBJECT, Published, load
+from enchanted.benchmarks.load import AGENTS, Published, load, mean_bytes
 from enchanted.bus.batch import Ack, Outgoing
 from enchanted.bus.connection import Bus
 from enchanted.ingest import wire
@@ -105,11 +105,7 @@ class Meter:
 async def publish_all(nats_url: str, events: list[Published]) -> None:
     """As fast as batches go."""
     async with Bus.connect(nats_url) as bus:
-        await bus.publisher.publish_many([_outgoing(one) for one in events])
-
-
-def _outgoing(event: Published) -> Outgoing:
-    return Outgoing(subject=SUBJECT, payload=event.raw, event_id=event.event_id)
+        await bus.publisher.publish_many([one.outgoing for one in events])
 
 
 async def offer(
@@ -117,7 +113,7 @@ async def offer(
 ) -> list[tuple[int, float, float]]:
     """Open loop: what is due is published whatever became of the rest. Sequence, acknowledged at, handed over at."""
     events = load(int(count), seed=7, agents=int(agents))
-    return await offered(nats_url, [_outgoing(one) for one in events], float(rate))
+    return await offered(nats_url, [one.outgoing for one in events], float(rate))
 
 
 async def offered(nats_url: str, messages: list[Outgoing], rate: float) -> list[tuple[int, float, float]]:
@@ -141,9 +137,12 @@ async def offered(nats_url: str, messages: list[Outgoing], rate: float) -> list[
     return acknowledged
 
 
-async def publish(nats_url: str, _store_url: str, count: str) -> None:
-    """Closed loops that share one connection, as agents in one process do."""
-    waiting = iter([_outgoing(one) for one in load(int(count), seed=8)])
+async def publish(
+    nats_url: str, _store_url: str, count: str, seed: str = "8", agents: str = str(AGENTS), text: str = ""
+) -> float:
+    """Closed loops that share one connection, as agents in one process do; returns the events' bytes on average."""
+    events = load(int(count), int(seed), agents=int(agents), text=int(text) if text else None)
+    waiting = iter([one.outgoing for one in events])
 
     async def loop() -> None:
         for message in waiting:
@@ -152,6 +151,7 @@ async def publish(nats_url: str, _store_url: str, count: str) -> None:
     async with Bus.connect(nats_url) as bus:
         begin()
         await asyncio.gather(*(loop() for _ in range(PUBLISHERS)))
+    return mean_bytes(events)
 
 
 async def work(nats_url: str, store_url: str, rows: str, seconds: str) -> None:

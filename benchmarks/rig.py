@@ -27,6 +27,13 @@ STUCK = 120.0
 """Seconds after which rows that do not come are given up."""
 WARM_UP = 2.0
 """Seconds of offered load that are left out: clients import half of themselves at their first insert."""
+_PARTS = """
+SELECT sum(last) FROM (
+    SELECT max(max_block_number) AS last FROM system.parts
+    WHERE table = 'events' AND database = currentDatabase() GROUP BY partition_id
+)
+"""
+"""Parts that inserts made, merged or not: each takes the next block number of its partition."""
 _NEW = "SELECT stream_seq FROM events WHERE stream_seq > {above:UInt64}"
 
 
@@ -76,6 +83,18 @@ class Load:
     cpu: dict[str, float]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Offered:
+    """One run of offered load."""
+
+    milliseconds: list[float]
+    """From an acknowledged publish until a reader finds the row, events in order, the first ones left out."""
+    cpu: float
+    """Microseconds an event of ingestors and store, the reader's questions included."""
+    parts: float
+    """A second, as inserts made them."""
+
+
 @asynccontextmanager
 async def plane(limits: StreamLimits | None = None) -> AsyncIterator[Plane]:
     """Everything fresh in a folder that goes with the block; the stream is synced before each acknowledgement."""
@@ -90,16 +109,27 @@ async def plane(limits: StreamLimits | None = None) -> AsyncIterator[Plane]:
             await table.close()
 
 
-async def fresh(ingestor: Ingestor, count: int, rate: float) -> list[float]:
-    """Milliseconds from an acknowledged publish until a reader finds the row, at an offered rate, events in order."""
+async def fresh(ingestor: Ingestor, count: int, rate: float) -> Offered:
+    """So many events at an offered rate, and a reader that looks for them."""
     async with AsyncExitStack() as stack:
         servers = await stack.enter_async_context(plane())
-        offering = await _players(stack, servers, ingestor, count, ("offer", count, rate))
+        ingesting: list[Player] = []
+        offering = await _players(stack, servers, ingestor, count, ("offer", count, rate), ingesting)
+        names = {f"ingestor {number}": one for number, one in enumerate(ingesting)}
+        meter = servers.meter(**names)
         offering.begin()
         seen = await _watch(servers, count)
+        spent = meter.spent()
         acknowledged = await offering.end()
+        parts = int((await servers.table.query(_PARTS)).result_rows[0][0])
     left_out = int(WARM_UP * rate)
-    return [(seen[seq] - at) * 1000 for seq, at, _ in sorted(acknowledged)[left_out if left_out < count else 0 :]]
+    return Offered(
+        milliseconds=[
+            (seen[seq] - at) * 1000 for seq, at, _ in sorted(acknowledged)[left_out if left_out < count else 0 :]
+        ],
+        cpu=sum(spent[name] for name in ("store", *names)) / count * 1e6,
+        parts=parts / (count / rate),
+    )
 
 
 async def sustained(ingestor: Ingestor, count: int) -> Load:
@@ -124,7 +154,7 @@ async def _players(
     ingestor: Ingestor,
     count: int,
     load: tuple[object, ...],
-    ingesting: list[Player] | None = None,
+    ingesting: list[Player],
 ) -> Player:
     """Ingestors that have begun, and who brings the load, ready; all end with the stack."""
     urls = (servers.nats.url, servers.store.url)
@@ -132,8 +162,7 @@ async def _players(
     for _ in range(ingestor.workers):
         one = await stack.enter_async_context(player(ingestor.role, *urls, *ingestor.arguments(count)))
         one.begin()
-        if ingesting is not None:
-            ingesting.append(one)
+        ingesting.append(one)
     return await stack.enter_async_context(player(str(role), *urls, *rest))
 
 

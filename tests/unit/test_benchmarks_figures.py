@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from enchanted.benchmarks import pipeline, storage
+from enchanted.benchmarks import growth, pipeline, storage
 from enchanted.benchmarks.case import Budget, Result, Row
 from enchanted.benchmarks.figures import percentile, residual, slope
+from enchanted.benchmarks.growth import Cost
 from enchanted.benchmarks.load import load, mean_bytes
 from enchanted.benchmarks.plot import by_unit, draw
 from enchanted.benchmarks.rig import Ingestor
-from enchanted.benchmarks.sweep import Point, recommended
+from enchanted.benchmarks.sweep import Figures, Point, recommended, result
+from enchanted.bus.subjects import event_subject
+from enchanted.schemas.canonical import sha256_hex
+from enchanted.schemas.events import kind_of, parse_event, role_of
 
 
 def _point(rows: int, *, rate: float, cpu: float, p99: float) -> Point:
-    return Point(ingestor=Ingestor(rows=rows), rate=rate, cpu=cpu, p50=p99 / 2, p99=p99)
+    figures = Figures(rate=rate, cpu=cpu, p50=p99 / 2, p99=p99, offered_cpu=cpu, parts=1.0)
+    freak = replace(figures, rate=rate / 9, cpu=cpu / 9, p99=p99 * 9)
+    return Point(ingestor=Ingestor(rows=rows), samples=[figures, freak, figures])
 
 
 def test_points_on_a_line_give_its_slope_and_no_scatter() -> None:
@@ -84,6 +92,17 @@ def test_freshness_is_held_against_the_bare_and_the_obvious_from_the_same_run() 
     assert shown[f"freshness p99: {pipeline.OURS} over {pipeline.NAIVE}"]["within"] is True
 
 
+def test_growth_has_slopes_of_ingest_and_of_publish() -> None:
+    points = [(kib, Cost(kib=kib, publish=20 + 3 * kib, ingest=50 + 7 * kib)) for kib in (0.5, 1.0, 4.0, 8.0)]
+
+    found = {row.name: row.median for row in growth.slopes("KiB of event", points)}
+
+    assert found["growth: slope per KiB of event"] == pytest.approx(7.0)
+    assert found["growth: cost at no KiB of event"] == pytest.approx(50.0)
+    assert found["growth of publish: slope per KiB of event"] == pytest.approx(3.0)
+    assert found["growth of publish: cost at no KiB of event"] == pytest.approx(20.0)
+
+
 def test_the_cheapest_of_the_fast_and_fresh_is_recommended() -> None:
     stale = _point(1, rate=10_000, cpu=10, p99=3_000)
     slow = _point(2, rate=5_000, cpu=20, p99=500)
@@ -94,6 +113,18 @@ def test_the_cheapest_of_the_fast_and_fresh_is_recommended() -> None:
     assert recommended([stale, _point(5, rate=1, cpu=1, p99=2_000)]).ingestor.rows == 5
 
 
+def test_a_sweep_shows_each_sample_and_says_why_the_default_differs() -> None:
+    shown = result([_point(1_000, rate=9_000, cpu=50, p99=400)], smoke=False).as_dict()
+
+    rows = {row["name"]: row for row in shown["rows"]}
+    assert (rows["rows 1000, 1 s, workers 1: rate"]["median"], rows["rows 1000, 1 s, workers 1: rate"]["samples"]) == (
+        9_000.0,
+        3,
+    )
+    assert "rows 1000, 1 s, workers 1: parts at 1,000 events/s" in rows
+    assert any("the default is ingest.batch_seconds = 1," in note and "parts" in note for note in shown["notes"])
+
+
 def test_as_many_rows_are_filled_as_fit_in_the_time() -> None:
     assert storage.fitting(10_000_000, pace=50_000, seconds=720) == 10_000_000
     assert storage.fitting(10_000_000, pace=10_000, seconds=720) == 3_600_000
@@ -101,11 +132,33 @@ def test_as_many_rows_are_filled_as_fit_in_the_time() -> None:
 
 
 def test_the_load_is_as_large_and_as_mixed_as_it_says() -> None:
-    events = load(400)
+    events = load(2_000)
+    kinds = Counter(kind_of(parse_event(one.raw)) for one in events)
 
-    assert 700 < mean_bytes(events) < 1_100
-    assert len({one.event_id for one in events}) == 400
+    assert 870 < mean_bytes(events) < 970
+    assert min(len(one.raw) for one in events) > 200
+    assert max(len(one.raw) for one in events) < 8.5 * 1024
+    assert len({one.event_id for one in events}) == 2_000
+    assert 0.57 < kinds["decision"] / 2_000 < 0.63
+    assert 0.27 < kinds["state_change"] / 2_000 < 0.33
     assert 7.5 * 1024 < mean_bytes(load(50, text=7_600)) < 8.5 * 1024
+
+
+def test_the_load_is_on_its_own_subjects_in_chains_with_causes_and_workspaces() -> None:
+    events = load(500, agents=20)
+    parsed = [parse_event(one.raw) for one in events]
+    last: dict[str, tuple[str, str, int]] = {}
+
+    assert [one.subject for one in events] == [event_subject(event) for event in parsed]
+    assert {event.run_id for event in parsed} == {f"run-{number}" for number in range(20)}
+    for one, event in zip(events, parsed, strict=True):
+        signal = kind_of(event) == "system_signal"
+        assert bool(event.workspace_id) is bool(event.parent_event_id) is bool(event.task_id) is not signal
+        if before := last.get(event.agent_id):
+            assert event.parent_event_id in (("",) if signal else (before[0],))
+            assert (event.previous_event_hash, event.agent_seq) == (before[1], before[2] + 1)
+        last[event.agent_id] = event.event_id, sha256_hex(one.raw), event.agent_seq
+    assert {role_of(event) for event in parsed if kind_of(event) == "state_change"} == {"coder"}
 
 
 def test_a_result_is_drawn_with_every_row_and_budget(tmp_path: Path) -> None:
