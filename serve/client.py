@@ -162,6 +162,10 @@ class ApiClient:
         """A run at a sequence, or one file of it."""
         return self._json(f"runs/{_part(run)}/state", REBUILD, at=at, path=path, workspace=workspace)
 
+    def context(self, run: str, agent: str, *, at: int | None = None) -> Json:
+        """What an agent's model was given last, up to a sequence."""
+        return self._json(f"runs/{_part(run)}/agents/{_part(agent)}/context", seq=at)
+
     def diff(self, run: str, start: int, end: int, *, workspace: str | None = None) -> str:
         """The unified diff between two sequences."""
         with self._errors():
