@@ -133,9 +133,15 @@ def _add_event_tools(server: MCPServer[None], api: _Api) -> None:
 
 def _add_run_tools(server: MCPServer[None], api: _Api) -> None:
     @server.tool(annotations=_READS)
-    async def state(run: Run, at: At = None, path: str = "", workspace: str = "") -> str:
-        """A run's files, tasks and agents at a sequence; with ``path`` the content of one file."""
-        return await api.get("runs", run, "state", at=at, path=path, workspace=workspace)
+    async def state(
+        run: Run,
+        at: At = None,
+        path: str = "",
+        path_hex: Annotated[str, Field(description="Instead of path: the name's bytes, where it is not UTF-8")] = "",
+        workspace: str = "",
+    ) -> str:
+        """A run's files, tasks and agents at a sequence; with ``path`` or ``path_hex`` the content of one file."""
+        return await api.get("runs", run, "state", at=at, path=path, path_hex=path_hex, workspace=workspace)
 
     @server.tool(annotations=_READS)
     async def context(

@@ -63,6 +63,14 @@ SomeRunArgument = Annotated[
     str | None, typer.Argument(metavar="[RUN]", help="Only this run.", show_default=False, callback=checked_id)
 ]
 AtOption = Annotated[int | None, typer.Option(min=0, help="Stream sequence; by default the latest.")]
+PathHexOption = Annotated[
+    str | None,
+    typer.Option(
+        "--path-hex",
+        metavar="HEX",
+        help="A file whose name is not UTF-8, by the hex of its bytes; `state --json` has it as path_hex.",
+    ),
+]
 WorkspaceOption = Annotated[str | None, typer.Option(help="Workspace; by default `main`.")]
 
 

@@ -9,7 +9,14 @@ from typing import Annotated
 import typer
 
 from enchanted.cluster import console
-from enchanted.cluster.commands.reading import AtOption, JsonOption, RunArgument, WorkspaceOption, value_text
+from enchanted.cluster.commands.reading import (
+    AtOption,
+    JsonOption,
+    PathHexOption,
+    RunArgument,
+    WorkspaceOption,
+    value_text,
+)
 from enchanted.cluster.commands.reading_access import TokenOption, UrlOption, api
 from enchanted.cluster.commands.reading_text import Document, emit_content, one_line, plain
 from enchanted.cluster.errors import USAGE, CommandFailed
@@ -25,6 +32,7 @@ def show_state(
     run: RunArgument,
     at: AtOption = None,
     path: Annotated[str | None, typer.Option(help="Print this file's content.")] = None,
+    path_hex: PathHexOption = None,
     context: Annotated[
         str | None,
         typer.Option(metavar="AGENT", help="Print what this agent's model was given last; id or name."),
@@ -35,18 +43,18 @@ def show_state(
     token_file: TokenOption = None,
 ) -> None:
     """Show a run's files at a sequence, one file's content, or an agent's context window."""
-    if context is not None and (path is not None or workspace is not None):
-        raise CommandFailed("an agent's context is of no file", "ask for --context or for --path, one at a time", USAGE)
+    if sum(one is not None for one in (path, path_hex, context)) > 1:
+        raise CommandFailed("more than one thing is asked for", "give --path, --path-hex or --context", USAGE)
     with api(url, token_file) as client:
         if context is not None:
             document = client.context(run, context, at=at)
         else:
-            document = client.state(run, at=at, path=path, workspace=workspace)
+            document = client.state(run, at=at, path=path, path_hex=path_hex, workspace=workspace)
     if as_json:
         console.emit_json(document)
     elif context is not None:
         _show_context(document)
-    elif path is not None:
+    elif "content" in document:
         text = document["content"]
         emit_content(b64decode(text) if document["encoding"] == "base64" else text.encode())
     else:
