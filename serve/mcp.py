@@ -152,7 +152,7 @@ def _add_run_tools(server: MCPServer[None], api: _Api) -> None:
 
     @server.tool(annotations=_READS)
     async def diff(run: Run, start: int, end: int | None = None, workspace: str = "") -> str:
-        """What changed in a run's files between two sequences, as a unified diff."""
+        """What changed in a run's files from one sequence to another (the way back where it is earlier), as a diff."""
         return await api.get("runs", run, "diff", workspace=workspace, to=end, **{"from": start})
 
     @server.tool(annotations=_READS)

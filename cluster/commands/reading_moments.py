@@ -105,8 +105,13 @@ def _show_context(document: Document) -> None:
 
 def show_diff(
     run: RunArgument,
-    start: Annotated[int, typer.Option("--from", min=0, help="The earlier sequence.", show_default=False)],
-    end: Annotated[int, typer.Option("--to", min=0, help="The later sequence.", show_default=False)],
+    start: Annotated[int, typer.Option("--from", min=0, help="The sequence to begin at.", show_default=False)],
+    end: Annotated[
+        int,
+        typer.Option(
+            "--to", min=0, help="The sequence to end at; an earlier one gives the way back.", show_default=False
+        ),
+    ],
     workspace: WorkspaceOption = None,
     url: UrlOption = None,
     token_file: TokenOption = None,
