@@ -113,9 +113,15 @@ def show_diff(
         ),
     ],
     workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
     url: UrlOption = None,
     token_file: TokenOption = None,
 ) -> None:
     """Print what changed between two sequences, as a unified diff."""
     with api(url, token_file) as client:
-        emit_content(client.diff(run, start, end, workspace=workspace).encode())
+        patch = client.diff(run, start, end, workspace=workspace)
+    if as_json:
+        where = {"run_id": run, "from": start, "to": end, "workspace": workspace or "main"}
+        console.emit_json({**where, "patch": patch})
+    else:
+        emit_content(patch.encode())
