@@ -100,6 +100,11 @@ class AgentState:
     agent_seq: int = 0
     """Its highest number in its own chain; 0 for a producer without."""
     last_decision: str = ""
+    context_seq: int = 0
+    """Stream sequence of its last model call, which holds its context window; 0 before the first."""
+    context_event_id: str = ""
+    context_hash: str = ""
+    """SHA-256 of the messages as that call states it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,8 +154,9 @@ class _Agent:
 
     def __init__(self, agent_id: str, name: str, role: str) -> None:
         self.agent_id, self.name, self.role = agent_id, name, role
-        self.status = self.last_decision = ""
+        self.status = self.last_decision = self.context_event_id = self.context_hash = ""
         self.events = self.decisions = self.changes = self.output_tokens = self.last_seq = self.agent_seq = 0
+        self.context_seq = 0
 
     @classmethod
     def of(cls, state: AgentState) -> _Agent:
@@ -170,6 +176,8 @@ class _Agent:
             self.last_decision = event.decision.rationale
         elif kind == "model_call":
             self.output_tokens += event.model_call.output_tokens
+            self.context_seq, self.context_event_id = stored.seq, event.event_id
+            self.context_hash = event.model_call.context_hash
         elif kind == "system_signal":
             self.status = event.system_signal.status
 

@@ -158,9 +158,17 @@ class ApiClient:
         """A trace's events by span."""
         return self._json(f"traces/{_part(trace_id)}")
 
-    def state(self, run: str, *, at: int | None = None, path: str | None = None, workspace: str | None = None) -> Json:
-        """A run at a sequence, or one file of it."""
-        return self._json(f"runs/{_part(run)}/state", REBUILD, at=at, path=path, workspace=workspace)
+    def state(
+        self, run: str, *, at: int | None = None, path: str | None = None, path_hex: str | None = None,
+        workspace: str | None = None,
+    ) -> Json:  # fmt: skip
+        """A run at a sequence, or one file of it; ``path_hex`` is for a name that is not UTF-8, here and below."""
+        file = {"path": path, "path_hex": path_hex, "workspace": workspace}
+        return self._json(f"runs/{_part(run)}/state", REBUILD, at=at, **file)
+
+    def context(self, run: str, agent: str, *, at: int | None = None) -> Json:
+        """What an agent's model was given last, up to a sequence."""
+        return self._json(f"runs/{_part(run)}/agents/{_part(agent)}/context", seq=at)
 
     def diff(self, run: str, start: int, end: int, *, workspace: str | None = None) -> str:
         """The unified diff between two sequences."""
@@ -228,13 +236,20 @@ class ApiClient:
             url = f"/api/v1/runs/{_part(run)}/reruns"
             return _document(self._http.post(url, params={"from": start}, timeout=timeout))
 
-    def history(self, run: str, path: str, *, at: int | None = None, workspace: str | None = None) -> Json:
+    def history(
+        self, run: str, path: str | None = None, *, path_hex: str | None = None, at: int | None = None,
+        workspace: str | None = None,
+    ) -> Json:  # fmt: skip
         """Every change of a file, the newest last."""
-        return self._json(f"runs/{_part(run)}/history", path=path, at=at, workspace=workspace)
+        return self._json(f"runs/{_part(run)}/history", path=path, path_hex=path_hex, at=at, workspace=workspace)
 
-    def blame(self, run: str, path: str, *, at: int | None = None, workspace: str | None = None) -> Json:
+    def blame(
+        self, run: str, path: str | None = None, *, path_hex: str | None = None, at: int | None = None,
+        workspace: str | None = None,
+    ) -> Json:  # fmt: skip
         """Each line of a file with the change that wrote it."""
-        return self._json(f"runs/{_part(run)}/blame", REBUILD, path=path, at=at, workspace=workspace)
+        file = {"path": path, "path_hex": path_hex, "workspace": workspace}
+        return self._json(f"runs/{_part(run)}/blame", REBUILD, at=at, **file)
 
     def receipt(self, run: str, *, until: int | None = None) -> Json:
         """What a run is now, or was at a sequence: to be kept elsewhere."""

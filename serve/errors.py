@@ -103,6 +103,36 @@ class PathNotFound(NotFound):
         )
 
 
+class AgentNotFound(NotFound):
+    """The run has no such agent up to that sequence."""
+
+    code, title = "agent-not-found", "No such agent at this sequence"
+
+    def __init__(self, agent: str, seq: int | None) -> None:
+        until = "" if seq is None else f" up to sequence {seq}"
+        super().__init__(f"nobody called {agent!r} wrote an event{until}; the state lists the agents by id and name")
+
+
+class ContextNotFound(NotFound):
+    """There is no context window to show: no model was asked yet, or its prompt was never recorded."""
+
+    code, title = "context-not-found", "No context window at this sequence"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}; `context_seq` in the state says since when each agent has one")
+
+
+class ContextUnavailable(NotFound):
+    """The messages of a model call were recorded, and are gone."""
+
+    code, title = "context-unavailable", "The messages of this model call are gone"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"{why}; the state names the call and the hash of its messages, other sequences may have theirs"
+        )
+
+
 class BinaryFile(ServeError):
     """A file without lines."""
 

@@ -26,7 +26,7 @@ _READS = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_h
 _INSTRUCTIONS = (
     "The durable log of a swarm of software-engineering agents. Begin with `runs`; `events` finds decisions (with "
     "rationale, confidence and rejected alternatives), model calls, tool calls and state changes; `state` and `diff` "
-    "show a run's files at any sequence. Nothing here changes anything."
+    "show a run's files at any sequence, `context` what an agent's model was given. Nothing here changes anything."
 )
 
 Run = Annotated[str, Field(description="Run id, or the trace id of a producer without runs")]
@@ -133,13 +133,26 @@ def _add_event_tools(server: MCPServer[None], api: _Api) -> None:
 
 def _add_run_tools(server: MCPServer[None], api: _Api) -> None:
     @server.tool(annotations=_READS)
-    async def state(run: Run, at: At = None, path: str = "", workspace: str = "") -> str:
-        """A run's files, tasks and agents at a sequence; with ``path`` the content of one file."""
-        return await api.get("runs", run, "state", at=at, path=path, workspace=workspace)
+    async def state(
+        run: Run,
+        at: At = None,
+        path: str = "",
+        path_hex: Annotated[str, Field(description="Instead of path: the name's bytes, where it is not UTF-8")] = "",
+        workspace: str = "",
+    ) -> str:
+        """A run's files, tasks and agents at a sequence; with ``path`` or ``path_hex`` the content of one file."""
+        return await api.get("runs", run, "state", at=at, path=path, path_hex=path_hex, workspace=workspace)
+
+    @server.tool(annotations=_READS)
+    async def context(
+        run: Run, agent: Annotated[str, Field(description="Agent id or agent name")], at: At = None
+    ) -> str:
+        """What an agent's model was given last, up to a sequence: the messages, and whether their hash is right."""
+        return await api.get("runs", run, "agents", agent, "context", seq=at)
 
     @server.tool(annotations=_READS)
     async def diff(run: Run, start: int, end: int | None = None, workspace: str = "") -> str:
-        """What changed in a run's files between two sequences, as a unified diff."""
+        """What changed in a run's files from one sequence to another (the way back where it is earlier), as a diff."""
         return await api.get("runs", run, "diff", workspace=workspace, to=end, **{"from": start})
 
     @server.tool(annotations=_READS)

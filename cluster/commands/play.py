@@ -26,6 +26,7 @@ def play(
         LONGEST_GAP
     ),
     output: OutputOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON document a line, as `--output ndjson`.")] = False,
     url: UrlOption = None,
     token_file: TokenOption = None,
 ) -> None:
@@ -33,7 +34,8 @@ def play(
     with api(url, token_file) as client:
         client.run(run)
         events = client.all_events(run=run, after=max(0, start - 1) if start else 0)
-        line = json_line if output is not None and output != "table" else event_line
+        lines_of_json = as_json or (output is not None and output != "table")
+        line = json_line if lines_of_json else event_line
         emit_lines(map(line, paced(events, speed=speed, gap=gap, wait=_wait)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterable
 from enum import StrEnum
@@ -224,6 +225,9 @@ def export(
     ] = None,
     since: SinceOption = None,
     until: UntilOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="What was written where, as one JSON document; for a file.")
+    ] = False,
     url: UrlOption = None,
     token_file: TokenOption = None,
 ) -> None:
@@ -232,30 +236,41 @@ def export(
         if any(one is not None for one in (file_format, output, since, until)):
             cause = "--html names its file and is of a whole run, without --format, --output, --since and --until"
             raise CommandFailed(cause, "leave those away, or --html", USAGE)
-        _to_html(run, html, url, token_file)
+        _to_html(run, html, url, token_file, as_json=as_json)
         return
     file_format = file_format or FileFormat.NDJSON
+    if output is None and as_json:
+        cause = "--json describes a file, and stdout has the events themselves"
+        raise CommandFailed(cause, "give --output FILE; without --json, ndjson is JSON already", USAGE)
     if output is None and file_format is not FileFormat.NDJSON and sys.stdout.isatty():
         raise CommandFailed(f"{file_format} is not for a terminal", "give --output FILE", USAGE)
     with api(url, token_file) as client:
-        pieces = client.export(run=run, format=file_format, since=since, until=until)
+        what = {"run": run, "format": file_format, "since": since, "until": until}
+        pieces = client.export(**what)
         if output is None:
             _to_stdout(pieces)
             return
-        _to_file(output, pieces)
+        _to_file(output, pieces, what, as_json=as_json)
 
 
-def _to_html(run: str | None, output: Path, url: str | None, token_file: Path | None) -> None:
+def _to_html(run: str | None, output: Path, url: str | None, token_file: Path | None, *, as_json: bool) -> None:
     if run is None:
         raise CommandFailed("--html is of one run", "`enchanted runs` lists them", USAGE)
     with api(url, token_file) as client:
-        _to_file(output, client.export_html(run))
+        _to_file(output, client.export_html(run), {"run": run, "format": "html"}, as_json=as_json)
 
 
-def _to_file(output: Path, pieces: Iterable[bytes]) -> None:
+def _to_file(output: Path, pieces: Iterable[bytes], what: Document, *, as_json: bool) -> None:
+    size, digest = 0, hashlib.sha256()
     with written(output) as file:
-        size = sum(map(file.write, pieces))
-    console.say(f"{output}: {size} bytes")
+        for piece in pieces:
+            file.write(piece)
+            size += len(piece)
+            digest.update(piece)
+    if as_json:
+        console.emit_json({"file": str(output), **what, "bytes": size, "sha256": digest.hexdigest()})
+    else:
+        console.say(f"{output}: {size} bytes")
 
 
 def _to_stdout(pieces: Iterable[bytes]) -> None:

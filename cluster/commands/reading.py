@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from base64 import b64decode
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from itertools import chain, islice
@@ -15,7 +14,6 @@ from enchanted.cluster import console
 from enchanted.cluster.commands.reading_access import TokenOption, UrlOption, api
 from enchanted.cluster.commands.reading_text import (
     Document,
-    emit_content,
     emit_lines,
     event_row,
     json_line,
@@ -65,6 +63,14 @@ SomeRunArgument = Annotated[
     str | None, typer.Argument(metavar="[RUN]", help="Only this run.", show_default=False, callback=checked_id)
 ]
 AtOption = Annotated[int | None, typer.Option(min=0, help="Stream sequence; by default the latest.")]
+PathHexOption = Annotated[
+    str | None,
+    typer.Option(
+        "--path-hex",
+        metavar="HEX",
+        help="A file whose name is not UTF-8, by the hex of its bytes; `state --json` has it as path_hex.",
+    ),
+]
 WorkspaceOption = Annotated[str | None, typer.Option(help="Workspace; by default `main`.")]
 
 
@@ -114,8 +120,6 @@ def register(app: typer.Typer) -> None:
         ("events", list_events),
         ("trace", show_trace),
         ("tail", tail),
-        ("state", show_state),
-        ("diff", show_diff),
     ):
         app.command(name)(command)
 
@@ -149,11 +153,12 @@ def run_info(
     if as_json:
         console.emit_json(document)
         return
-    shown = ((name, _text(value)) for name, value in document.items() if value not in (None, ""))
-    console.emit_table(("", ""), shown)
+    rows = ((name, value_text(value)) for name, value in document.items() if value not in (None, ""))
+    console.emit_table(("", ""), rows)
 
 
-def _text(value: object) -> str:
+def value_text(value: object) -> str:
+    """A value of a document as text for people."""
     if isinstance(value, dict | list):
         return one_line(json_line({"": value})[4:-1], 2_000)
     return plain(str(value))
@@ -288,55 +293,3 @@ def event_line(event: Document) -> str:
     """An event as one line for people."""
     seq, when, agent, kind, what = event_row(event)
     return f"{seq:>8}  {when}  {agent:<12}  {kind:<14}  {what}"
-
-
-def show_state(
-    run: RunArgument,
-    at: AtOption = None,
-    path: Annotated[str | None, typer.Option(help="Print this file's content.")] = None,
-    workspace: WorkspaceOption = None,
-    as_json: JsonOption = False,
-    url: UrlOption = None,
-    token_file: TokenOption = None,
-) -> None:
-    """Show a run's files at a sequence, or one file's content."""
-    with api(url, token_file) as client:
-        document = client.state(run, at=at, path=path, workspace=workspace)
-    if as_json:
-        console.emit_json(document)
-    elif path is not None:
-        text = document["content"]
-        emit_content(b64decode(text) if document["encoding"] == "base64" else text.encode())
-    else:
-        console.say(f"{run} at {document['at']}: {document['state'] or 'no state'} {one_line(document['reason'])}")
-        for task in document["tasks"]:
-            console.say(f"task {plain(task['task_id'])}: {task['state']} {one_line(task['reason'])}")
-        for line in _values(document, workspace or "main"):
-            console.say(line)
-        console.emit_table(("path", "mode", "size", "seq"), _files(document, workspace or "main"))
-
-
-def _values(document: Document, workspace: str) -> Iterator[str]:
-    space = document["workspaces"].get(workspace, {"variables": [], "schema_objects": []})
-    for kind in ("variables", "schema_objects"):
-        for one in space[kind]:
-            value = "(stored apart)" if one["stored_apart"] else _text(one["value"])
-            yield f"{kind.removesuffix('s').replace('_', ' ')} {one_line(one['name'])}: {one_line(value)}"
-
-
-def _files(document: Document, workspace: str) -> Iterator[tuple[str, ...]]:
-    for file in document["workspaces"].get(workspace, {"files": []})["files"]:
-        yield one_line(file["path"], 400), file["mode"], str(file["size"]), str(file["seq"])
-
-
-def show_diff(
-    run: RunArgument,
-    start: Annotated[int, typer.Option("--from", min=0, help="The earlier sequence.", show_default=False)],
-    end: Annotated[int, typer.Option("--to", min=0, help="The later sequence.", show_default=False)],
-    workspace: WorkspaceOption = None,
-    url: UrlOption = None,
-    token_file: TokenOption = None,
-) -> None:
-    """Print what changed between two sequences, as a unified diff."""
-    with api(url, token_file) as client:
-        emit_content(client.diff(run, start, end, workspace=workspace).encode())

@@ -8,16 +8,19 @@ from typing import Annotated
 import typer
 
 from enchanted.cluster import console
-from enchanted.cluster.commands.reading import AtOption, JsonOption, RunArgument, WorkspaceOption
+from enchanted.cluster.commands.reading import AtOption, JsonOption, PathHexOption, RunArgument, WorkspaceOption
 from enchanted.cluster.commands.reading_access import TokenOption, UrlOption, api
 from enchanted.cluster.commands.reading_text import Document, one_line, plain
+from enchanted.cluster.errors import USAGE, CommandFailed
 
 HISTORY_COLUMNS = ("seq", "reason", "agent", "mode", "blob", "decision", "path")
 BLAME_COLUMNS = ("seq", "agent", "decision", "line", "text")
 WIDEST = 1_000
 """Characters of a line that are shown."""
 
-PathArgument = Annotated[str, typer.Argument(metavar="PATH", help="The file, from the workspace's root.")]
+PathArgument = Annotated[
+    str | None, typer.Argument(metavar="[PATH]", help="The file, from the workspace's root.", show_default=False)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +31,8 @@ def register(app: typer.Typer) -> None:
 
 def show_history(
     run: RunArgument,
-    path: PathArgument,
+    path: PathArgument = None,
+    path_hex: PathHexOption = None,
     at: AtOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
@@ -36,8 +40,9 @@ def show_history(
     token_file: TokenOption = None,
 ) -> None:
     """List every change of a file, the newest last."""
+    _check_one_name(path, path_hex)
     with api(url, token_file) as client:
-        document = client.history(run, path, at=at, workspace=workspace)
+        document = client.history(run, path, path_hex=path_hex, at=at, workspace=workspace)
     if as_json:
         console.emit_json(document)
     else:
@@ -46,7 +51,8 @@ def show_history(
 
 def show_blame(
     run: RunArgument,
-    path: PathArgument,
+    path: PathArgument = None,
+    path_hex: PathHexOption = None,
     at: AtOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
@@ -54,12 +60,19 @@ def show_blame(
     token_file: TokenOption = None,
 ) -> None:
     """Show each line of a file with the change, the agent and the decision behind it."""
+    _check_one_name(path, path_hex)
     with api(url, token_file) as client:
-        document = client.blame(run, path, at=at, workspace=workspace)
+        document = client.blame(run, path, path_hex=path_hex, at=at, workspace=workspace)
     if as_json:
         console.emit_json(document)
     else:
         console.emit_table(BLAME_COLUMNS, _line_rows(document))
+
+
+def _check_one_name(path: str | None, path_hex: str | None) -> None:
+    if (path is None) == (path_hex is None):
+        many = "no file is named" if path is None else "a file has one name"
+        raise CommandFailed(many, "give PATH, or --path-hex for a name that is not UTF-8", USAGE)
 
 
 def _change_row(change: Document) -> tuple[str, ...]:

@@ -70,6 +70,35 @@ class AgentDocument(BaseModel):
     agent_seq: int
     """Its highest number in its own chain; 0 for a producer without."""
     last_decision: str
+    context_seq: int
+    """Its last model call, whose messages are its context window then; 0 before the first."""
+    context_event_id: str
+    context_hash: str
+    """SHA-256 of these messages as the call states it; empty where it does not."""
+
+
+class ContextDocument(BaseModel):
+    """The context window of an agent: the messages of its last model call up to a sequence."""
+
+    run_id: str
+    at: int
+    """The last event up to which was looked."""
+    agent_id: str
+    name: str
+    role: Role
+    seq: int
+    """The model call."""
+    event_id: str
+    task_id: str
+    model: str
+    context_hash: str
+    """SHA-256 of the messages as the call states it; empty where it does not."""
+    sha256: str
+    """SHA-256 of the messages as they are stored."""
+    matches: bool | None
+    """Whether the two are equal; null where the call states none."""
+    messages: Any
+    """As they were recorded; a text where that is no JSON."""
 
 
 class StateDocument(BaseModel):

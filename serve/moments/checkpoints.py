@@ -8,7 +8,7 @@ import secrets
 import struct
 from bisect import bisect_right, insort
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,12 +36,18 @@ log = logging.getLogger(__name__)
 
 EVERY = 125
 """Events from one checkpoint to the next."""
-VERSION = "v2"
+VERSION = "v3"
 """Of the files; a folder of another one is not looked at."""
 UNNUMBERED = timedelta(hours=1)
 """Age of an event after which none before it is still on its way, where a producer does not number its events."""
 REMEMBERED = 32
 """States, and stretches of events, in memory."""
+_LOOKED_AT: dict[str, Collection[str]] = {
+    "model_call": {"output_tokens", "context_hash"},
+    "tool_call": (),
+    "decision": {"rationale"},
+}
+"""Payload -> the fields of it that folding looks at."""
 _HEAD = struct.Struct("<QqI")
 """Sequence, microseconds since 1970, bytes that follow."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -151,11 +157,9 @@ def slim(stored: StoredEvent) -> bytes:
         change.ClearField("diff_patch")
         for file in change.files:
             file.ClearField("old_blob")
-    for name in ("model_call", "tool_call"):
+    for name, looked_at in _LOOKED_AT.items():
         if event.HasField(name):
-            _leave(getattr(event, name), "output_tokens")
-    if event.HasField("decision"):
-        _leave(event.decision, "rationale")
+            _leave(getattr(event, name), looked_at)
     if event.HasField("run_transition"):
         event.run_transition.ClearField("heads")
     raw = event.SerializeToString()
@@ -163,9 +167,9 @@ def slim(stored: StoredEvent) -> bytes:
     return _HEAD.pack(stored.seq, micros, len(raw)) + raw
 
 
-def _leave(message: Message, field: str) -> None:
+def _leave(message: Message, looked_at: Collection[str]) -> None:
     for descriptor, _ in message.ListFields():
-        if descriptor.name != field:
+        if descriptor.name not in looked_at:
             message.ClearField(descriptor.name)
 
 

@@ -14,7 +14,7 @@ from enchanted.schemas.fold import MAIN_WORKSPACE, FileState, RunState, ValueSta
 from enchanted.serve.documents.answer import NOT_MODIFIED, JsonResponse, described, tagged
 from enchanted.serve.documents.proof import VerifyDocument
 from enchanted.serve.documents.state import ContentDocument, StateDocument
-from enchanted.serve.errors import BadRequest, PathNotFound, WorkspaceNotFound
+from enchanted.serve.errors import PathNotFound, WorkspaceNotFound
 from enchanted.serve.moments.contents import Contents
 from enchanted.serve.moments.seek import Seeker
 from enchanted.serve.proof.verify import prove
@@ -151,15 +151,18 @@ async def read_diff(
     end: Annotated[int, Query(alias="to", ge=0, le=MAX_SEQ)] = MAX_SEQ,
     workspace: Identifier = MAIN_WORKSPACE,
 ) -> Response:
-    """What changed in a workspace from one sequence to a later one; an empty one where nothing did."""
-    if end < start:
-        raise BadRequest(f"from={start} is after to={end}; give the earlier sequence as `from`")
+    """What changed in a workspace from one sequence to another; an empty diff where nothing did.
+
+    Where ``from`` is the later one, it is the way back.
+    """
     seeker: Seeker = request.app.state.seeker
-    after = await seeker.seek(run, end)
+    after = await seeker.seek(run, max(start, end))
     # Not beyond the later one: what comes in between the two looks belongs to neither.
-    before = await seeker.seek(run, min(start, after.state.seq))
-    new = workspace_at(after.state, workspace, end).tree
+    before = await seeker.seek(run, min(start, end, after.state.seq))
+    new = workspace_at(after.state, workspace, max(start, end)).tree
     old = before.state.workspaces[workspace].tree if workspace in before.state.workspaces else ""
+    if start > end:
+        old, new = new, old
     contents: Contents = request.app.state.contents
     patch = await contents.diff(run, await seeker.changes(before, after), old, new)
     headers = {"X-Enchanted-From-Tree": old, "X-Enchanted-To-Tree": new}

@@ -18,7 +18,8 @@ META_FIELDS = ("seq", "stream_time", "kind", "subject", "sha256")
 """What an event document has beside the fields of the .proto."""
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """``text``, if it has no control characters; for pydantic."""
     if any(ord(char) < 32 or ord(char) == 127 for char in text):
         raise ValueError("control characters are not allowed")
     return text
@@ -40,15 +41,15 @@ def _check_field(path: str) -> None:
         descriptor = descriptor.fields_by_name[part].message_type
 
 
-Identifier = Annotated[str, StringConstraints(max_length=256), AfterValidator(_printable)]
+Identifier = Annotated[str, StringConstraints(max_length=256), AfterValidator(printable)]
 Sequence = Annotated[int, Query(ge=0, le=MAX_SEQ)]
 PathHex = Annotated[str, Query(max_length=8_192, pattern="^([0-9a-f]{2})*$")]
 """The bytes of a file's name that is not UTF-8."""
 Fields = Annotated[str, StringConstraints(max_length=2_000), AfterValidator(_field_path)]
-RunId = Annotated[str, Path(min_length=1, max_length=256), AfterValidator(_printable)]
-EventId = Annotated[str, Path(min_length=1, max_length=256), AfterValidator(_printable)]
-TraceId = Annotated[str, Path(min_length=1, max_length=256), AfterValidator(_printable)]
-ServiceName = Annotated[str, Path(min_length=1, max_length=256), AfterValidator(_printable)]
+RunId = Annotated[str, Path(min_length=1, max_length=256), AfterValidator(printable)]
+EventId = Annotated[str, Path(min_length=1, max_length=256), AfterValidator(printable)]
+TraceId = Annotated[str, Path(min_length=1, max_length=256), AfterValidator(printable)]
+ServiceName = Annotated[str, Path(min_length=1, max_length=256), AfterValidator(printable)]
 
 
 def microseconds(moment: datetime | None) -> int:

@@ -8,7 +8,9 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -26,6 +28,18 @@ def test_help_does_not_import_what_is_heavy() -> None:
     code = f"import sys, enchanted.cluster.cli; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_command_but_those_that_hand_over_can_answer_in_json() -> None:
+    def without(command: Any, *names: str) -> Iterator[str]:
+        if hasattr(command, "commands"):
+            for name, inner in command.commands.items():
+                yield from without(inner, *names, name)
+        elif not any("--json" in parameter.opts for parameter in command.params):
+            yield " ".join(names)
+
+    # `down` has nothing to tell, `submit` is `ray job submit`, `bench` has formats of its own.
+    assert set(without(typer.main.get_command(cli.app))) == {"down", "submit", "bench"}
 
 
 def test_an_error_is_one_line_of_cause_and_one_of_remedy(

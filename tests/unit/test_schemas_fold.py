@@ -82,6 +82,8 @@ def test_transitions_agents_and_tokens_are_folded() -> None:
     agent = state.agents["agent"]
     assert (agent.events, agent.decisions, agent.output_tokens) == (5, 1, 7)
     assert (agent.status, agent.last_decision) == ("HEALTHY", "because")
+    assert (agent.context_seq, agent.context_hash) == (3, spoken.model_call.context_hash)
+    assert fold(log, at=2).agents["agent"].context_seq == 0
 
 
 def test_folding_on_from_a_state_equals_folding_everything() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from enchanted.schemas.events import StoredEvent, model_call
 from enchanted.schemas.fold import RunState, fold
 from enchanted.serve.guard.auth import Access
 from enchanted.serve.moments.checkpoints import is_settled, read_slim, slim
@@ -110,3 +111,12 @@ def test_what_is_kept_of_an_event_folds_the_same(history: History) -> None:
     kept = read_slim(b"".join(map(slim, history.events)), history.events[-1].seq)
     assert whole(fold(kept)) == whole(fold(history.events))
     assert sum(map(len, map(slim, history.events))) < sum(len(stored.raw) for stored in history.events)
+
+
+def test_what_is_kept_of_a_model_call_names_the_context_and_not_its_text() -> None:
+    call = model_call(model="m", messages=["long " * 99], parameters={}, completion="", finish_reason="stop")
+    call.agent_id, call.event_id = "a", "e"
+    whole_one = StoredEvent(seq=7, time=datetime.now(UTC), subject="", raw=b"", event=call)
+    kept = slim(whole_one)
+    assert whole(fold(read_slim(kept, 7))) == whole(fold([whole_one]))
+    assert b"long" not in kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import os
@@ -99,6 +100,37 @@ async def test_an_export_is_a_file_or_lines(typed: Typed, history: History, tmp_
     assert (code, nothing) == (0, "")
     assert pyarrow.parquet.read_table(file).column("seq").to_pylist() == [s.seq for s in history.events]
     assert [json.loads(line)["seq"] for line in lines.splitlines()] == [s.seq for s in history.events]
+
+
+async def test_an_export_says_in_json_what_it_wrote_where(typed: Typed, history: History, tmp_path: Path) -> None:
+    for name, *how in (("run.ndjson", "--output"), ("run.parquet", "--format", "parquet", "--output")):
+        file = tmp_path / name
+        code, text, _ = await typed("export", history.run, "--json", *how, str(file))
+        content = file.read_bytes()
+        assert (code, json.loads(text)) == (0, {
+            "file": str(file), "run": history.run, "format": file.suffix[1:], "since": None, "until": None,
+            "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(),
+        })  # fmt: skip
+    page = tmp_path / "run.html"
+    code, text, _ = await typed("export", history.run, "--json", "--html", str(page))
+    told = json.loads(text)
+    assert (code, told["format"], told["file"], told["bytes"]) == (0, "html", str(page), page.stat().st_size)
+    refused, nothing, why = await typed("export", history.run, "--json")
+    assert (refused, nothing, why.splitlines()[1][:27]) == (2, "", "remedy: give --output FILE;")
+
+
+async def test_a_diff_is_a_document_too_and_play_is_lines_of_them(typed: Typed, history: History) -> None:
+    first, last = history.events[2].seq, history.events[-1].seq
+    where = ["diff", history.run, "--from", str(first), "--to", str(last)]
+    _, patch, _ = await typed(*where)
+    code, text, _ = await typed(*where, "--json")
+    asked = {"run_id": history.run, "from": first, "to": last, "workspace": "main"}
+    assert (code, json.loads(text)) == (0, {**asked, "patch": patch})
+    assert patch.startswith("diff --git")
+    fast = ["--speed", "100000", "--gap", "0"]
+    code, lines, _ = await typed("play", history.run, *fast, "--json")
+    assert [json.loads(line)["seq"] for line in lines.splitlines()] == [stored.seq for stored in history.events]
+    assert lines == (await typed("play", history.run, *fast, "--output", "ndjson"))[1]
 
 
 async def test_an_export_that_cannot_be_leaves_nothing_behind(typed: Typed, tmp_path: Path) -> None:

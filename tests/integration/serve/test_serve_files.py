@@ -158,6 +158,40 @@ async def test_blame_names_the_coder_and_the_decision_behind_a_line_that_was_mer
     assert await asyncio.to_thread(execute, ["blame", team.run, "nothing", *access]) == 3
 
 
+async def test_a_file_whose_name_is_not_utf_8_can_be_asked_for_everywhere(
+    world: World, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    home = world.folder / "run-oddly-named"
+    await asyncio.to_thread(_commit, home / "user", {b"m.py": b"1\n", b"\xff.txt": b"odd\n"})
+    team = Team(world, "run-oddly-named", await ShadowRepository.create(home / "repo.git", home / "user"))
+    await team.base()
+    await world.stored(team.run, team.count)
+
+    async def typed(*arguments: str) -> tuple[int, bytes]:
+        access = ["--url", world.url, "--token-file", str(world.token_file)]
+        code = await asyncio.to_thread(execute, [*arguments, *access])
+        return code, capfdbinary.readouterr().out
+
+    name = ["--path-hex", b"\xff.txt".hex()]
+    assert await typed("state", team.run, *name) == (0, b"odd\n")
+    assert json.loads((await typed("state", team.run, *name, "--json"))[1])["path_hex"] == name[1]
+    (change,) = json.loads((await typed("history", team.run, *name, "--json"))[1])["data"]
+    assert (change["path_hex"], change["reason"]) == (name[1], "base")
+    (line,) = json.loads((await typed("blame", team.run, *name, "--json"))[1])["lines"]
+    assert (line["text"], line["seq"]) == ("odd", change["seq"])
+    for verb in ("history", "blame"):
+        assert (await typed(verb, team.run))[0] == (await typed(verb, team.run, "m.py", *name))[0] == 2
+    assert (await typed("state", team.run, "--path", "m.py", *name))[0] == 2
+    assert (await typed("state", team.run, "--path-hex", "ff"))[0] == 3
+    called = {"name": "state", "arguments": {"run": team.run, "path_hex": name[1]}}
+    answer = await world.http.post(
+        "/mcp",
+        json={"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": called},
+        headers={"Accept": "application/json, text/event-stream"},
+    )
+    assert json.loads(answer.json()["result"]["content"][0]["text"])["content"] == "odd\n"
+
+
 def _commit(folder: Path, files: dict[bytes, bytes]) -> None:
     folder.mkdir(parents=True)
     for name, data in files.items():

@@ -108,7 +108,7 @@ async def answered(world: World, method: str, path: str, **request: Any) -> None
 
 async def test_every_read_of_a_hostile_run_is_answered(world: World, runs: list[str]) -> None:
     for number, run in enumerate(runs):
-        for path in ("", "/state", "/verify", "/receipt", "/diff?from=0"):
+        for path in ("", "/state", "/verify", "/receipt", "/diff?from=0", "/agents/a/context"):
             await answered(world, "GET", f"runs/{run}{path}")
         files = CHANGES[number % len(CHANGES)].get("files", [{"path": "a.py"}])
         name = {"path": files[0]["path"], "path_hex": files[0].get("path_hex", "")}

@@ -68,8 +68,29 @@ async def test_the_diff_between_two_sequences_turns_one_tree_into_the_other(worl
         assert await repository.apply(old, response.text) == new
     same = await world.get(f"runs/{history.run}/diff", **{"from": seqs[1], "to": seqs[1]})
     assert (same.status_code, same.text) == (200, "")
-    backwards = await world.get(f"runs/{history.run}/diff", **{"from": seqs[5], "to": seqs[1]})
-    assert backwards.status_code == 400
+
+
+async def test_the_diff_to_an_earlier_sequence_is_the_way_back(
+    world: World, history: History, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    seqs = list(history.files)
+    repository = ShadowRepository.open(world.folder / history.run / "repo.git")
+    access = ["--url", world.url, "--token-file", str(world.token_file)]
+    for start, end in [(0, seqs[-1]), (seqs[1], seqs[-3]), (seqs[4], seqs[6]), (seqs[-3], seqs[-1])]:
+        there = await world.get(f"runs/{history.run}/diff", **{"from": start, "to": end})
+        back = await world.get(f"runs/{history.run}/diff", **{"from": end, "to": start})
+        assert (there.status_code, back.status_code) == (200, 200), back.text
+        old, new = (there.headers[f"x-enchanted-{side}-tree"] for side in ("from", "to"))
+        assert (back.headers["x-enchanted-from-tree"], back.headers["x-enchanted-to-tree"]) == (new, old)
+        begun = old or repository.empty_tree
+        assert await repository.apply(new, back.text) == begun
+        assert await repository.apply(await repository.apply(new, back.text), there.text) == new
+        assert (await repository.diff(new, begun)).text == back.text
+        command = ["diff", history.run, "--from", str(end), "--to", str(start), *access]
+        assert await asyncio.to_thread(execute, command) == 0
+        assert capfdbinary.readouterr().out == back.content
+    missing = await world.get(f"runs/{history.run}/diff", **{"from": seqs[-1], "to": 0, "workspace": "nosuch"})
+    assert (missing.status_code, missing.json()["code"]) == (404, "workspace-not-found")
 
 
 async def test_an_answer_has_a_strong_etag_and_is_not_sent_twice(world: World, history: History) -> None:

@@ -10,6 +10,8 @@ import pytest
 from mcp.client.session import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
+from enchanted.bus.agent_log import AgentLog
+from enchanted.schemas.events import model_call, system_signal
 from enchanted.serve.testing import History, World
 
 
@@ -39,6 +41,20 @@ async def test_an_agent_finds_what_happened_and_why(session: ClientSession, hist
     assert json.loads(shown.content[0].text)["content"].encode() == history.files[at]["b c.py"]
 
 
+async def test_an_agent_reads_what_another_one_was_given(session: ClientSession, world: World) -> None:
+    log = AgentLog(world.bus, run_id="run-asked-by-mcp", role="coder", agent_name="coder-1")
+    messages = [{"role": "user", "content": "why?"}]
+    call = model_call(model="m", messages=messages, parameters={}, completion="so", finish_reason="stop")
+    signal, called = await log.emit(system_signal(status="HEALTHY"), call)
+    await world.stored("run-asked-by-mcp", 2)
+    asked = {"run": "run-asked-by-mcp", "agent": "coder-1"}
+    found = json.loads((await session.call_tool("context", asked)).content[0].text)
+    assert (found["messages"], found["seq"], found["matches"]) == (messages, called.seq, True)
+    early = await session.call_tool("context", {**asked, "at": signal.seq})
+    assert early.is_error
+    assert "had asked no model" in early.content[0].text
+
+
 async def test_what_is_not_there_is_said_and_nothing_can_be_changed(session: ClientSession, history: History) -> None:
     missing = await session.call_tool("run", {"run": "no body?x=1#y"})
     assert missing.is_error
@@ -54,6 +70,8 @@ async def test_what_is_no_id_is_refused_by_name_and_names_no_other_resource(sess
         ("event", {"event_id": name}),
         ("trace", {"trace_id": name}),
         ("state", {"run": name}),
+        ("context", {"run": name, "agent": "a"}),
+        ("context", {"run": "r", "agent": name}),
         ("diff", {"run": name, "start": 0}),
         ("verify", {"run": name}),
     ):
