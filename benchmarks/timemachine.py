@@ -114,6 +114,8 @@ async def _seeks(servers: Plane, folder: Path, scale: Scale) -> list[Row]:
             content.append([await timed(partial(_content, http, seq)) for seq in seqs[: scale.seeks // 4]])
         places = [folder / f"into-{number}" for number in range(scale.repeats)]
         restored = [await timed(partial(_restored, http, place, scale)) for place in places]
+        told("patches against trees")
+        deep = [await _deep(http) for _ in range(scale.repeats)]
     await store.close()
     bare = "events since the checkpoint, p50"
     return [
@@ -125,6 +127,7 @@ async def _seeks(servers: Plane, folder: Path, scale: Scale) -> list[Row]:
         Row(name="first seek to the end, without checkpoints", unit="ms", samples=[first]),
         Row(name="first content at the end, every patch applied", unit="ms", samples=[built]),
         Row(name=f"restore {FILES} files into a new folder", unit="ms", samples=restored, budget=Budget(limit=500)),
+        Row(name="verify --deep, patches against trees", unit="changes/s", samples=deep),
     ]
 
 
@@ -160,6 +163,16 @@ async def _content(http: httpx.AsyncClient, seq: int) -> None:
     answer.raise_for_status()
     if answer.json()["content"].encode() != content_of(number):
         raise RuntimeError(f"the content at {seq} is another one")
+
+
+async def _deep(http: httpx.AsyncClient) -> float:
+    """Changes a second, from the run's beginning, over one piece of some seconds."""
+    answer = await http.get(f"/api/v1/runs/{RUN}/verify/patches")
+    answer.raise_for_status()
+    found = answer.json()
+    if found["why"] or found["first_bad"]:
+        raise RuntimeError(f"an untouched run is said to have a false patch: {found}")
+    return float(found["changes"] / found["seconds"])
 
 
 async def _restored(http: httpx.AsyncClient, into: Path, scale: Scale) -> None:

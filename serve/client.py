@@ -169,9 +169,13 @@ class ApiClient:
             url = f"/api/v1/runs/{_part(run)}/diff"
             return _checked(self._http.get(url, params=parameters, timeout=REBUILD)).text
 
-    def verify(self, run: str) -> Json:
-        """Both verdicts."""
-        return self._json(f"runs/{_part(run)}/verify")
+    def verify(self, run: str, *, deep: bool | None = None) -> Json:
+        """Both verdicts; ``deep`` holds the patches against the trees too, for a minute and a half at most."""
+        return self._json(f"runs/{_part(run)}/verify", REBUILD, deep=deep)
+
+    def verify_patches(self, run: str, *, after: int = 0) -> Json:
+        """The patches alone, ten seconds of them; ``after`` is the ``until`` of the last call."""
+        return self._json(f"runs/{_part(run)}/verify/patches", REBUILD, after=after)
 
     def restore(self, run: str, body: Mapping[str, Any]) -> Json:
         """Put a state into a folder or onto a branch; with ``dry_run`` only what that would do."""
