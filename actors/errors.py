@@ -128,6 +128,14 @@ class CannotRebuild(ActorError):
         super().__init__(f"{why}; the base bundle on the bus and every patch since are needed: `enchanted verify RUN`")
 
 
+class TreeNotMade(CannotRebuild):
+    """A change begins at a tree that nothing before it made here."""
+
+    def __init__(self, tree: str) -> None:
+        super().__init__(f"it begins at tree {tree[:80]!r}, which no change before it leads to")
+        self.tree = tree
+
+
 class TargetChanged(ActorError):
     """Files in a folder would be overwritten that nothing else has."""
 

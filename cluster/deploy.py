@@ -234,7 +234,7 @@ def _who_may_ask(api: ApiSettings) -> dict[str, Any]:
     from enchanted.serve.guard.rate import Rate
 
     rate = Rate(per_second=api.requests_per_second, burst=api.burst)
-    return {"hosts": api.hosts, "origins": api.origins, "rate": rate}
+    return {"hosts": api.hosts, "origins": api.origins, "rate": rate, "max_days": api.max_days}
 
 
 def resume_runs(endpoints: Endpoints, settings: Settings) -> None:

@@ -159,6 +159,8 @@ class ApiSettings(_Section):
     """What one address that is not this machine's may ask for in the long run; 0 is no limit."""
     burst: int = Field(default=200, ge=1)
     """What it may ask for at once."""
+    max_days: float = Field(default=400, ge=0, le=100_000)
+    """Time that one question may be about, from `since` to `until`; 0 is no limit."""
 
     @field_validator("hosts", "origins", mode="before")
     @classmethod

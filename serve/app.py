@@ -22,7 +22,7 @@ from enchanted.serve.guard.body import BodyLimit
 from enchanted.serve.guard.codes import Codes
 from enchanted.serve.guard.problem import install, problem
 from enchanted.serve.guard.rate import RateLimit
-from enchanted.serve.live import socket, stream
+from enchanted.serve.live import play, socket, stream
 from enchanted.serve.mcp import make_mcp
 from enchanted.serve.moments import compare, context, file_history, history, outline
 from enchanted.serve.moments.contents import Contents
@@ -39,7 +39,7 @@ MAX_BODY = 1 << 20
 
 _PARTS = (
     *(runs_list, runs, events, trace, jaeger_reads, history, outline, file_history, compare, receipts, recovery),
-    *(agents, context, ledger, facets, query, data, html, stream, socket, verbs, reruns, pipeline, cluster),
+    *(agents, context, ledger, facets, query, data, html, stream, socket, play, verbs, reruns, pipeline, cluster),
     *(otlp, sessions, pages),
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from urllib.parse import quote
 import httpx
 
 from enchanted.serve.guard.codes import NONCE, new_code
+from enchanted.serve.live.frames import Frame, parse_frames
 
 Json = dict[str, Any]
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
@@ -177,9 +177,13 @@ class ApiClient:
             url = f"/api/v1/runs/{_part(run)}/diff"
             return _checked(self._http.get(url, params=parameters, timeout=REBUILD)).text
 
-    def verify(self, run: str) -> Json:
-        """Both verdicts."""
-        return self._json(f"runs/{_part(run)}/verify")
+    def verify(self, run: str, *, deep: bool | None = None) -> Json:
+        """Both verdicts; ``deep`` holds the patches against the trees too, for a minute and a half at most."""
+        return self._json(f"runs/{_part(run)}/verify", REBUILD, deep=deep)
+
+    def verify_patches(self, run: str, *, after: int = 0) -> Json:
+        """The patches alone, ten seconds of them; ``after`` is the ``until`` of the last call."""
+        return self._json(f"runs/{_part(run)}/verify/patches", REBUILD, after=after)
 
     def restore(self, run: str, body: Mapping[str, Any]) -> Json:
         """Put a state into a folder or onto a branch; with ``dry_run`` only what that would do."""
@@ -278,19 +282,19 @@ class ApiClient:
         Raises:
             ApiUnreachable: the API was away for longer than a minute.
         """
-        lost_at: float | None = None
-        while True:
-            try:
-                for seq, document in self._listen(after, filters):
-                    after, lost_at = seq, None
-                    if document is not None:
-                        yield document
-            except ApiUnreachable:
-                now = time.monotonic()
-                lost_at = lost_at or now
-                if now - lost_at > GONE:
-                    raise
-            time.sleep(RESUME_PAUSE)
+        return self._resumed("stream", after, filters)
+
+    def play(
+        self, run: str, *, start: int | None = None, speed: float | None = None, max_gap: float | None = None
+    ) -> Iterator[Json]:
+        """What the run has by now, paced as it came, until its end; a broken connection is resumed.
+
+        Raises:
+            NothingFound: there is no such run.
+            ApiUnreachable: the API was away for longer than a minute.
+        """
+        what = {"from": start, "speed": speed, "max_gap": max_gap}
+        return self._resumed(f"runs/{_part(run)}/play", None, what)
 
     def wait_queryable(self, run: str, seq: int, *, seconds: float = 15.0) -> bool:
         """Wait until the table has the run's event with this sequence; False when it takes longer than ``seconds``."""
@@ -316,13 +320,30 @@ class ApiClient:
                 return False
             time.sleep(POLL)
 
-    def _listen(self, after: int | None, filters: Mapping[str, object]) -> Iterator[tuple[int, Json | None]]:
+    def _resumed(self, resource: str, after: int | None, parameters: Mapping[str, object]) -> Iterator[Json]:
+        lost_at: float | None = None
+        while True:
+            try:
+                for frame in self._listen(resource, after, parameters):
+                    if frame.kind == "end":
+                        return
+                    after, lost_at = frame.seq, None
+                    if frame.document is not None:
+                        yield frame.document
+            except ApiUnreachable:
+                now = time.monotonic()
+                lost_at = lost_at or now
+                if now - lost_at > GONE:
+                    raise
+            time.sleep(RESUME_PAUSE)
+
+    def _listen(self, resource: str, after: int | None, parameters: Mapping[str, object]) -> Iterator[Frame]:
         headers = {} if after is None else {"Last-Event-ID": str(after)}
         timeout = httpx.Timeout(SILENCE, connect=5.0)
         with (
             self._errors(),
             self._http.stream(
-                "GET", "/api/v1/stream", params=_given(filters), headers=headers, timeout=timeout
+                "GET", f"/api/v1/{resource}", params=_given(parameters), headers=headers, timeout=timeout
             ) as response,
         ):
             if response.is_error:
@@ -357,20 +378,6 @@ class ApiClient:
             raise ApiUnreachable(
                 f"the API at {self.url} does not answer ({why}); `enchanted up` starts it, `enchanted status` shows it"
             ) from error
-
-
-def parse_frames(lines: Iterator[str]) -> Iterator[tuple[int, Json | None]]:
-    """(sequence, document) of each frame; a frame without data only moves the position."""
-    seq, data = None, ""
-    for line in lines:
-        if line.startswith("id: "):
-            seq = int(line[4:])
-        elif line.startswith("data: "):
-            data += line[6:]
-        elif not line:
-            if seq is not None:
-                yield seq, json.loads(data) if data else None
-            seq, data = None, ""
 
 
 def _part(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +25,7 @@ from enchanted.serve.errors import RunsUnavailable
 from enchanted.serve.guard.auth import access_from
 from enchanted.serve.guard.rate import Rate
 from enchanted.serve.sources.buslink import BusLink
-from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.dependencies import MAX_SPAN, Dependencies
 from enchanted.serve.sources.store import Store
 
 # A live stream holds its place for as long as it is open.
@@ -117,7 +118,8 @@ def dependencies_from(config: Mapping[str, Any]) -> Dependencies:
     ray_dashboard_url.
 
     ``swarm`` (a SwarmConfig) lets the API start runs; ``api_url`` or ``api_host``, ``hosts`` and ``origins`` widen who
-    may ask, ``rate`` (a Rate) says how often; ``ingest_workers`` is how many ingest actors there are.
+    may ask, ``rate`` (a Rate) says how often, ``max_days`` about how much time at once; ``ingest_workers`` is how many
+    ingest actors there are.
     """
     swarm: SwarmConfig | None = config.get("swarm")
     return Dependencies(
@@ -135,6 +137,7 @@ def dependencies_from(config: Mapping[str, Any]) -> Dependencies:
         ingest_workers=partial(ingest_workers, config.get("ingest_workers", 1)),
         cluster=RayView(dashboard_url=config.get("ray_dashboard_url", "")),
         rate=config.get("rate", Rate()),
+        max_span=timedelta(days=config.get("max_days", MAX_SPAN.days)),
     )
 
 

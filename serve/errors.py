@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from math import ceil
 from typing import Any, ClassVar
 
@@ -213,6 +214,19 @@ class TooMuchAsked(BadRequest):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"{why}; ask for a run, an agent, a service or a shorter time")
+
+
+class SpanTooLong(BadRequest):
+    """A question about more time than the settings allow."""
+
+    code, title = "span-too-long", "The time asked for is too long"
+
+    def __init__(self, asked: timedelta, most: timedelta) -> None:
+        days, limit = asked / timedelta(days=1), most / timedelta(days=1)
+        super().__init__(
+            f"it has {days:,.1f} days, at most {limit:g} in one request; ask for a shorter time, one piece after the "
+            "other, or raise `api.max_days` in the settings"
+        )
 
 
 class BadCursor(BadRequest):

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from enchanted.actors.errors import BadPatch, GitFailed, GitTooOld, MissingContent
+from enchanted.actors.errors import GitFailed, GitTooOld, MissingContent
 from enchanted.actors.repository.git import Git, require_git
+from enchanted.actors.repository.staged import Staged
 from enchanted.actors.repository.tree_writer import TreeWriter
 from enchanted.schemas.events import FileChange
 
@@ -151,14 +152,7 @@ class TreeStore:
         if not patch.strip():
             return tree
         with self.scratch_index() as index:
-            git = Git(cwd=self.folder, git_dir=self.folder, index=index)
-            git.run("read-tree", self._tree(tree))
-            direction = ["--reverse"] if reverse else []
-            try:
-                git.run("apply", "--cached", "--binary", "--whitespace=nowarn", *direction, "-", stdin=patch.encode())
-            except GitFailed as error:
-                raise BadPatch(error.why) from error
-            return git.run("write-tree").decode().strip()
+            return Staged(self.folder, index).apply(self._tree(tree), patch, reverse=reverse)
 
     def content(self, tree: str, path: str | bytes) -> bytes:
         """The bytes of one file; of a symbolic link, its target.

@@ -27,6 +27,26 @@ class StreamCheck(BaseModel):
     differing: list[int] = []
 
 
+class PatchesDocument(BaseModel):
+    """Whether the patches of a run lead from each tree that it names to the next; to the first that does not."""
+
+    run_id: str
+    intact: bool | None
+    """Null where not every change could be held against its trees: see `why`, `skipped` and `whole`."""
+    whole: bool
+    """The end of the run was reached."""
+    changes: int
+    """Changes of files that lead where they say."""
+    skipped: int
+    """Changes by producers without a chain, whose beginning is no tree of the run."""
+    until: int
+    """The sequence up to which everything was looked at."""
+    seconds: float
+    why: str
+    """Why it could not go on; empty where it could, or where the time was over."""
+    first_bad: FaultDocument | None
+
+
 class VerifyDocument(BaseModel):
     """Both verdicts over a run."""
 
@@ -42,3 +62,5 @@ class VerifyDocument(BaseModel):
     first_bad: FaultDocument | None
     missing: list[FaultDocument]
     stream: StreamCheck
+    patches: PatchesDocument | None = None
+    """With `deep`; a false patch makes `intact` false too."""

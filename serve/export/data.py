@@ -25,6 +25,7 @@ from enchanted.serve.errors import RunNotFound, ServeError
 from enchanted.serve.export.formats import MEDIA_TYPES, Encoder, Format, encoder
 from enchanted.serve.sources.dependencies import Deps
 from enchanted.serve.sources.parameters import Identifier, microseconds
+from enchanted.serve.sources.span import check_span
 from enchanted.serve.sources.store import Store
 
 log = logging.getLogger(__name__)
@@ -156,6 +157,7 @@ class ExportResponse(Response):
 )
 async def export(query: Annotated[ExportQuery, Query()], deps: Deps) -> Response:
     """All events of a run, or of a time, as one file that is made while it is sent."""
+    check_span(deps, microseconds(query.since), microseconds(query.until))
     rest = pieces(deps.store, query, encoder(query.format))
     # The first piece is made before the head leaves, so that what goes wrong at once has its status.
     first = await anext(rest)

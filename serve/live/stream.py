@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Protocol, Self
 
 import anyio
 import orjson
@@ -242,12 +242,21 @@ async def _free(readers: asyncio.Semaphore, seconds: float) -> bool:
         return False
 
 
+class Framed(Protocol):
+    """What can be sent."""
+
+    @property
+    def frames(self) -> bytes:
+        """As server-sent events."""
+        ...
+
+
 class LiveResponse(Response):
-    """Sends pieces as server-sent events until the client goes or is too slow."""
+    """Sends pieces as server-sent events until they end, or the client goes or is too slow."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, pieces: AsyncGenerator[Piece, None], streams: Streams) -> None:
+    def __init__(self, pieces: AsyncGenerator[Framed, None], streams: Streams) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._pieces = pieces
@@ -275,17 +284,18 @@ class LiveResponse(Response):
                     await self._send(send, piece.frames)
         except TimeoutError:
             log.warning("a live client took nothing for %g s and was cut off; it can resume", self._streams.slow)
+            return
         except (BusError, ServeError) as error:
             # The head is out, so all that can be said is the end; the client resumes.
             log.warning("a live stream ended: %s", error)
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, body: bytes) -> None:
         async with asyncio.timeout(self._streams.slow):
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-async def _place(request: Request) -> AsyncGenerator[None, None]:
+async def taken_place(request: Request) -> AsyncGenerator[None, None]:
     """Taken before the request waits for anything, given back after its answer was sent."""
     streams: Streams = request.app.state.streams
     with streams.places.one():
@@ -295,7 +305,7 @@ async def _place(request: Request) -> AsyncGenerator[None, None]:
 @router.get(
     "/stream",
     response_model=None,
-    dependencies=[Depends(_place)],
+    dependencies=[Depends(taken_place)],
     responses={200: {"content": {"text/event-stream": {}}, "description": "Events; each frame's id is its SEQ"}},
 )
 async def stream(
@@ -306,11 +316,16 @@ async def stream(
 ) -> Response:
     """Events as they are stored, from a sequence on when one is named."""
     streams: Streams = request.app.state.streams
-    after = query.after if last_event_id is None else _sequence(last_event_id)
+    after = query.after if last_event_id is None else position(last_event_id)
     return LiveResponse(await streams.begin(query, after), streams)
 
 
-def _sequence(text: str) -> int:
+def position(text: str) -> int:
+    """The sequence that a Last-Event-ID names.
+
+    Raises:
+        BadRequest: it names none.
+    """
     if not (text.isascii() and text.isdecimal()) or int(text) > MAX_SEQ:
         raise BadRequest("Last-Event-ID must be the sequence of the last event seen, as the stream gave it")
     return int(text)

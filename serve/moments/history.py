@@ -12,10 +12,11 @@ from starlette.responses import Response
 
 from enchanted.schemas.fold import MAIN_WORKSPACE, FileState, RunState, ValueState, WorkspaceState, path_key
 from enchanted.serve.documents.answer import NOT_MODIFIED, JsonResponse, described, tagged
-from enchanted.serve.documents.proof import VerifyDocument
+from enchanted.serve.documents.proof import PatchesDocument, VerifyDocument
 from enchanted.serve.documents.state import ContentDocument, StateDocument
 from enchanted.serve.errors import PathNotFound, WorkspaceNotFound
 from enchanted.serve.moments.contents import Contents
+from enchanted.serve.moments.patches import hold_patches
 from enchanted.serve.moments.seek import Seeker
 from enchanted.serve.proof.verify import prove
 from enchanted.serve.queries.events import rfc3339
@@ -24,6 +25,8 @@ from enchanted.serve.sources.dependencies import Deps
 from enchanted.serve.sources.parameters import MAX_SEQ, Identifier, PathHex, RunId, Sequence
 
 router = APIRouter(prefix="/api/v1", tags=["history"])
+DEEP, SLICE = 90.0, 10.0
+"""Seconds that patches are checked for in one request: beside the chain, and alone."""
 
 
 def state_document(run: str, state: RunState, checkpoint: int = 0) -> dict[str, Any]:
@@ -170,7 +173,22 @@ async def read_diff(
 
 
 @router.get("/runs/{run}/verify", response_model=None, responses=described(VerifyDocument))
-async def read_verdict(run: RunId, deps: Deps) -> JsonResponse:
-    """Whether any link is wrong (intact) and whether any event is missing (complete)."""
+async def read_verdict(run: RunId, deps: Deps, deep: bool = False) -> JsonResponse:
+    """Whether any link is wrong (intact) and whether any event is missing (complete).
+
+    With `deep` also whether each patch leads where its change says, for a minute and a half at most.
+    """
     await find_run(deps, run)
-    return JsonResponse(await prove(deps, run))
+    verdict = await prove(deps, run)
+    if deep:
+        verdict["patches"] = patches = await hold_patches(deps, run, seconds=DEEP)
+        verdict["intact"] = verdict["intact"] and patches["intact"] is not False
+        verdict["first_bad"] = verdict["first_bad"] or patches["first_bad"]
+    return JsonResponse(verdict)
+
+
+@router.get("/runs/{run}/verify/patches", response_model=None, responses=described(PatchesDocument))
+async def read_patches(run: RunId, deps: Deps, after: Sequence = 0) -> JsonResponse:
+    """The same of the patches alone, for ten seconds; what came before `after` was checked by the calls before."""
+    await find_run(deps, run)
+    return JsonResponse(await hold_patches(deps, run, after=after, seconds=SLICE))

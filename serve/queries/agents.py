@@ -15,6 +15,7 @@ from enchanted.serve.documents.query import AgentStatsPage
 from enchanted.serve.queries.events import rfc3339
 from enchanted.serve.sources.dependencies import Deps
 from enchanted.serve.sources.parameters import Identifier, microseconds
+from enchanted.serve.sources.span import check_span
 from enchanted.serve.sources.store import Store
 
 router = APIRouter(prefix="/api/v1", tags=["query"])
@@ -110,4 +111,5 @@ def finite(value: float) -> float | None:
 @router.get("/agents/stats", response_model=None, responses=described(AgentStatsPage))
 async def agent_stats(query: Annotated[StatsQuery, Query()], deps: Deps) -> JsonResponse:
     """Decisions, changes, reverts, errors, confidence, tokens and latency of each agent, by hour, day or as a whole."""
+    check_span(deps, microseconds(query.since), microseconds(query.until))
     return JsonResponse(await read_stats(deps.store, query))

@@ -27,6 +27,7 @@ from enchanted.serve.sources.parameters import (
     Sequence,
     microseconds,
 )
+from enchanted.serve.sources.span import check_span
 from enchanted.serve.sources.store import EventRow, Store
 
 router = APIRouter(prefix="/api/v1", tags=["events"])
@@ -193,6 +194,7 @@ async def find_event(store: Store, event_id: str) -> EventRow:
 @router.get("/events", response_model=None, responses=described(EventPage))
 async def list_events(query: Annotated[EventQuery, Query()], deps: Deps) -> JsonResponse:
     """Events in stream order."""
+    check_span(deps, microseconds(query.since), microseconds(query.until))
     return JsonResponse(await read_page(deps.store, query))
 
 

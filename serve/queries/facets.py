@@ -11,6 +11,8 @@ from enchanted.serve.documents.answer import JsonResponse, described
 from enchanted.serve.documents.query import Facets
 from enchanted.serve.queries.events import EventFilter
 from enchanted.serve.sources.dependencies import Deps
+from enchanted.serve.sources.parameters import microseconds
+from enchanted.serve.sources.span import check_span
 from enchanted.serve.sources.store import Store
 
 router = APIRouter(prefix="/api/v1", tags=["query"])
@@ -46,4 +48,5 @@ def _value(row: dict[str, Any]) -> dict[str, Any]:
 @router.get("/facets", response_model=None, responses=described(Facets))
 async def facets(query: Annotated[FacetQuery, Query()], deps: Deps) -> JsonResponse:
     """The values that the events of a filter have, by kind, role, agent, tool, outcome, model and so on."""
+    check_span(deps, microseconds(query.since), microseconds(query.until))
     return JsonResponse(await read_facets(deps.store, query))

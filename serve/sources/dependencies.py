@@ -21,6 +21,7 @@ HEARTBEAT = 15.0
 SLOW_CLIENT = 30.0
 MAX_STREAMS = 256
 SETTLED = timedelta(minutes=2)
+MAX_SPAN = timedelta(days=400)
 RATE = Rate()
 
 
@@ -77,6 +78,8 @@ class Dependencies:
     settled: timedelta = SETTLED
     """Age of an event after which none before it is still on its way into the table, where producers number theirs."""
     max_streams: int = MAX_STREAMS
+    max_span: timedelta = MAX_SPAN
+    """Time that one question may be about, from `since` to `until`; 0 is no limit."""
     rate: Rate = RATE
 
 

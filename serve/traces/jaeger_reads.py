@@ -16,6 +16,7 @@ from enchanted.serve.documents.jaeger import JaegerDependencies, JaegerNames, Ja
 from enchanted.serve.errors import TraceNotFound
 from enchanted.serve.sources.dependencies import Dependencies, Deps
 from enchanted.serve.sources.parameters import LAST_MICROSECOND, Identifier, ServiceName, TraceId
+from enchanted.serve.sources.span import check_span
 from enchanted.serve.traces.jaeger import jaeger_trace
 from enchanted.serve.traces.trace import stored_spans
 
@@ -122,7 +123,9 @@ async def search_traces(search: Annotated[TraceSearch, Query()], deps: Deps) -> 
     """Traces with a span that is such as was asked for, the newest first."""
     ids = [_full(trace) for trace in search.traces]
     if not ids:
-        rows = await deps.store.rows("find_traces", **search.bound(time.time_ns() // 1_000))
+        bound = search.bound(time.time_ns() // 1_000)
+        check_span(deps, max(1, bound["start"]), bound["end"])
+        rows = await deps.store.rows("find_traces", **bound)
         ids = [row["trace"] for row in rows]
     return JsonResponse(_answer(await _traces(deps, ids)))
 
@@ -171,6 +174,7 @@ async def list_dependencies(
     until = time.time_ns() // 1_000 if end is None else min(end * 1_000, LAST_MICROSECOND)
     span = DEPENDENCY_LOOKBACK * 1_000 if lookback is None else lookback
     bounds: dict[str, Any] = {"start": max(0, until - span * 1_000), "end": until, "service": service}
+    check_span(deps, max(1, bounds["start"]), until)
     rows = await deps.store.rows("service_calls", **bounds)
     return JsonResponse(_answer([{name: row[name] for name in ("parent", "child", "callCount")} for row in rows]))
 

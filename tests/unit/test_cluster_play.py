@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from enchanted.cluster.commands.play import paced
+from enchanted.serve.live.pacing import Pace
 
 
 @pytest.mark.parametrize(("speed", "pauses"), [(1.0, [0.5, 2.0]), (10.0, [0.05, 0.2])])
@@ -12,7 +13,7 @@ def test_pauses_are_as_they_were_at_the_speed_and_idle_gaps_are_cut(speed: float
     times = ["2026-01-01T00:00:00Z", "2026-01-01T00:00:00.500000Z", "2026-01-01T01:00:00Z", "2026-01-01T00:59:59Z"]
     waited: list[float] = []
     events = [{"seq": seq, "stream_time": time} for seq, time in enumerate(times)]
-    assert list(paced(events, speed=speed, gap=2.0, wait=waited.append)) == events
+    assert list(paced(events, Pace(speed=speed, max_gap=2.0), waited.append)) == events
     assert waited == pytest.approx(pauses)
 
 
@@ -27,5 +28,5 @@ def test_an_imported_run_is_played_by_the_times_its_events_tell_and_others_by_th
     ]
     waited: list[float] = []
     events = [{"seq": seq, "stream_time": stored, **one} for seq, one in enumerate(told)]
-    assert list(paced(events, speed=1.0, gap=2.0, wait=waited.append)) == events
+    assert list(paced(events, Pace(speed=1.0, max_gap=2.0), waited.append)) == events
     assert waited == pytest.approx([1.0, 2.0])

@@ -171,6 +171,7 @@ def test_hosts_and_origins_are_lists_in_a_file_and_commas_in_the_environment(tmp
     assert found.settings.api.hosts == ("swarm.example",)
     assert found.settings.api.origins == ("https://a.example", "http://b.example:3000")
     assert (found.settings.api.requests_per_second, found.settings.api.burst) == (50, 9)
+    assert found.settings.api.max_days == 400
 
 
 @pytest.mark.parametrize(
@@ -185,6 +186,7 @@ def test_hosts_and_origins_are_lists_in_a_file_and_commas_in_the_environment(tmp
         ("ENCHANTED_API__REQUESTS_PER_SECOND", "-1"),
         ("ENCHANTED_API__REQUESTS_PER_SECOND", "nan"),
         ("ENCHANTED_API__BURST", "0"),
+        ("ENCHANTED_API__MAX_DAYS", "-1"),
     ],
 )
 def test_who_may_ask_the_api_is_not_guessed(tmp_path: Path, variable: str, value: str) -> None:
