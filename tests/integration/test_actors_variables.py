@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
@@ -60,12 +61,11 @@ async def bus(server: NatsServer) -> AsyncIterator[Bus]:
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model without weights sets two variables where they are offered, then takes what a tool found."""
-    prefers = ("set LEVEL=debug", "set LEVEL=trace", "calc.py", "yes")
+    prefers = ("set LEVEL=debug", "set LEVEL=trace", "calc.py", "submit", "yes")
     monkeypatch.setattr("enchanted.actors.hosts.open_model", lambda *_: MinimalModel(prefers))
 
 
-async def driven(bus: Bus, server: NatsServer, folder: Path, request: RunRequest) -> list[StoredEvent]:
-    """Ask for a run, drive it to its verdict in a home of its own, and give its log."""
+async def ask(bus: Bus, folder: Path, request: RunRequest) -> None:
     if not (folder / "shop").exists():
         make_repository(folder / "shop", FILES)
     request = replace(request, repo=str(folder / "shop"))
@@ -73,10 +73,21 @@ async def driven(bus: Bus, server: NatsServer, folder: Path, request: RunRequest
     details = request_to_json(request)
     step = events.run_transition(subject="run", from_state="", to_state="created", reason="", details=details)
     await log.emit(step)
-    minimal, home = RoleModel(url="minimal"), folder / f"home-{request.run_id}"
-    config = SwarmConfig(
-        nats_url=server.url, home=str(home), models=dict.fromkeys(("architect", "coder", "reviewer"), minimal)
-    )
+
+
+def at_home(server: NatsServer, home: Path, *, guided: bool = True) -> SwarmConfig:
+    minimal = RoleModel(url="minimal")
+    models = {"architect": minimal, "coder": replace(minimal, guided=guided), "reviewer": minimal}
+    return SwarmConfig(nats_url=server.url, home=str(home), models=models)
+
+
+async def driven(
+    bus: Bus, server: NatsServer, folder: Path, request: RunRequest, *, guided: bool = True
+) -> list[StoredEvent]:
+    """Ask for a run, drive it to its verdict in a home of its own, and give its log."""
+    await ask(bus, folder, request)
+    home = folder / f"home-{request.run_id}"
+    config = at_home(server, home, guided=guided)
     assert await OrchestratorHost(request.run_id, config, LocalTeam).run() == RunState.MERGED
     shutil.rmtree(home)
     return await bus.read_run(request.run_id)
@@ -101,10 +112,11 @@ async def require_reruns_equal(bus: Bus, run: str, scratch: Path) -> None:
     assert verdict.divergence is None, (verdict.divergence.why, verdict.divergence.differences)
 
 
+@pytest.mark.parametrize("guided", [True, False])
 async def test_a_variable_that_a_coder_sets_is_a_change_its_checks_see_it_and_the_rerun_is_equal(
-    bus: Bus, server: NatsServer, tmp_path: Path
+    bus: Bus, server: NatsServer, tmp_path: Path, guided: bool
 ) -> None:
-    log = await driven(bus, server, tmp_path, PARENT)
+    log = await driven(bus, server, tmp_path, PARENT, guided=guided)
     first, second = variables_of(log)
     debug, trace = sha256_hex('"debug"'), sha256_hex('"trace"')
     step = first.event.state_change
@@ -172,6 +184,27 @@ async def test_a_fork_of_a_fork_takes_over_what_the_first_had_not_begun_with_and
     log = await driven(bus, server, tmp_path, less)
     assert outputs(log, "coder")[0] == "level none none"
     assert not [one for one in variables_of(log) if one.event.state_change.target_resource == "LEVEL"]
+
+
+async def test_a_fork_whose_orchestrator_dies_after_it_took_a_variable_over_takes_it_over_once(
+    bus: Bus, server: NatsServer, tmp_path: Path
+) -> None:
+    parent = await driven(bus, server, tmp_path, PARENT)
+    at, config = variables_of(parent)[0].seq, at_home(server, tmp_path / "home-fork")
+    await ask(bus, tmp_path, replace(PARENT, run_id="fork", forked_from="parent", forked_at=at))
+    first = asyncio.create_task(OrchestratorHost("fork", config, LocalTeam).run())
+    async for stored in bus.tail(after=parent[-1].seq):
+        if stored.event.state_change.reason == "fork":
+            break
+    first.cancel()
+    await asyncio.wait([first])
+    while LocalTeam.living:
+        await LocalTeam.living.pop().disband()
+    assert await OrchestratorHost("fork", config, LocalTeam).run() == RunState.MERGED
+    log = await bus.read_run("fork")
+    assert [one.event.state_change.reason for one in variables_of(log)].count("fork") == 1
+    assert verify(log).intact
+    await require_reruns_equal(bus, "fork", tmp_path / "scratch")
 
 
 def test_a_request_with_offers_is_the_same_from_its_event() -> None:
