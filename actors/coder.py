@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from enchanted.actors.desk import Desk, Site
 from enchanted.actors.prompts import Option
 from enchanted.actors.tools.lint import Finding, Fix
 from enchanted.actors.tools.mutations import Candidate
+from enchanted.actors.tools.variables import SET_VARIABLE, Offers, changes_of
 from enchanted.actors.work import Assignment, Budget, Submission
 
 SUBMIT = "submit"
@@ -44,11 +45,12 @@ class View:
 class Coder:
     """Implements one task in a workspace of its own."""
 
-    def __init__(self, agent: Agent, site: Site, *, guided: bool, budget: Budget) -> None:
+    def __init__(self, agent: Agent, site: Site, *, guided: bool, budget: Budget, offers: Offers | None = None) -> None:
         self._agent = agent
         self._site = site
         self._guided = guided
         self._budget = budget
+        self._offers = offers or {}
 
     async def code(self, job: Assignment) -> Submission:
         """Work on a task until it is handed in.
@@ -60,6 +62,8 @@ class Coder:
         place = Place(task_id=job.task.task_id, workspace_id=job.workspace_id, parent=job.parent)
         with self._agent.turn(job.carrier):
             async with await self._site.desk(self._agent, place, job.start or job.tree) as desk:
+                for name, value in job.variables.items():
+                    await desk.use(SET_VARIABLE, {"name": name, "value": value}, parent=job.parent)
                 decision_id, summary = await self._work(job, desk)
                 return Submission(
                     task_id=job.task.task_id,
@@ -127,10 +131,12 @@ class Coder:
         check = job.task.check
         result = await desk.use("run_check", {"command": check}, parent=job.parent)
         if result.exit_code == 0 and result.outcome == "OK":
-            return View(problem=f"{check!r} passes", actions=())
+            return View(problem=f"{check!r} passes{_with(desk.variables)}", actions=())
         repairs = await desk.find_repairs(check, job.task.files, parent=job.parent)
-        actions = tuple(repair_action(repair, check) for repair in repairs[:MAX_OPTIONS])
-        return View(problem=result.output[-PROBLEM_CHARS:], actions=actions)
+        actions = [repair_action(repair, check) for repair in repairs[:MAX_OPTIONS]]
+        changes = changes_of(self._offers, desk.variables)
+        actions += [variable_action(name, value, check) for name, value in changes[:MAX_OPTIONS]]
+        return View(problem=result.output[-PROBLEM_CHARS:], actions=tuple(actions))
 
     async def _source(self, job: Assignment, desk: Desk) -> str:
         parts: list[str] = []
@@ -167,6 +173,21 @@ def repair_action(repair: Candidate, check: str) -> Action:
     )
     arguments = {"path": repair.path, "first": repair.line, "last": repair.last_line, "text": repair.after}
     return Action(option=option, tool="replace_lines", arguments=arguments)
+
+
+def variable_action(name: str, value: str, check: str) -> Action:
+    """Set a variable that the operator offers, for the checks that follow here."""
+    option = Option(
+        name=f"set {name}={value}",
+        meaning="a variable for the next checks here; the reviewer checks without",
+        reasons=(f"{check!r} fails, and with {name}={value} it may say more",),
+    )
+    return Action(option=option, tool=SET_VARIABLE, arguments={"name": name, "value": value})
+
+
+def _with(variables: Iterable[tuple[str, str]]) -> str:
+    held = ", ".join(f"{name}={value}" for name, value in dict(variables).items())
+    return f" with {held}, which the reviewer checks without" if held else ""
 
 
 def _listing(findings: Sequence[Finding]) -> str:

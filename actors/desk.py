@@ -19,7 +19,9 @@ from enchanted.actors.tools.repair import find_repairs
 from enchanted.actors.tools.results import ToolResult
 from enchanted.actors.tools.sandbox import Sandbox
 from enchanted.actors.tools.toolbox import ToolBox, ToolLimits
+from enchanted.actors.tools.variables import SET_VARIABLE, Offers, to_json
 from enchanted.schemas import events
+from enchanted.schemas.canonical import sha256_hex
 
 WRITING_TOOLS = frozenset({"edit", "write_file", "replace_lines", "apply_fix"})
 FIND_REPAIRS = "find_repairs"
@@ -72,17 +74,26 @@ class SandboxedTools:
 class SandboxedSite:
     """The desks of a live run: its shadow repository, its folder, its sandbox."""
 
-    def __init__(self, *, repository: ShadowRepository, folder: Path, sandbox: Sandbox, limits: ToolLimits) -> None:
+    def __init__(
+        self,
+        *,
+        repository: ShadowRepository,
+        folder: Path,
+        sandbox: Sandbox,
+        limits: ToolLimits,
+        offers: Offers | None = None,
+    ) -> None:
         self.repository = repository
         self._folder = folder
         self._sandbox = sandbox
         self._limits = limits
+        self._offers = offers
 
     async def desk(self, agent: Agent, place: Place, tree: str, *, records: bool = True) -> Desk:
         """Check ``tree`` out into a workspace of its own."""
         folder = self._folder / f"{agent.log.agent_id}-{place.workspace_id}"
         workspace = await Workspace.checkout(self.repository, folder, tree)
-        tools = SandboxedTools(ToolBox(workspace, self._sandbox, self._limits))
+        tools = SandboxedTools(ToolBox(workspace, self._sandbox, self._limits, self._offers))
         return Desk(
             agent=agent,
             repository=self.repository,
@@ -114,6 +125,8 @@ class Desk:
         self._tools = tools
         self._records = records
         self._last_change = 0
+        self.variables: list[tuple[str, str]] = []
+        """Names and values that were set here for checks, in that order."""
         self.place = place
         self.tree = tree
 
@@ -128,7 +141,10 @@ class Desk:
         place = of_task(self.place, parent or self.place.parent)
         call = self._tools.call(tool, dict(arguments))
         result, event_id = await self._agent.use(tool, dict(arguments), call, place, self.tree)
-        await self._settle(tool, place, event_id)
+        if tool != SET_VARIABLE:
+            await self._settle(tool, place, event_id)
+        elif result.outcome == "OK" and self._records:
+            await self._variable_set(arguments["name"], arguments["value"], of_task(place, event_id))
         return result
 
     async def find_repairs(self, command: str, files: Sequence[str], *, parent: str = "") -> tuple[Candidate, ...]:
@@ -139,6 +155,23 @@ class Desk:
         result, _ = await self._agent.use(FIND_REPAIRS, arguments, search, place, self.tree)
         repairs: tuple[Candidate, ...] = result.data.get("repairs", ())
         return repairs
+
+    async def _variable_set(self, name: str, value: str, place: Place) -> None:
+        before, after = dict(self.variables).get(name), to_json(value)
+        self.variables.append((name, value))
+        if before == value:
+            return
+        change = events.variable_change(
+            workspace_id=place.workspace_id,
+            name=name,
+            previous_hash="" if before is None else sha256_hex(to_json(before)),
+            new_hash=sha256_hex(after),
+            value=after,
+            reason="edit",
+            task_id=place.task_id,
+            parent=place.parent,
+        )
+        self._last_change = (await self._agent.change(change, expected_last=self._last_change)).seq
 
     async def _settle(self, tool: str, place: Place, event_id: str) -> None:
         try:

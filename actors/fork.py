@@ -18,12 +18,13 @@ from enchanted.actors.lifecycle import RunSignal, RunState, TaskSignal, TaskStat
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.repository.rebuild import Rebuilder
 from enchanted.actors.repository.tree_store import Patch
+from enchanted.actors.tools.variables import Offers, from_json, still_offered, to_json
 from enchanted.actors.work import RunRequest
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.errors import BlobCorrupt, BlobMissing
 from enchanted.bus.ports import BusPort
 from enchanted.schemas import events
-from enchanted.schemas.canonical import Json
+from enchanted.schemas.canonical import Json, sha256_hex
 from enchanted.schemas.events import ChangeReason, StoredEvent, SwarmEvent
 from enchanted.schemas.fold import MAIN_WORKSPACE
 
@@ -159,16 +160,20 @@ def beginning(point: ForkPoint, request: RunRequest) -> Beginning:
     same = (request.task, request.checks) == (parent.request.task, parent.request.checks)
     if not same or parent.state not in SIGNALS or parent.report is None:
         return Beginning(signal=RunSignal.BASE_STORED, tasks=(), workspaces={})
-    tasks = tuple(_as_begun(parent, task) for task in parent.tasks.values())
+    tasks = tuple(_as_begun(parent, task, request.variables) for task in parent.tasks.values())
     workspaces = {name: trees for task in parent.tasks.values() for name, trees in _trees(parent, task)}
     return Beginning(signal=SIGNALS[parent.state], tasks=tasks, workspaces=workspaces)
 
 
-def _as_begun(parent: Ledger, task: TaskRecord) -> TaskRecord:
-    """A task that a Coder was at waits for another one, which finds the files as they were."""
+def _as_begun(parent: Ledger, task: TaskRecord, offers: Offers) -> TaskRecord:
+    """A task that a Coder was at waits for another one, which finds the files and what was set for checks as they
+    were, as far as the fork offers that as well.
+    """
     if task.state != TaskState.CODING:
-        return task
-    return replace(task, state=TaskState.PENDING, start=_stood(parent, task))
+        return replace(task, variables=still_offered(offers, task.variables))
+    values = {name: from_json(text) for name, text in parent.variables.get(task.workspace_id, {}).items()}
+    variables = still_offered(offers, {**task.variables, **values})
+    return replace(task, state=TaskState.PENDING, start=_stood(parent, task), variables=variables)
 
 
 def _stood(parent: Ledger, task: TaskRecord) -> str:
@@ -200,6 +205,8 @@ async def store_beginning(bus: BusPort, log: AgentLog, ledger: Ledger, repositor
         written = trees.index(ledger.trees[name]) + 1 if name in ledger.trees else 0
         for tree in trees[written:]:
             await write.change(name, ledger.trees.get(name, base), tree)
+    for task in begin.tasks:
+        await write.variables(task.workspace_id, task.variables)
     for tree in _main_trees(point, begin, ledger.main_tree):
         await write.change(MAIN_WORKSPACE, ledger.main_tree, tree)
     return Opening(
@@ -234,6 +241,23 @@ class _Changes:
         if old != new:
             await self._write(workspace, old, new, await self._repository.diff(old, new), reason="fork")
 
+    async def variables(self, workspace: str, values: Mapping[str, str]) -> None:
+        known = self._ledger.variables.get(workspace, {})
+        for name, value in values.items():
+            text = to_json(value)
+            if known.get(name) != text:
+                change = events.variable_change(
+                    workspace_id=workspace,
+                    name=name,
+                    previous_hash="",
+                    new_hash=sha256_hex(text),
+                    value=text,
+                    reason="fork",
+                    reversible=False,
+                    parent=self._ledger.last_event_id,
+                )
+                await self._emit(change)
+
     async def _write(
         self, workspace: str, old: str, new: str, patch: Patch, *, reason: ChangeReason, content: str = ""
     ) -> None:
@@ -249,7 +273,10 @@ class _Changes:
             content_sha256=content,
             parent=self._ledger.last_event_id,
         )
-        last = self._ledger.seqs.get(workspace, 0)
+        await self._emit(change)
+
+    async def _emit(self, change: SwarmEvent) -> None:
+        last = self._ledger.seqs.get(change.workspace_id, 0)
         self._ledger.add(await self._log.emit_change(change, expected_last=last))
 
 

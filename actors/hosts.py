@@ -98,6 +98,8 @@ class RoleHost:
             folder=folder,
             sandbox=sandbox_of(config),
             limits=tool_limits(config),
+            # Who judges sees every tree under the same conditions.
+            offers=self._spec.request.variables if self._spec.role == "coder" else None,
         )
 
     async def call(self, method: str, request: Any) -> Any:

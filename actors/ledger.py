@@ -12,7 +12,8 @@ from enchanted.actors.lifecycle import CLOSED_TASK, RunState, TaskState
 from enchanted.actors.recovery import MainStates
 from enchanted.actors.work import Budget, CheckReport, CheckResult, RunRequest, TaskSpec
 from enchanted.schemas.events import StoredEvent, kind_of
-from enchanted.schemas.fold import FILE_SYSTEM, MAIN_WORKSPACE
+from enchanted.schemas.fold import ENV_VAR, FILE_SYSTEM, MAIN_WORKSPACE
+from enchanted.schemas.gen.events_pb2 import StateChange
 
 
 @dataclass(kw_only=True)
@@ -30,6 +31,8 @@ class TaskRecord:
     """The tree that its Coder was given last."""
     start: str = ""
     """The tree that its next Coder goes on from, when a fork took it over in progress."""
+    variables: dict[str, str] = field(default_factory=dict)
+    """What its next Coder sets for its checks before anything else, taken over likewise."""
     merged: bool = False
     """Its merge is in the main workspace."""
     event_id: str = ""
@@ -59,6 +62,8 @@ class Ledger:
     """Workspace -> its tree."""
     seqs: dict[str, int] = field(default_factory=dict)
     """Workspace -> stream sequence of its last change, be it of files or of what is set in it."""
+    variables: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Workspace -> name -> JSON of what is set in it."""
     report: CheckReport | None = None
     """The checks on the main workspace as it is."""
     tasks: dict[str, TaskRecord] = field(default_factory=dict)
@@ -100,11 +105,19 @@ class Ledger:
         event = stored.event
         # What is set in a workspace moves its head as well.
         self.seqs[event.workspace_id] = stored.seq
+        if event.state_change.target_type == ENV_VAR:
+            self._variable(event.workspace_id, event.state_change)
         if event.state_change.target_type != FILE_SYSTEM:
             return
         self.trees[event.workspace_id] = event.state_change.new_state_hash
         if event.workspace_id == MAIN_WORKSPACE:
             self._main_changed(stored)
+
+    def _variable(self, workspace: str, change: StateChange) -> None:
+        values = self.variables.setdefault(workspace, {})
+        values.pop(change.target_resource, None)
+        if change.new_state_hash:
+            values[change.target_resource] = change.diff_patch
 
     def _run(self, stored: StoredEvent) -> None:
         step = stored.event.run_transition
@@ -140,7 +153,7 @@ class Ledger:
             task.submission = details
         if task.state == TaskState.PENDING and step.from_state == TaskState.REVIEWING:
             task.reworks += 1
-            task.feedback, task.start = step.reason, ""
+            task.feedback, task.start, task.variables = step.reason, "", {}
         if "report" in details:
             self._reported(report_from_json(details["report"]))
 
@@ -183,6 +196,8 @@ def request_to_json(request: RunRequest) -> dict[str, Any]:
         },
         "forked_from": request.forked_from,
         "forked_at": request.forked_at,
+        # A request without is the one it was before there were any.
+        **({"variables": {name: list(of) for name, of in request.variables.items()}} if request.variables else {}),
     }
 
 
@@ -192,6 +207,7 @@ def request_from_json(value: dict[str, Any]) -> RunRequest:
         "checks": tuple(value["checks"]),
         "models": dict(value.get("models", {})),
         "budget": Budget(**value["budget"]),
+        "variables": {name: tuple(of) for name, of in value.get("variables", {}).items()},
     }
     return RunRequest(**{**value, **built})
 
@@ -211,12 +227,14 @@ def record_to_json(record: TaskRecord) -> dict[str, Any]:
     return {
         "spec": spec_to_json(record.spec),
         **{name: getattr(record, name) for name in _CARRIED},
+        **({"variables": dict(record.variables)} if record.variables else {}),
     }
 
 
 def record_from_json(value: dict[str, Any]) -> TaskRecord:
     """The record `record_to_json` wrote."""
-    return TaskRecord(spec=spec_from_json(value["spec"]), **{name: value[name] for name in _CARRIED})
+    carried = {name: value[name] for name in _CARRIED}
+    return TaskRecord(spec=spec_from_json(value["spec"]), variables=dict(value.get("variables", {})), **carried)
 
 
 _CARRIED = ("codings", "reworks", "feedback", "submission", "assigned", "start", "merged")

@@ -29,14 +29,7 @@ from enchanted.actors.recovery import Recovery
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.repository.merge_queue import Conflict, MergeQueue
 from enchanted.actors.team import AgentLost, Team
-from enchanted.actors.work import (
-    Assignment,
-    CheckReport,
-    CheckRequest,
-    PlanRequest,
-    ReviewRequest,
-    RunRequest,
-)
+from enchanted.actors.work import Assignment, CheckReport, CheckRequest, PlanRequest, ReviewRequest, RunRequest
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.errors import BusError
 from enchanted.bus.ports import BusPort
@@ -230,6 +223,7 @@ class Orchestrator:
             parent=task.event_id,
             carrier=spans.carrier(),
             start=task.start,
+            variables=task.variables,
         )
         try:
             done = await self._team.code(coder, job)

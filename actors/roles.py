@@ -48,5 +48,5 @@ def make_role(
     if role == "architect":
         return Architect(agent, guided=manner.guided)
     if role == "coder":
-        return Coder(agent, site, guided=manner.guided, budget=request.budget)
+        return Coder(agent, site, guided=manner.guided, budget=request.budget, offers=request.variables)
     return Reviewer(agent, site, checks=request.checks, guided=manner.guided, reports=reports)

@@ -42,6 +42,8 @@ class RunRequest:
     """The run whose state this one begins with."""
     forked_at: int = 0
     """The stream sequence of that state."""
+    variables: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Variables that a Coder may set for the checks of its workspace, with the values they may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +149,8 @@ class Assignment:
     carrier: Carrier
     start: str = ""
     """The tree to go on from, where somebody was at the task before; ``tree`` otherwise."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """What that one had set for its checks."""
 
 
 @dataclass(frozen=True, kw_only=True)

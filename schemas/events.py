@@ -148,6 +148,35 @@ def state_change(
     )
 
 
+def variable_change(
+    *,
+    workspace_id: str,
+    name: str,
+    previous_hash: str,
+    new_hash: str,
+    value: str,
+    reason: ChangeReason,
+    reversible: bool = True,
+    task_id: str = "",
+    parent: str = "",
+) -> pb.SwarmEvent:
+    """A change of a variable of a workspace; the value is JSON text, and a hash is empty where it is not set."""
+    return pb.SwarmEvent(
+        task_id=task_id,
+        workspace_id=workspace_id,
+        parent_event_id=parent,
+        state_change=pb.StateChange(
+            target_type="ENV_VAR",
+            target_resource=name,
+            previous_state_hash=previous_hash,
+            new_state_hash=new_hash,
+            diff_patch=value,
+            is_reversible=reversible,
+            reason=reason,
+        ),
+    )
+
+
 def model_call(
     *,
     model: str,

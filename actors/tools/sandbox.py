@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -49,13 +49,16 @@ class Sandbox:
         *,
         stdin: bytes = b"",
         writable: bool = True,
+        variables: Mapping[str, str] | None = None,
     ) -> SandboxResult:
         """Run a command in ``folder``; when this returns, or is cancelled, nothing of it runs any more.
+
+        ``variables`` are given to it beside the sandbox's own, which they never replace.
 
         Raises:
             SandboxUnavailable: the sandbox itself could not be started.
         """
-        limits = limits or Limits()
+        limits, more = limits or Limits(), variables or {}
         if self._program:
             view = sandbox_view.arguments(
                 folder,
@@ -63,11 +66,12 @@ class Sandbox:
                 temporary_bytes=limits.temporary_bytes,
                 readable=self._readable,
                 hidden=self._hidden,
+                variables=more,
             )
-            command, variables = [self._program, *view], dict[str, str]()
+            command, outside = [self._program, *view], dict[str, str]()
         else:
-            command, variables = [], sandbox_view.environment(str(folder))
-        confinement = Confinement(command, list(argv), folder, limits, stdin=stdin, variables=variables)
+            command, outside = [], {**more, **sandbox_view.environment(str(folder))}
+        confinement = Confinement(command, list(argv), folder, limits, stdin=stdin, variables=outside)
         work = asyncio.get_running_loop().run_in_executor(self._threads, confinement.run)
         try:
             return await asyncio.shield(work)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 WORKSPACE = "/workspace"
@@ -26,7 +26,7 @@ _HIDDEN_PROC = frozenset({"kcore", "keys", "key-users", "kmsg", "timer_list", "s
 
 
 def environment(folder: str = WORKSPACE, *, temporary: str = "/tmp") -> dict[str, str]:
-    """All the variables a command gets. Tools of the workspace's own .venv come before ours."""
+    """The variables that every command gets. Tools of the workspace's own .venv come before ours."""
     path = (f"{folder}/.venv/bin", f"{sys.prefix}/bin", "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
     return {
         "PATH": ":".join(path),
@@ -39,13 +39,20 @@ def environment(folder: str = WORKSPACE, *, temporary: str = "/tmp") -> dict[str
 
 
 def arguments(
-    folder: Path, *, writable: bool, temporary_bytes: int, readable: Sequence[Path] = (), hidden: Sequence[Path] = ()
+    folder: Path,
+    *,
+    writable: bool,
+    temporary_bytes: int,
+    readable: Sequence[Path] = (),
+    hidden: Sequence[Path] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> list[str]:
     """The view in which ``folder`` is /workspace.
 
     Args:
         readable: further host folders, at their own paths, read-only.
         hidden: host folders that stay empty inside even where they lie in a readable one.
+        variables: given beside those of `environment`, which they never replace.
     """
     tmpfs = ("--size", str(temporary_bytes), "--tmpfs")
     places = [*_interpreter(), *(str(path) for path in readable)]
@@ -69,7 +76,7 @@ def arguments(
         if path.is_dir() and any(path.is_relative_to(place) for place in (*places, *_SYSTEM)):
             view += ["--perms", "0000", *tmpfs, str(path)]
     view += ["--bind" if writable else "--ro-bind", str(folder), WORKSPACE, "--chdir", WORKSPACE, "--remount-ro", "/"]
-    for name, value in environment().items():
+    for name, value in {**(variables or {}), **environment()}.items():
         view += ["--setenv", name, value]
     return view
 

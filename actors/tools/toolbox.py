@@ -22,6 +22,7 @@ from enchanted.actors.tools.results import ToolResult, cut
 from enchanted.actors.tools.sandbox import Sandbox
 from enchanted.actors.tools.sandbox_view import WORKSPACE
 from enchanted.actors.tools.search_script import SEARCH
+from enchanted.actors.tools.variables import SET_VARIABLE, BadVariable, Offers, require_offerable
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import ToolOutcome
 
@@ -55,14 +56,20 @@ class ToolBox:
     - ``apply_fix(fix_ids)``: ids of findings of the last lint; data ``applied``
     - ``run_check(command)``: by ``sh -c``; what it writes is put back afterwards; data ``undone``
     - ``candidates(path, lines)``: data ``candidates`` (`mutations.Candidate`)
+    - ``set_variable(name, value)``: for every later ``run_check`` and ``lint`` here; only where ``offers`` has some,
+      and only what it has
     """
 
-    def __init__(self, workspace: Workspace, sandbox: Sandbox, limits: ToolLimits | None = None) -> None:
+    def __init__(
+        self, workspace: Workspace, sandbox: Sandbox, limits: ToolLimits | None = None, offers: Offers | None = None
+    ) -> None:
         self._workspace = workspace
         self._sandbox = sandbox
         self._limits = limits or ToolLimits()
         self._files = FileTools(workspace.path, max_bytes=self._limits.file_bytes)
         self._findings: dict[str, tuple[lint.Finding, str]] = {}
+        self._offers = offers or {}
+        self._variables: dict[str, str] = {}
         self._turn = asyncio.Lock()
         self._tools: dict[str, Callable[..., Awaitable[ToolResult]]] = {
             "list_files": self._list_files,
@@ -76,6 +83,8 @@ class ToolBox:
             "run_check": self._run_check,
             "candidates": self._candidates,
         }
+        if self._offers:
+            self._tools[SET_VARIABLE] = self._set_variable
         workspace.track()
 
     @property
@@ -157,7 +166,7 @@ class ToolBox:
 
     async def _lint(self) -> ToolResult:
         limits = replace(self._limits.check, output_bytes=64 << 20)
-        result = await self._sandboxed(lint.command(), limits, writable=False)
+        result = await self._sandboxed(lint.command(), limits, writable=False, variables=self._variables)
         if result.exit_code != 0 or result.timed_out:
             return self._report(result)
         root = WORKSPACE if self._sandbox.confined else str(self._workspace.path)
@@ -208,7 +217,7 @@ class ToolBox:
             raise ToolRefused("a command has no NUL")
         before = await self._workspace.snapshot()
         try:
-            result = await self._sandboxed(["sh", "-c", command], self._limits.check)
+            result = await self._sandboxed(["sh", "-c", command], self._limits.check, variables=self._variables)
         finally:
             undone = await self._put_back(before)
         report = self._report(result)
@@ -246,10 +255,31 @@ class ToolBox:
         except ActorError:
             return ""
 
+    async def _set_variable(self, name: str, value: str) -> ToolResult:
+        values = self._offers.get(name, ())
+        if value not in values:
+            what = f"{name!r:.100} with the values {', '.join(values)}" if values else ", ".join(self._offers)
+            return ToolResult(outcome="DENIED", reason=f"{name!r:.100}={value!r:.100} is not on offer; there is {what}")
+        try:
+            # A log that somebody else wrote may offer what no operator here could.
+            require_offerable({name: values})
+        except BadVariable as error:
+            return ToolResult(outcome="DENIED", reason=str(error))
+        self._variables[name] = value
+        return ToolResult(outcome="OK", output=f"{name}={value}")
+
     async def _sandboxed(
-        self, argv: list[str], limits: Limits, *, stdin: bytes = b"", writable: bool = True
+        self,
+        argv: list[str],
+        limits: Limits,
+        *,
+        stdin: bytes = b"",
+        writable: bool = True,
+        variables: Mapping[str, str] | None = None,
     ) -> SandboxResult:
-        return await self._sandbox.run(argv, self._workspace.path, limits, stdin=stdin, writable=writable)
+        return await self._sandbox.run(
+            argv, self._workspace.path, limits, stdin=stdin, writable=writable, variables=variables
+        )
 
     def _report(self, result: SandboxResult) -> ToolResult:
         outcome: ToolOutcome = "OK" if result.exit_code == 0 else "FAILED"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -11,10 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from enchanted.cluster import console
+from enchanted.cluster.commands.offering import offered
 from enchanted.cluster.commands.reading import AtOption, JsonOption, RunArgument, WorkspaceOption, checked_id
 from enchanted.cluster.commands.reading_access import TokenOption, UrlOption, api
 from enchanted.cluster.commands.reading_text import Document, one_line, plain
-from enchanted.cluster.commands.run import BudgetOption, CodersOption, ModelOption, follow_to_the_end, started
+from enchanted.cluster.commands.run import (
+    BudgetOption,
+    CodersOption,
+    ModelOption,
+    VariableOption,
+    follow_to_the_end,
+    started,
+)
 from enchanted.cluster.errors import CHECK_FAILED, USAGE, CommandFailed
 
 if TYPE_CHECKING:
@@ -166,15 +175,25 @@ def undo(
             if as_json:
                 console.emit_json(preview)
             else:
-                console.say(plain(preview["patch"]))
+                console.say(_variable_text(preview) if preview["variable"] else plain(preview["patch"]))
             confirm("undo it", as_json=as_json)
         document = client.undo(run, event_id)
     if as_json:
         console.emit_json(document)
         return
-    console.emit(f"undone as {document['undo_event_id']} (sequence {document['seq']}): {', '.join(document['files'])}")
+    what = _variable_text(document) if document["variable"] else ", ".join(document["files"])
+    console.emit(f"undone as {document['undo_event_id']} (sequence {document['seq']}): {what}")
     if document["branch"]:
         console.say(document["branch"])
+
+
+def _variable_text(document: Document) -> str:
+    variable = document["variable"]
+    before, after = (
+        one_line(json.dumps(variable[value], ensure_ascii=False), 200) if variable[has] else "not set"
+        for has, value in (("was_set", "before"), ("is_set", "after"))
+    )
+    return f"variable {one_line(variable['name'])} in workspace {one_line(document['workspace'])}: {before} -> {after}"
 
 
 def fork(
@@ -191,6 +210,7 @@ def fork(
         Path | None, typer.Option(help="Repository for the branch.", parser=_given, metavar="PATH", show_default=False)
     ] = None,
     budget: BudgetOption = None,
+    variable: VariableOption = None,
     yes: YesOption = False,
     detach: Annotated[bool, typer.Option("--detach", help="Print the new run's id and return.")] = False,
     as_json: JsonOption = False,
@@ -204,6 +224,8 @@ def fork(
     body = {name: value for name, value in body.items() if value is not None}
     if budget is not None:
         body["budget"] = {"seconds": budget}
+    if variable:
+        body["variables"] = offered(variable)
     with api(url, token_file) as client:
         parent = client.run(run)
         if not yes:

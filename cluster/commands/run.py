@@ -19,6 +19,7 @@ from enchanted.actors.models.model import parse_model_url
 from enchanted.actors.work import RoleName
 from enchanted.cluster import console
 from enchanted.cluster.commands.importing import RECORDED, take_in
+from enchanted.cluster.commands.offering import offered
 from enchanted.cluster.commands.run_view import RunProgress, view_of
 from enchanted.cluster.errors import CHECK_FAILED, DONE, INTERRUPTED, USAGE, CommandFailed, RepositoryRefused
 
@@ -49,6 +50,14 @@ BudgetOption = Annotated[
         show_default=False,
     ),
 ]
+VariableOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE[,VALUE...]",
+        help="Variable that a Coder may set for the checks of its workspace, to one of these values; may be repeated.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="The verdict as one JSON document.")]
 
 
@@ -65,6 +74,7 @@ def run(
     coders: CodersOption = None,
     seed: SeedOption = 0,
     budget: BudgetOption = None,
+    variable: VariableOption = None,
     apply: Annotated[bool, typer.Option("--apply", help="Fast-forward the current branch to a merged result.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Print the run's id and return.")] = False,
     as_json: JsonOption = False,
@@ -88,6 +98,8 @@ def run(
             "seconds": settings.budget.seconds if budget is None else budget,
         },
     }
+    if variable:
+        body["variables"] = offered(variable)
     execute(settings, body, detach=detach, as_json=as_json)
 
 

@@ -1,4 +1,4 @@
-"""Take one change of a run's files back, with a three-way merge over what came later."""
+"""Take one change of a run back: of files with a three-way merge over what came later, of a variable by itself."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.errors import StateConflict
 from enchanted.bus.ports import BusPort
 from enchanted.schemas.events import StoredEvent, kind_of, state_change
-from enchanted.schemas.fold import FILE_SYSTEM, MAIN_WORKSPACE
+from enchanted.schemas.fold import DB_SCHEMA, ENV_VAR, FILE_SYSTEM, MAIN_WORKSPACE
 from enchanted.serve.acts.run_facts import facts_of
+from enchanted.serve.acts.undo_variable import VariableTarget, find_variable, record_variable, variable_document
 from enchanted.serve.errors import EventNotFound, ServeError, TableBehind, UndoRefused
 from enchanted.serve.moments.contents import Contents
 from enchanted.serve.moments.seek import events_between
@@ -47,9 +48,12 @@ async def undone(deps: Dependencies, contents: Contents, run: str, event_id: str
 
     Raises:
         EventNotFound: the run has no such event.
-        UndoRefused: it is no change of files that can be taken back, or later work contradicts.
+        UndoRefused: it is no change that can be taken back, or later work contradicts.
     """
     events = await _newest(deps, run)
+    change = find_change(events, run, event_id)
+    if change.event.state_change.target_type == ENV_VAR:
+        return await _variable_undone(deps, run, find_variable(events, change), dry_run=dry_run)
     target = find_target(events, run, event_id)
     step = target.change.event.state_change
     trees = [target.tree, step.previous_state_hash, step.new_state_hash]
@@ -69,6 +73,17 @@ async def undone(deps: Dependencies, contents: Contents, run: str, event_id: str
     }
 
 
+async def _variable_undone(deps: Dependencies, run: str, target: VariableTarget, *, dry_run: bool) -> dict[str, Any]:
+    document = variable_document(run, target)
+    if dry_run:
+        return document
+    async with deps.bus.use(RUN_DEADLINE) as bus:
+        stored = await record_variable(bus, run, target)
+    with suppress(TableBehind):  # as above
+        await arrived(deps, run, stored.seq)
+    return document | {"undo_event_id": stored.event.event_id, "seq": stored.seq}
+
+
 async def _newest(deps: Dependencies, run: str) -> Sequence[StoredEvent]:
     """From the stream, since the table is a moment behind; from the table where the stream has let the base go."""
     try:
@@ -80,7 +95,7 @@ async def _newest(deps: Dependencies, run: str) -> Sequence[StoredEvent]:
     return await events_between(deps, run, 0, MAX_SEQ)
 
 
-def find_target(events: Sequence[StoredEvent], run: str, event_id: str) -> Target:
+def find_change(events: Sequence[StoredEvent], run: str, event_id: str) -> StoredEvent:
     """The change to take back, of all the run's events.
 
     Raises:
@@ -91,13 +106,31 @@ def find_target(events: Sequence[StoredEvent], run: str, event_id: str) -> Targe
     if change is None:
         raise EventNotFound(event_id)
     step = change.event.state_change
-    if kind_of(change.event) != "state_change" or step.target_type != FILE_SYSTEM:
-        raise UndoRefused(f"event {event_id} is no change of files; `enchanted events --kind state_change` lists those")
+    if step.target_type == DB_SCHEMA:
+        raise UndoRefused(
+            f"event {event_id} changed an object of a database, which Enchanted does not hold; change it back there, "
+            "and let whoever does so record it as a new state change"
+        )
+    if kind_of(change.event) != "state_change" or step.target_type not in (FILE_SYSTEM, ENV_VAR):
+        raise UndoRefused(
+            f"event {event_id} is no change of files or of a variable; "
+            "`enchanted events --kind state_change` lists those"
+        )
     if not step.is_reversible or step.content_sha256:
         raise UndoRefused(f"event {event_id} says that it cannot be reversed; fork or restore a state before it")
     facts = facts_of(events)
     if facts.state and not facts.closed:
         raise UndoRefused(f"{run} is still at work; wait for its verdict, or cancel it")
+    return change
+
+
+def find_target(events: Sequence[StoredEvent], run: str, event_id: str) -> Target:
+    """The change of files to take back, and where its workspace stands.
+
+    Raises:
+        As `find_change`.
+    """
+    change = find_change(events, run, event_id)
     space = [
         one
         for one in events
@@ -179,6 +212,7 @@ def _document(run: str, target: Target, patch: Patch, tree: str) -> dict[str, An
         "tree": tree,
         "files": [file.path for file in patch.files],
         "patch": patch.text,
+        "variable": None,
         "undo_event_id": "",
         "seq": 0,
         "branch": "",

@@ -36,7 +36,18 @@ from enchanted.serve.errors import ForkRefused, RestoreRefused
 from enchanted.serve.moments.contents import Contents
 from enchanted.serve.moments.history import workspace_at
 from enchanted.serve.moments.seek import Seeker
-from enchanted.serve.queries.runs import ROLES, BudgetBody, ModelUrl, Starts, Text, find_run, repository_path, started
+from enchanted.serve.queries.runs import (
+    ROLES,
+    BudgetBody,
+    ModelUrl,
+    Starts,
+    Text,
+    VariableOffers,
+    find_run,
+    offers_of,
+    repository_path,
+    started,
+)
 from enchanted.serve.sources.arrival import arrived
 from enchanted.serve.sources.buslink import RUN_DEADLINE
 from enchanted.serve.sources.dependencies import Dependencies, Deps
@@ -112,6 +123,8 @@ class ForkBody(BaseModel):
     repo: Annotated[str, StringConstraints(max_length=4_096), AfterValidator(repository_path)] | None = None
     apply: bool = False
     budget: BudgetBody | None = None
+    variables: VariableOffers | None = None
+    """In place of what the parent offers."""
     dry_run: bool = False
     """Only say whether it can be forked there."""
 
@@ -134,6 +147,7 @@ class ForkBody(BaseModel):
             budget=parent.budget if self.budget is None else Budget(**self.budget.model_dump()),
             forked_from=point.run,
             forked_at=point.at,
+            variables=parent.variables if self.variables is None else offers_of(self.variables),
         )
 
 

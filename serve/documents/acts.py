@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel
 
 
@@ -35,8 +37,20 @@ class RestoreDocument(BaseModel):
     commit: str = ""
 
 
+class UndoneVariable(BaseModel):
+    """A variable that was taken back."""
+
+    name: str
+    was_set: bool
+    before: Any = None
+    """What it held; absent where it was not set."""
+    is_set: bool
+    after: Any = None
+    """What it holds again; absent where it is not set."""
+
+
 class UndoDocument(BaseModel):
-    """What an undo did, or would do."""
+    """What an undo did, or would do; one of a variable has no trees and no files."""
 
     run_id: str
     event_id: str
@@ -45,6 +59,8 @@ class UndoDocument(BaseModel):
     tree: str
     files: list[str]
     patch: str
+    variable: UndoneVariable | None = None
+    """Where the change was of a variable."""
     undo_event_id: str
     """The change that records it; empty for a dry run."""
     seq: int

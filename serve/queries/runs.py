@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from enchanted.actors.models.errors import BadModelUrl
 from enchanted.actors.models.model import parse_model_url
+from enchanted.actors.tools.variables import BadVariable, require_offerable
 from enchanted.actors.work import Budget, RoleName, RunRequest
 from enchanted.bus.errors import BusError
 from enchanted.schemas.canonical import canonical_json, sha256_hex
@@ -65,6 +66,14 @@ def _model_url(text: str) -> str:
     return text
 
 
+def _offerable(offers: dict[str, list[str]]) -> dict[str, list[str]]:
+    try:
+        require_offerable(offers)
+    except BadVariable as error:
+        raise ValueError(str(error)) from error
+    return offers
+
+
 def _no_nul(text: str) -> str:
     if "\0" in text:
         raise ValueError("NUL is not allowed")
@@ -72,6 +81,8 @@ def _no_nul(text: str) -> str:
 
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_no_nul)]
+VariableOffers = Annotated[dict[str, list[str]], AfterValidator(_offerable)]
+"""Name -> the values that a Coder may give the variable for the checks of its workspace."""
 ModelUrl = Annotated[Text, StringConstraints(max_length=1_000), AfterValidator(_model_url)]
 
 
@@ -104,6 +115,8 @@ class RunBody(BaseModel):
     coders: int = Field(default=RunRequest.coders, ge=1, le=64)
     seed: int = Field(default=RunRequest.seed, ge=0, le=2**31 - 1)
     budget: BudgetBody = BudgetBody()
+    variables: VariableOffers = {}
+    """Name -> the values that a Coder may give this variable for the checks of its workspace."""
 
     def request(self, run_id: str) -> RunRequest:
         """The same for the swarm."""
@@ -120,7 +133,13 @@ class RunBody(BaseModel):
             models=models,
             apply=self.apply,
             budget=Budget(**self.budget.model_dump()),
+            variables=offers_of(self.variables),
         )
+
+
+def offers_of(variables: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """What a body offers, each value once, as the swarm takes it."""
+    return {name: tuple(dict.fromkeys(values)) for name, values in variables.items()}
 
 
 class Starts:

@@ -231,3 +231,62 @@ async def test_without_a_sandbox_results_say_so(workspace: Workspace) -> None:
     result = await tools.call("lint", {})
     assert not result.sandboxed
     assert {one.path for one in result.data["findings"]} == {"pkg/core.py"}
+
+
+OFFERS = {"LEVEL": ("debug", "a $(id) 'b'"), "OTHER": ("1",)}
+SHOWN = 'printf "%s|%s" "${LEVEL-none}" "${OTHER-none}"'
+
+
+@pytest.mark.parametrize("unsafe", [False, True])
+async def test_a_variable_that_is_set_is_seen_by_every_later_check_word_for_word(
+    workspace: Workspace, unsafe: bool
+) -> None:
+    tools = ToolBox(workspace, Sandbox(unsafe=unsafe), offers=OFFERS)
+    seen = [(await tools.call("run_check", {"command": SHOWN})).output]
+    for name, value in (("LEVEL", "debug"), ("OTHER", "1"), ("LEVEL", "a $(id) 'b'")):
+        result = await tools.call("set_variable", {"name": name, "value": value})
+        assert (result.outcome, result.output) == ("OK", f"{name}={value}")
+        seen.append((await tools.call("run_check", {"command": SHOWN})).output)
+    assert seen == ["none|none", "debug|none", "debug|1", "a $(id) 'b'|1"]
+    assert (await tools.call("lint", {})).outcome == "OK"
+    assert await changed(workspace) == []
+
+
+async def test_a_variable_is_set_in_its_own_workspace_alone(workspace: Workspace) -> None:
+    one, other = (ToolBox(workspace, Sandbox(), offers=OFFERS) for _ in range(2))
+    await one.call("set_variable", {"name": "OTHER", "value": "1"})
+    assert (await other.call("run_check", {"command": SHOWN})).output == "none|none"
+
+
+async def test_without_an_offer_there_is_no_tool_that_sets_variables(tools: ToolBox) -> None:
+    assert "set_variable" not in tools.names
+    result = await tools.call("set_variable", {"name": "LEVEL", "value": "debug"})
+    assert (result.outcome, "there is no tool" in result.reason) == ("DENIED", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "word"),
+    [
+        ("LEVEL", "trace", "there is 'LEVEL' with the values debug"),
+        ("NONE", "1", "there is LEVEL, OTHER, PATH"),
+        ("PATH", "/workspace", "the sandbox sets it itself"),
+        ("LD_PRELOAD", "/workspace/x.so", "kept from checks"),
+    ],
+)
+async def test_what_is_not_on_offer_or_never_may_be_is_denied_and_no_check_sees_it(
+    workspace: Workspace, name: str, value: str, word: str
+) -> None:
+    forged = {**OFFERS, "PATH": ("/workspace",), "LD_PRELOAD": ("/workspace/x.so",)}
+    tools = ToolBox(workspace, Sandbox(), offers=forged)
+    before = (await tools.call("run_check", {"command": "env"})).output
+    result = await tools.call("set_variable", {"name": name, "value": value})
+    assert (result.outcome, word in result.reason) == ("DENIED", True), result.reason
+    assert (await tools.call("run_check", {"command": "env"})).output == before
+
+
+async def test_the_sandbox_keeps_its_own_variables_whatever_it_is_given(workspace: Workspace) -> None:
+    for unsafe in (False, True):
+        result = await Sandbox(unsafe=unsafe).run(
+            ["sh", "-c", 'printf "%s" "$HOME"'], workspace.path, variables={"HOME": "/elsewhere"}
+        )
+        assert result.output == b"/tmp"

@@ -1,0 +1,117 @@
+"""Take back the setting of a variable: what it was before is set again, where nobody has set it since."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from enchanted.bus.agent_log import AgentLog
+from enchanted.bus.errors import StateConflict
+from enchanted.bus.ports import BusPort
+from enchanted.schemas.events import StoredEvent, kind_of, variable_change
+from enchanted.schemas.fold import ENV_VAR, workspace_of
+from enchanted.serve.errors import UndoRefused
+from enchanted.serve.queries.runs import parsed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VariableTarget:
+    """The change, what the variable holds now and what it held before the change; hash and JSON, empty for not set."""
+
+    change: StoredEvent
+    now: tuple[str, str]
+    former: tuple[str, str]
+    last_seq: int
+    """Stream sequence of the newest change of the workspace, be it of files or of what is set in it."""
+
+    @property
+    def name(self) -> str:
+        """The variable."""
+        return self.change.event.state_change.target_resource
+
+
+def find_variable(events: Sequence[StoredEvent], change: StoredEvent) -> VariableTarget:
+    """What taking ``change`` back would do, by all the run's events.
+
+    Raises:
+        UndoRefused: the variable was set anew since, or nothing of the change is left, or what it was is not known.
+    """
+    step, space = change.event.state_change, change.event.workspace_id
+    held = [one for one in events if kind_of(one.event) == "state_change" and one.event.workspace_id == space]
+    same = [one for one in held if _is_of(one, step.target_resource)]
+    newest, before = same[-1], [one for one in same if one.seq < change.seq]
+    now = newest.event.state_change.new_state_hash
+    if now == step.previous_state_hash:
+        raise UndoRefused(f"nothing of this change is left: {step.target_resource!r:.100} is what it was before")
+    if now != step.new_state_hash:
+        raise UndoRefused(
+            f"{step.target_resource!r:.100} was changed again since, by event {newest.event.event_id}; undo that first",
+            (step.target_resource,),
+        )
+    former = _former(before, change) if step.previous_state_hash else ("", "")
+    value = newest.event.state_change.diff_patch
+    return VariableTarget(change=change, now=(now, value), former=former, last_seq=held[-1].seq)
+
+
+def _former(before: Sequence[StoredEvent], change: StoredEvent) -> tuple[str, str]:
+    """The value that the change replaced, from the newest event that set it."""
+    wanted = change.event.state_change.previous_state_hash
+    for stored in reversed(before):
+        step = stored.event.state_change
+        if step.new_state_hash == wanted and not stored.event.blobs:
+            return wanted, step.diff_patch
+    raise UndoRefused(
+        f"the run's log does not tell what {change.event.state_change.target_resource!r:.100} was before; "
+        "fork a state before it"
+    )
+
+
+async def record_variable(bus: BusPort, run: str, target: VariableTarget) -> StoredEvent:
+    """Write an undo into the run's log.
+
+    Raises:
+        UndoRefused: the workspace was changed since ``target`` was looked at.
+    """
+    draft = variable_change(
+        workspace_id=target.change.event.workspace_id,
+        name=target.name,
+        previous_hash=target.now[0],
+        new_hash=target.former[0],
+        value=target.former[1],
+        reason="undo",
+        parent=target.change.event.event_id,
+    )
+    log = AgentLog(bus, run_id=run, role="operator", agent_name="operator")
+    try:
+        return await log.emit_change(draft, expected_last=target.last_seq)
+    except StateConflict as error:
+        raise UndoRefused("the workspace was changed meanwhile; look again, then repeat it") from error
+
+
+def variable_document(run: str, target: VariableTarget) -> dict[str, Any]:
+    """What the undo did, or would do; it has no files."""
+    return {
+        "run_id": run,
+        "event_id": target.change.event.event_id,
+        "workspace": workspace_of(target.change),
+        "previous_tree": "",
+        "tree": "",
+        "files": [],
+        "patch": "",
+        "variable": {
+            "name": target.name,
+            "was_set": bool(target.now[0]),
+            "before": parsed(target.now[1]),
+            "is_set": bool(target.former[0]),
+            "after": parsed(target.former[1]),
+        },
+        "undo_event_id": "",
+        "seq": 0,
+        "branch": "",
+    }
+
+
+def _is_of(stored: StoredEvent, name: str) -> bool:
+    step = stored.event.state_change
+    return step.target_type == ENV_VAR and step.target_resource == name
