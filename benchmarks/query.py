@@ -9,8 +9,8 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -19,16 +19,19 @@ from pathlib import Path
 import httpx
 
 from enchanted.benchmarks import ingest
-from enchanted.benchmarks.asked import FORMATS, QUESTIONS, Key, Request, word
+from enchanted.benchmarks.asked import FORMATS, QUESTIONS, Key, Question, Request, word
 from enchanted.benchmarks.case import Benchmark, Budget, Result, Row, timed, told
 from enchanted.benchmarks.figures import percentile, residual, slope
 from enchanted.benchmarks.fill import AT_ONCE, OF_A_RUN, Spread, fill, settle, take_sample
+from enchanted.benchmarks.listeners import TOKEN
 from enchanted.benchmarks.load import load
-from enchanted.benchmarks.players import publish_all
+from enchanted.benchmarks.players import player, publish_all
 from enchanted.benchmarks.reverted import EVENTS as REVERTED
 from enchanted.benchmarks.reverted import RUNS, publish_reverted, run_name
 from enchanted.benchmarks.rig import Plane, plane
 from enchanted.benchmarks.storage import MONTH, described, keys_of
+from enchanted.bus.testing import free_port
+from enchanted.cluster import probes
 from enchanted.serve.guard.auth import Access
 from enchanted.serve.sources.buslink import BusLink
 from enchanted.serve.sources.dependencies import Dependencies
@@ -36,11 +39,17 @@ from enchanted.serve.sources.store import Store
 from enchanted.serve.testing import served
 
 QUESTION = "milliseconds until the API answers among millions of events, beside the bare query, and how that grows"
-TOKEN = "bench-token"
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+SIMPLE = {name: question for name, question in QUESTIONS.items() if question.simple}
+SERVED = "through Ray Serve"
+DEPLOYED = 300.0
+"""Seconds until Ray Serve answers."""
 ABOVE = Budget(limit=10.0)
 NOTES = (
-    "each question over HTTP on loopback by one client, the API a uvicorn in this process without Ray Serve, so that "
-    "'above the query' holds the client's own work too; keys drawn at random, files in the page cache, merges at rest",
+    "each question over HTTP on loopback by one client, the API a uvicorn in this process, so that 'above the query' "
+    "holds the client's own work too; keys drawn at random, files in the page cache, merges at rest",
+    "through Ray Serve: the simple reads at the largest size once more, of the API as it is deployed, a replica behind "
+    "Serve's proxy on a Ray of its own, again in turns with the bare query: the budget is for this way",
     "'bare': the same named query, or the same SQL, by the store's own client, its rows decoded; asked in turns with "
     "the API's, each with keys of its own; the first of each kind left out",
     "the millions are the copies of `storage`, spread over 30 days, the first of the days at smaller sizes; the ledger "
@@ -81,6 +90,10 @@ class Taken:
         """That percentile of each repeat."""
         return [percentile(one, share) for one in (self.bare if bare else self.asked)]
 
+    def above(self) -> list[float]:
+        """What asking the API takes longer than the bare query at p50, of each repeat."""
+        return [ours - theirs for ours, theirs in zip(self.share(0.5), self.share(0.5, bare=True), strict=True)]
+
 
 Sizes = dict[int, dict[str, Taken]]
 
@@ -101,10 +114,12 @@ async def run(smoke: bool) -> Result:
             await fill(servers.table, spread, sample, first=before, until=size)
             await settle(servers.table, 30.0)
             taken[size] = await _asked(servers, store, http, scale, size, refused)
+        through = await _through_serve(servers, store, scale, refused)
         exports = await _exports(servers, store, http, scale)
         filled = await described(servers.table, scale.sizes[-1] + REVERTED, time.perf_counter() - begun)
     notes = (*NOTES, *(f"{name}: refused, {why}" for name, why in refused.items()), filled)
-    return Result(benchmark="query", question=QUESTION, rows=(*rows(taken), *exports), notes=notes, smoke=smoke)
+    found = (*rows(taken), *serve_rows(through), *exports)
+    return Result(benchmark="query", question=QUESTION, rows=found, notes=notes, smoke=smoke)
 
 
 async def _prepared(servers: Plane, scale: Scale) -> int:
@@ -129,18 +144,42 @@ async def _client(stack: AsyncExitStack, servers: Plane, folder: Path) -> tuple[
         settled=timedelta(0),
     )
     url = await stack.enter_async_context(served(deps))
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, headers=headers, timeout=600))
+    http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, headers=HEADERS, timeout=600))
     return await stack.enter_async_context(Store(servers.store.url)), http
 
 
+@asynccontextmanager
+async def _deployed(servers: Plane) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the API behind Ray Serve, which ends with the block."""
+    port = free_port()
+    urls = (servers.nats.url, servers.store.url, servers.store.reader_url)
+    async with player("api", *urls, port, module="ray_serve") as deployed:
+        deployed.begin()
+        url = f"http://127.0.0.1:{port}"
+        await probes.until_ready(partial(_healthy, url), deadline=DEPLOYED)
+        async with httpx.AsyncClient(base_url=url, headers=HEADERS, timeout=600) as http:
+            yield http
+        await deployed.end()
+
+
+async def _healthy(url: str) -> None:
+    await probes.http(f"{url}/healthz")
+
+
+async def _through_serve(servers: Plane, store: Store, scale: Scale, refused: dict[str, str]) -> dict[str, Taken]:
+    told("starting Ray Serve")
+    async with _deployed(servers) as http:
+        return await _asked(servers, store, http, scale, scale.sizes[-1], refused, SIMPLE)
+
+
 async def _asked(
-    servers: Plane, store: Store, http: httpx.AsyncClient, scale: Scale, size: int, refused: dict[str, str]
-) -> dict[str, Taken]:
+    servers: Plane, store: Store, http: httpx.AsyncClient, scale: Scale, size: int, refused: dict[str, str],
+    questions: Mapping[str, Question] = QUESTIONS,
+) -> dict[str, Taken]:  # fmt: skip
     """Every kind of question at this size, the API's and the bare query's in turns."""
     dice = random.Random(size)
     taken: dict[str, Taken] = {}
-    for name, question in QUESTIONS.items():
+    for name, question in questions.items():
         told(f"{size}: {name}")
         one = taken[name] = Taken()
         count = max(2, int(scale.questions * question.times))
@@ -227,9 +266,22 @@ def rows(taken: Sizes) -> list[Row]:
             Row(name=f"{name}: p95", unit="ms", samples=last.share(0.95), budget=question.p95),
         ]
         if question.simple:
-            above = [ours - theirs for ours, theirs in zip(last.share(0.5), last.share(0.5, bare=True), strict=True)]
-            found.append(Row(name=f"{name}: above the query, p50", unit="ms", samples=above, budget=ABOVE))
+            found.append(Row(name=f"{name}: above the query, p50", unit="ms", samples=last.above()))
         found += _growth(name, [(size / 1e6, ms) for size, at in taken.items() for ms in at[name].share(0.5)])
+    return found
+
+
+def serve_rows(through: dict[str, Taken]) -> list[Row]:
+    """What the deployed way takes above the bare query, which is what the budget is for."""
+    found = list[Row]()
+    for name, one in through.items():
+        bare = f"{name}, {SERVED}: bare, p50"
+        found += [
+            Row(name=bare, unit="ms", samples=one.share(0.5, bare=True)),
+            Row(name=f"{name}, {SERVED}: p50", unit="ms", samples=one.share(0.5), floor=bare),
+            Row(name=f"{name}, {SERVED}: p95", unit="ms", samples=one.share(0.95)),
+            Row(name=f"{name}, {SERVED}: above the query, p50", unit="ms", samples=one.above(), budget=ABOVE),
+        ]
     return found
 
 

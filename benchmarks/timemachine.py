@@ -19,6 +19,7 @@ from enchanted.actors.work import RunRequest
 from enchanted.benchmarks import ingest
 from enchanted.benchmarks.case import Benchmark, Budget, Result, Row, timed, told
 from enchanted.benchmarks.figures import percentile, residual, slope
+from enchanted.benchmarks.forking import EARLY, forks_begun
 from enchanted.benchmarks.long_run import FILES, LongRun, content_of, long_run, path_of
 from enchanted.benchmarks.rig import Plane, plane
 from enchanted.benchmarks.timemachine_floors import BareGit, hashing_rate
@@ -35,11 +36,14 @@ from enchanted.serve.testing import served
 QUESTION = "milliseconds until a run is seen, restored or forked as it was at any of its sequences"
 RUN = "run-bench"
 TOKEN = "bench-token"
+REPOSITORY = f"fork after 50 changes, {FILES} files in a new repository"
 NOTES = (
     f"one run of one agent, {FILES} files, each change one line of one file; one client on loopback, the API a uvicorn "
     "in this process without Ray Serve; sequences drawn at random; checkpoints made by one seek to the end before",
     "beside a state: the named query alone, for the events since the checkpoint, which the API does not ask; beside "
     "content, restore and fork: git alone on the files that the run begins with, without fsync and without a log",
+    "a fork's first step: the orchestrator runs in this process and has stored what it begins with when it asks for "
+    "the first check; the actors of a cluster, and their models, come on top",
     "LangGraph on SQLite, chat state only: 6.7 ms by step number, a fork 2-6 ms (measured elsewhere, on 2 such cores)",
 )
 
@@ -88,6 +92,7 @@ async def run(smoke: bool) -> Result:
         rows = _verified(made[0], scale)
         rows += await _asked(servers, folder, bare, _parts(made, scale), scale)
         rows += await _forks(servers, folder, bare, scale)
+        rows += await _begun_forks(servers, folder, scale)
     return Result(benchmark="timemachine", question=QUESTION, rows=tuple(rows), notes=NOTES, smoke=smoke)
 
 
@@ -227,10 +232,22 @@ async def _forks(servers: Plane, folder: Path, bare: BareGit, scale: Scale) -> l
             git.append(await timed(partial(asyncio.to_thread, bare.unpack, folder / f"unpacked-{number}.git")))
             place = folder / f"fork-{number}.git"
             taken.append(await timed(partial(fork_repository, place, bus, request)))
-    name, floor = f"fork after 50 changes, {FILES} files in a new repository", "git init and unbundle of as many"
+    floor = f"git init and unbundle of {FILES} files"
     return [
         Row(name=floor, unit="ms", samples=git),
-        Row(name=name, unit="ms", samples=taken, floor=floor, budget=Budget(limit=500)),
+        Row(name=REPOSITORY, unit="ms", samples=taken, floor=floor, budget=Budget(limit=500)),
+    ]
+
+
+async def _begun_forks(servers: Plane, folder: Path, scale: Scale) -> list[Row]:
+    """The same from the request until the new run can work, near the beginning and at the end."""
+    told("forks until their first step")
+    early = await forks_begun(servers, folder / "early", RUN, EARLY, scale.repeats)
+    late = await forks_begun(servers, folder / "late", RUN, scale.changes + 2, min(2, scale.repeats))
+    name = "fork after {} changes, from the request until its first step can start"
+    return [
+        Row(name=name.format(50), unit="ms", samples=early, floor=REPOSITORY, budget=Budget(limit=500)),
+        Row(name=name.format(scale.changes), unit="ms", samples=late),
     ]
 
 

@@ -229,9 +229,10 @@ class ApiClient:
                 response.read()
             yield from _checked(response).iter_raw()
 
-    def compare(self, run: str, other: str) -> Json:
-        """Two runs side by side."""
-        return self._json(f"runs/{_part(run)}/compare/{_part(other)}")
+    def compare(self, run: str, other: str, *, diffs: bool = False) -> Json:
+        """Two runs side by side; ``diffs``: and what their differing files say otherwise."""
+        resource = f"runs/{_part(run)}/compare/{_part(other)}"
+        return self._json(resource, REBUILD, diffs="true" if diffs else None)
 
     def rerun(self, run: str, *, start: int = 0) -> Json:
         """Run it again from its log and compare; takes as long as that takes."""

@@ -178,14 +178,18 @@ class _Script:
         return {str(path.relative_to(root)): data for path, data in (files | links).items()}
 
 
-async def scripted(world: World, run: str) -> History:
-    """A run from base to verdict: edits, a rename, a binary file, modes, a link, a rollback."""
+async def scripted(world: World, run: str, *, placed: bool = False) -> History:
+    """A run from base to verdict: edits, a rename, a binary file, modes, a link, a rollback.
+
+    ``placed``: it names the user's repository and the commit there, as the swarm's own do.
+    """
     home = world.folder / run
     await asyncio.to_thread(_commit_something, home / "user")
     repository = await ShadowRepository.create(home / "repo.git", home / "user")
     workspace = await Workspace.checkout(repository, home / "work", repository.base_tree)
     script = _Script(world, run, repository, workspace)
-    await script.run_moves("", "created", details={"task": "tidy"})
+    place = {"repo": str(home / "user"), "base_commit": repository.base_commit} if placed else {}
+    await script.run_moves("", "created", details={"task": "tidy", **place})
     await script.base(await world.bus.blobs.put(await repository.bundle(repository.base_tree)))
     await script.tell(script.coder, decision(context_hash="c", trigger="task", rationale="begin", action={}))
     step = run_transition(subject="task", from_state="", to_state="coding", reason="assigned", task_id="t-1")

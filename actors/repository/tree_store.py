@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from enchanted.actors.errors import GitFailed, GitTooOld, MissingContent
-from enchanted.actors.repository.git import Git, require_git
+from enchanted.actors.errors import BadPatch, GitFailed, GitTooOld, MissingContent
+from enchanted.actors.repository.git import Git, quote_path, require_git
 from enchanted.actors.repository.staged import Staged
 from enchanted.actors.repository.tree_writer import TreeWriter
 from enchanted.schemas.events import FileChange
@@ -50,6 +50,7 @@ _AUTHOR = {
     "GIT_COMMITTER_EMAIL": "enchanted@localhost",
     "GIT_COMMITTER_DATE": "2000-01-01T00:00:00+0000",
 }
+_ALTERNATES = "GIT_ALTERNATE_OBJECT_DIRECTORIES"
 _SECTION = re.compile(rb"^(?=diff --git )", re.MULTILINE)
 _LENGTHS = string.ascii_uppercase + string.ascii_lowercase
 
@@ -77,9 +78,11 @@ class Change:
 class TreeStore:
     """The bare repository in ``folder``; every method blocks for the length of a git command or two."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, beside: Path | None = None) -> None:
+        """``beside``: another such repository, whose objects can be read here too."""
         self.folder = folder
-        self.git = Git(cwd=folder, git_dir=folder)
+        more = {} if beside is None else {_ALTERNATES: quote_path(os.fsencode(beside / "objects")).decode()}
+        self.git = Git(cwd=folder, git_dir=folder, environment=more)
         self.writer = TreeWriter(folder, self.git)
 
     @classmethod
@@ -133,9 +136,23 @@ class TreeStore:
             "--diff-algorithm=myers",
         )
         changes, text = _parse_raw(self._diff_tree(old, new, *arguments))
-        sizes = self._sizes([change.new_blob for change in changes if change.new_blob])
+        sizes = self.sizes([change.new_blob for change in changes if change.new_blob])
         files = tuple(_file_change(change, sizes.get(change.new_blob, 0)) for change in changes)
         return Patch(text=self._as_text(text), files=files)
+
+    def sections(self, old: str, new: str, paths: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The difference of each of these paths between two trees, to be read: a binary file is only said to differ."""
+        if not paths:
+            return {}
+        arguments = ("--raw", "-p", "--no-ext-diff", "--no-textconv", "--no-color", "--diff-algorithm=myers")
+        changes, text = _parse_raw(self._diff_tree(old, new, *arguments, paths=paths))
+        found: dict[bytes, bytes] = {}
+        # A file that became a link or back again has two sections, one after the other, with the same first line.
+        for section in _SECTION.split(text):
+            head = section.partition(b"\n")[0]
+            found[head] = found.get(head, b"") + section
+        found.pop(b"", None)
+        return dict(zip((change.path for change in changes), found.values(), strict=True))
 
     def has(self, trees: Sequence[str]) -> set[str]:
         """Which of these trees are there; git writes a tree after everything that is in it."""
@@ -211,11 +228,12 @@ class TreeStore:
             raise MissingContent(f"tree {tree!r}")
         return tree or EMPTY_TREE
 
-    def _diff_tree(self, old: str, new: str, *arguments: str) -> bytes:
+    def _diff_tree(self, old: str, new: str, *arguments: str, paths: Sequence[bytes] = ()) -> bytes:
         command = ("diff-tree", "-r", "-z", "--no-renames", "--full-index", "--no-abbrev")
-        return self.git.run(*command, *arguments, self._tree(old), self._tree(new))
+        return self.git.run(*command, *arguments, self._tree(old), self._tree(new), "--", *paths)
 
-    def _sizes(self, blobs: Sequence[str]) -> dict[str, int]:
+    def sizes(self, blobs: Sequence[str]) -> dict[str, int]:
+        """Bytes of each blob that is there."""
         known = {blob: self.writer.size(blob) for blob in blobs}
         wanted = [blob for blob, size in known.items() if size is None]
         if wanted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -23,7 +23,7 @@ from enchanted.actors.errors import ActorError, NotARepository
 from enchanted.actors.fork import CannotFork, ForkPoint, read_fork_point
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.repository.restore import Preview, Restored, Target
-from enchanted.actors.work import Budget, RoleName, RunRequest
+from enchanted.actors.work import RoleName, RunRequest
 from enchanted.bus.agent_log import new_id
 from enchanted.bus.errors import BlobCorrupt, BlobMissing
 from enchanted.schemas.fold import MAIN_WORKSPACE, fold
@@ -123,6 +123,7 @@ class ForkBody(BaseModel):
     repo: Annotated[str, StringConstraints(max_length=4_096), AfterValidator(repository_path)] | None = None
     apply: bool = False
     budget: BudgetBody | None = None
+    """Limits that are left out are the parent's too."""
     variables: VariableOffers | None = None
     """In place of what the parent offers."""
     dry_run: bool = False
@@ -144,11 +145,15 @@ class ForkBody(BaseModel):
             seed=parent.seed if self.seed is None else self.seed,
             models=models,
             apply=self.apply,
-            budget=parent.budget if self.budget is None else Budget(**self.budget.model_dump()),
+            budget=parent.budget if self.budget is None else replace(parent.budget, **_given(self.budget)),
             forked_from=point.run,
             forked_at=point.at,
             variables=parent.variables if self.variables is None else offers_of(self.variables),
         )
+
+
+def _given(body: BaseModel) -> dict[str, Any]:
+    return body.model_dump(exclude_unset=True)
 
 
 @router.post("/runs/{run}/restores", response_model=None, responses=described(RestoreDocument))

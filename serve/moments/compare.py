@@ -7,14 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from enchanted.actors.rerun.compare import Difference, differences
 from enchanted.schemas.events import StoredEvent, SwarmEvent, event_to_dict, kind_of
-from enchanted.schemas.fold import MAIN_WORKSPACE, RunState, fold
+from enchanted.schemas.fold import MAIN_WORKSPACE, RunState, WorkspaceState, fold, path_key
 from enchanted.serve.documents.answer import JsonResponse, described
 from enchanted.serve.documents.runs import RunDocument
+from enchanted.serve.errors import ContentDelayed, ContentUnavailable
+from enchanted.serve.moments.contents import Contents
+from enchanted.serve.moments.file_diffs import FileDiff, Note, Side, file_diffs
 from enchanted.serve.moments.seek import events_between
 from enchanted.serve.queries.runs import find_run
 from enchanted.serve.sources.dependencies import Deps
@@ -61,8 +64,14 @@ class ChangedFileDocument(BaseModel):
     """A file that is not the same at the end of both; an empty blob where it is not there."""
 
     path: str
+    path_hex: str
+    """Hex of its name where that is not UTF-8; `path` is then a readable form."""
     a_blob: str
     b_blob: str
+    diff: str
+    """Unified diff from ``a`` to ``b``, cut after 32 KiB; empty where none was asked for."""
+    diff_note: Note
+    """Why ``diff`` is not all there is: binary, cut, too large (1 MiB), left out (256 KiB of diffs), unavailable."""
 
 
 class CompareDocument(BaseModel):
@@ -80,6 +89,8 @@ class CompareDocument(BaseModel):
     files: list[ChangedFileDocument]
     files_differing: int
     """All of them; ``files`` has the first two hundred."""
+    diffs_unavailable: str
+    """Why no file has a diff, though they were asked for; empty where that is not so."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,20 +109,53 @@ class Parting:
 
 
 @router.get("/runs/{run}/compare/{other}", response_model=None, responses=described(CompareDocument))
-async def compare_runs(run: RunId, other: RunId, deps: Deps) -> JsonResponse:
-    """Two runs; where one is a fork of the other, from the fork on."""
+async def compare_runs(run: RunId, other: RunId, request: Request, deps: Deps, diffs: bool = False) -> JsonResponse:
+    """Two runs; where one is a fork of the other, from the fork on.
+
+    With ``diffs`` what the differing files say otherwise, for which both runs' files may have to be rebuilt.
+    """
     found = await asyncio.gather(find_run(deps, run), find_run(deps, other))
     logs = [await events_between(deps, name, 0, MAX_SEQ) for name in (run, other)]
-    return JsonResponse(await asyncio.to_thread(compared, found, logs))
+    states = await asyncio.to_thread(lambda: [fold(log) for log in logs])
+    document = await asyncio.to_thread(compared, found, logs, states)
+    if diffs and document["files"]:
+        sides = [
+            Side(run=name, events=log, tree=_main(state).tree)
+            for name, log, state in zip((run, other), logs, states, strict=True)
+        ]
+        document |= await _with_diffs(request.app.state.contents, sides, document["files"])
+    return JsonResponse(document)
 
 
-def compared(found: Sequence[Mapping[str, Any]], logs: Sequence[Sequence[StoredEvent]]) -> dict[str, Any]:
-    """The document of two runs."""
+async def _with_diffs(contents: Contents, sides: Sequence[Side], files: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """The members of the document that have the files' diffs; a run's files may be past rebuilding."""
+    try:
+        found = await file_diffs(contents, sides[0], sides[1], [_name(file) for file in files])
+        why = ""
+    except (ContentUnavailable, ContentDelayed) as error:
+        found, why = {}, str(error)
+    # What the events tell of a file need not be so in their trees.
+    missing = FileDiff(note="unavailable")
+    shown = [(file, found.get(_name(file), missing)) for file in files]
+    return {
+        "files": [file | {"diff": diff.text, "diff_note": diff.note} for file, diff in shown],
+        "diffs_unavailable": why,
+    }
+
+
+def _name(file: Mapping[str, str]) -> bytes:
+    return path_key(file["path"], file["path_hex"]).encode("utf-8", "surrogateescape")
+
+
+def compared(
+    found: Sequence[Mapping[str, Any]], logs: Sequence[Sequence[StoredEvent]], states: Sequence[RunState]
+) -> dict[str, Any]:
+    """The document of two runs, without diffs; ``states`` are those at the logs' ends."""
     a, b = found
     forked_at, a_forked_at = _forked_at(a, b), _forked_at(b, a)
     starts = forked_at or _opening(logs[0], a_forked_at), a_forked_at or _opening(logs[1], forked_at)
     equal, parting = first_parting(*map(_from, logs, starts))
-    files = list(_files(*(fold(log) for log in logs)))
+    files = list(_files(*map(_main, states)))
     return {
         "a": a,
         "b": b,
@@ -121,6 +165,7 @@ def compared(found: Sequence[Mapping[str, Any]], logs: Sequence[Sequence[StoredE
         "divergence": None if parting is None else _parting_document(parting),
         "files": files[:MOST_FILES],
         "files_differing": len(files),
+        "diffs_unavailable": "",
     }
 
 
@@ -188,16 +233,22 @@ def _from(log: Sequence[StoredEvent], after: int) -> list[StoredEvent]:
     return [stored for stored in log if stored.seq > after]
 
 
-def _files(a: RunState, b: RunState) -> Iterator[dict[str, str]]:
-    sides = [state.workspaces[MAIN_WORKSPACE].files if MAIN_WORKSPACE in state.workspaces else {} for state in (a, b)]
-    for key in sorted(sides[0].keys() | sides[1].keys()):
-        mine, theirs = (side.get(key) for side in sides)
-        if (mine and (mine.mode, mine.blob)) != (theirs and (theirs.mode, theirs.blob)):
-            one = mine or theirs
+def _main(state: RunState) -> WorkspaceState:
+    return state.workspaces.get(MAIN_WORKSPACE) or WorkspaceState()
+
+
+def _files(a: WorkspaceState, b: WorkspaceState) -> Iterator[dict[str, str]]:
+    for key in sorted(a.files.keys() | b.files.keys()):
+        mine, theirs = a.files.get(key), b.files.get(key)
+        one = mine or theirs
+        if one and (mine and (mine.mode, mine.blob)) != (theirs and (theirs.mode, theirs.blob)):
             yield {
-                "path": one.path if one else "",
+                "path": one.path,
+                "path_hex": one.path_hex,
                 "a_blob": mine.blob if mine else "",
                 "b_blob": theirs.blob if theirs else "",
+                "diff": "",
+                "diff_note": "",
             }
 
 

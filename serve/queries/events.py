@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import Kind, Role, StoredEvent, event_to_dict, kind_of
-from enchanted.serve.documents.answer import JsonResponse, described
+from enchanted.serve.documents.answer import NOT_MODIFIED, JsonResponse, described, tagged
 from enchanted.serve.documents.events import EventDocument, EventPage
 from enchanted.serve.errors import EventCorrupted, EventNotFound, ServeError
 from enchanted.serve.sources.cursor import Cursor, digest_of
@@ -217,12 +217,15 @@ async def read_event(event_id: EventId, deps: Deps) -> JsonResponse:
 @router.get(
     "/events/{event_id}/raw",
     response_model=None,
-    responses={200: {"content": {"application/octet-stream": {}}, "description": "The published bytes"}},
+    responses={
+        200: {"content": {"application/octet-stream": {}}, "description": "The published bytes"},
+        **NOT_MODIFIED,
+    },
 )
-async def read_raw(event_id: EventId, deps: Deps) -> Response:
+async def read_raw(event_id: EventId, request: Request, deps: Deps) -> Response:
     """The bytes as they were published, checked against their recorded hash."""
     row = await find_event(deps.store, event_id)
     if not row.sound:
         raise EventCorrupted(row.event_id, row.seq, row.sha256, sha256_hex(row.raw))
-    headers = {"ETag": f'"{row.sha256}"', "X-Enchanted-Seq": str(row.seq)}
-    return Response(row.raw, media_type="application/octet-stream", headers=headers)
+    headers = {"X-Enchanted-Seq": str(row.seq)}
+    return tagged(request, Response(row.raw, media_type="application/octet-stream", headers=headers))

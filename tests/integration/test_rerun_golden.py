@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 from enchanted.actors.rerun import file
 from enchanted.actors.rerun.driver import Verdict, rerun
+from enchanted.actors.rerun.errors import CannotRerun
 from enchanted.actors.rerun.recording import Recording, recording_of
 from enchanted.schemas.canonical import canonical_json
 from enchanted.schemas.chain import verify
@@ -57,6 +59,32 @@ def test_a_golden_recording_is_the_whole_run_and_untouched(golden: Path) -> None
     verdict = verify(asyncio.run(file.load(golden)).events)
     assert (verdict.intact, verdict.complete, verdict.closed) == (True, True, True)
     assert golden.stat().st_size < 300 << 10
+
+
+def test_the_version_of_today_has_a_golden_recording() -> None:
+    """A release adds its own: `enchanted rerun RUN --record tests/golden/demo-VERSION.zip` of a demo's run."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    version = project["project"]["version"]
+    assert f"demo-{version}.zip" in {path.name for path in GOLDEN}
+
+
+@pytest.mark.parametrize(("golden", "tool"), [(DEMO, "lint"), (REPAIR, "find_repairs")], ids=["lint", "find_repairs"])
+async def test_a_recording_of_a_version_that_kept_no_findings_is_refused_and_names_the_event(
+    golden: Path, tool: str
+) -> None:
+    recording = await file.load(golden)
+    call = first(recording, "coder", "tool_call", tool)
+    assert call.event.tool_call.data
+
+    with pytest.raises(CannotRerun, match=f"event {call.event.event_id} is of a version that .* what {tool} found"):
+        await altered(recording, call, found_unsaid)
+
+    # A call that failed found nothing, in any version.
+    def failed_unsaid(event: SwarmEvent) -> None:
+        failed(event)
+        found_unsaid(event)
+
+    await altered(recording, call, failed_unsaid)
 
 
 def test_an_altered_file_ends_with_status_1_and_the_event(tmp_path: Path) -> None:
@@ -152,6 +180,10 @@ def other_status(event: SwarmEvent) -> None:
 
 def failed(event: SwarmEvent) -> None:
     event.tool_call.outcome = "FAILED"
+
+
+def found_unsaid(event: SwarmEvent) -> None:
+    event.tool_call.data = ""
 
 
 def no_findings(event: SwarmEvent) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from array import array
+from typing import Any
 
 import pytest
 
@@ -34,8 +35,19 @@ def test_growth_is_the_slope_from_the_smallest_to_the_largest_size() -> None:
     assert shown["by trace: growth"]["median"] == pytest.approx(1.0)
     assert shown["by trace: p95"]["within"] is True
     assert shown["by trace: p50"]["ratio"] == 2.0
-    assert shown["by trace: above the query, p50"]["within"] is True
+    assert shown["by trace: above the query, p50"]["median"] == 10.0
     assert "an agent's statistics, 30 days: above the query, p50" not in shown
+
+
+def test_a_simple_read_has_its_budget_where_it_goes_through_ray_serve() -> None:
+    def shown(ms: float) -> dict[str, Any]:
+        rows = query.serve_rows({"by trace": _taken(ms)})
+        document = Result(benchmark="b", question="q", rows=tuple(rows)).as_dict()
+        return next(row for row in document["rows"] if row["name"].endswith("above the query, p50"))
+
+    assert (shown(19)["median"], shown(19)["budget"], shown(19)["within"]) == (9.5, 10.0, True)
+    assert shown(22)["within"] is False
+    assert set(query.SIMPLE) == {name for name, question in QUESTIONS.items() if question.simple} != set()
 
 
 def test_the_sizes_of_a_full_run_end_with_what_is_asked_for() -> None:

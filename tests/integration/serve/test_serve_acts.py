@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from enchanted.actors.repository.git import Git
 from enchanted.actors.repository.restore import MARK
 from enchanted.actors.rerun import file
 from enchanted.actors.rerun.importing import import_recording
@@ -162,14 +162,62 @@ async def test_two_undos_at_once_do_not_both_win(world: World) -> None:
     assert sorted(answer.status_code for answer in answers) == [200, 409, 409]
 
 
+def committed(git: Git, commit: str) -> dict[str, tuple[str, bytes]]:
+    """Mode and content of each file of a commit."""
+    found = {}
+    for record in git.run("ls-tree", "-r", "-z", commit).split(b"\0")[:-1]:
+        head, name = record.split(b"\t")
+        mode, _, blob = head.decode().split()
+        found[name.decode()] = mode, git.run("cat-file", "blob", blob)
+    return found
+
+
 async def test_a_state_goes_onto_a_new_branch_and_the_working_tree_stays(world: World) -> None:
-    history = await scripted(world, "run-branch")
+    history = await scripted(world, "run-branch", placed=True)
     user = world.folder / history.run / "user"
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=user, capture_output=True, text=True, check=True)  # noqa: ASYNC221
+    git = Git(cwd=user)
+    (user / "a.py").write_text("half a thought")
+    (user / "mine.txt").write_text("mine")
+    before, head, status = on_disk(user), git.run("rev-parse", "HEAD"), git.run("status", "--porcelain=v2", "--branch")
+    files = {name: content for name, content in before.items() if not name.startswith(".git/")}
+
+    for number, stored in enumerate(changes(history)):
+        body = {"branch": f"back/{number}", "at": stored.seq}
+        preview = await act(world, history.run, "restores", **body, dry_run=True)
+        assert preview.status_code == 200, preview.text
+        assert not git.run("branch", "--list", body["branch"])
+        answer = await act(world, history.run, "restores", **body)
+        assert answer.status_code == 200, answer.text
+        commit = git.run("rev-parse", f"refs/heads/{body['branch']}")
+        assert (answer.json()["commit"], answer.json()["repo"]) == (commit.decode().strip(), str(user))
+        assert git.run("rev-parse", f"{body['branch']}^@") == head, "one commit on top of the one the run began with"
+        listed = await world.document(f"runs/{history.run}/state", at=stored.seq)
+        modes = {one["path"]: one["mode"] for one in listed["workspaces"]["main"]["files"]}
+        found = committed(git, body["branch"])
+        assert {name: content for name, (_, content) in found.items()} == history.files[stored.seq]
+        assert {name: mode for name, (mode, _) in found.items()} == modes
+
+    assert {name: content for name, content in on_disk(user).items() if not name.startswith(".git/")} == files
+    assert (git.run("rev-parse", "HEAD"), git.run("status", "--porcelain=v2", "--branch")) == (head, status)
+
+
+async def test_a_branch_that_holds_something_else_is_left_alone(world: World) -> None:
+    history = await scripted(world, "run-branch-taken", placed=True)
+    git = Git(cwd=world.folder / history.run / "user")
+    git.run("branch", "taken")
+    where = git.run("rev-parse", "taken")
+    answer = await act(world, history.run, "restores", branch="taken", at=changes(history)[1].seq)
+    assert (answer.status_code, answer.json()["code"]) == (409, "restore-refused")
+    assert git.run("rev-parse", "taken") == where
+
+
+async def test_a_log_that_does_not_name_the_commit_it_began_with_goes_onto_no_branch(world: World) -> None:
+    history = await scripted(world, "run-placeless")
+    user = world.folder / history.run / "user"
     answer = await act(world, history.run, "restores", branch="back", repo=str(user), at=changes(history)[1].seq)
-    assert answer.status_code == 409, "a log that does not name the commit it began with"
+    assert answer.status_code == 409
     assert "no commit" in answer.json()["detail"]
-    assert commit.stdout.strip()
+    assert not Git(cwd=user).run("branch", "--list", "back")
 
 
 async def test_a_fork_is_asked_of_the_swarm_with_what_differs(world: World) -> None:

@@ -94,8 +94,9 @@ async def test_the_diff_to_an_earlier_sequence_is_the_way_back(
 
 
 async def test_an_answer_has_a_strong_etag_and_is_not_sent_twice(world: World, history: History) -> None:
-    for path in ("", "/state", "/diff?from=0", "/history?path=a.py", "/blame?path=a.py"):
-        url = f"/api/v1/runs/{history.run}{path}"
+    of_run = ("", "/state", "/diff?from=0", "/history?path=a.py", "/blame?path=a.py")
+    event = history.events[0].event.event_id
+    for url in (*(f"/api/v1/runs/{history.run}{path}" for path in of_run), f"/api/v1/events/{event}/raw"):
         first = await world.http.get(url)
         tag = first.headers["etag"]
         assert tag == f'"{sha256_hex(first.content)}"'
