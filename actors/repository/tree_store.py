@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from enchanted.actors.errors import BadPatch, GitFailed, GitTooOld, MissingContent
+from enchanted.actors.errors import GitFailed, GitTooOld, MissingContent
 from enchanted.actors.repository.git import Git, quote_path, require_git
 from enchanted.actors.repository.staged import Staged
 from enchanted.actors.repository.tree_writer import TreeWriter
