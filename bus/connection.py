@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from enchanted.bus.blobs import BlobStore
-from enchanted.bus.errors import BusAccessDenied, BusUnavailable, BusUnreachable, MessageMissing
+from enchanted.bus.errors import BusAccessDenied, BusNotTrusted, BusUnavailable, BusUnreachable, MessageMissing
 from enchanted.bus.fields import inflate
 from enchanted.bus.link import Link
 from enchanted.bus.publisher import Publisher
@@ -52,9 +52,10 @@ class Bus:
     ) -> Self:
         """A bus that connects when it is entered.
 
-        ``url`` carries the credentials: ``nats://user:password@host:port``. ``sys_url`` is the same server as a user
-        of its system account; without it the server's sync setting cannot be read. Times in seconds: for the first
-        connection, for one acknowledgement, and for repeating a publish that is not acknowledged.
+        ``url`` carries the credentials: ``nats://user:password@host:port``; ``tls://`` insists on TLS. A certificate
+        is checked against the system's authorities, or those in the file ``SSL_CERT_FILE``. ``sys_url`` is the same
+        server as a user of its system account; without it the server's sync setting cannot be read. Times in seconds:
+        for the first connection, for one acknowledgement, and for repeating a publish that is not acknowledged.
         """
         return cls(
             url,
@@ -71,6 +72,7 @@ class Bus:
         Raises:
             BusUnreachable: no server answers.
             BusAccessDenied: the server refuses the credentials.
+            BusNotTrusted: its certificate is not that of a server we trust.
         """
         await self.link.open()
         return self
@@ -104,7 +106,7 @@ class Bus:
         try:
             await system.open()
             answer = json.loads((await system.request(_SETTINGS, b"{}")).data)
-        except (BusUnavailable, BusUnreachable, BusAccessDenied) as error:
+        except (BusUnavailable, BusUnreachable, BusAccessDenied, BusNotTrusted) as error:
             return Durability(sync_always=None, detail=f"not verified: {error}")
         finally:
             await system.close()

@@ -24,7 +24,7 @@ class Delivery:
     """One message to deal with; without an acknowledgement it comes again after the consumer's ``ack_wait``."""
 
     # One is made for every event, so it holds what came and reads it when asked.
-    __slots__ = ("head", "link", "nanoseconds", "num_delivered", "payload", "reply", "seq", "subject")
+    __slots__ = ("head", "link", "nanoseconds", "num_delivered", "payload", "reply", "seq", "size", "subject")
 
     def __init__(self, subject: str, reply: bytes, head: bytes, payload: bytes, link: Link) -> None:
         # ``$JS.ACK.…``: nine tokens, or twelve where the account has a domain.
@@ -41,14 +41,11 @@ class Delivery:
         """The header block as it came."""
         self.reply = reply
         self.link = link
+        self.size = len(subject) + len(reply) + len(head) + len(payload)
+        """Bytes, as the server counts them against a pull's ``max_bytes``."""
 
     def __repr__(self) -> str:
         return f"Delivery(seq={self.seq}, subject={self.subject!r}, num_delivered={self.num_delivered})"
-
-    @property
-    def size(self) -> int:
-        """Bytes, as the server counts them against a pull's ``max_bytes``."""
-        return len(self.subject) + len(self.reply) + len(self.head) + len(self.payload)
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -28,6 +28,16 @@ class BusAccessDenied(BusError):
         super().__init__(f"the NATS server at {where} refuses these credentials ({why}); check user and password")
 
 
+class BusNotTrusted(BusError):
+    """The server's TLS certificate does not prove that it is the server of the URL."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(
+            f"the certificate of the NATS server at {where} is not trusted ({why}); set SSL_CERT_FILE to the file of "
+            "the authority that signed it, and use a host name in the URL that the certificate has"
+        )
+
+
 class BusClosed(BusError):
     """The connection was closed on our side."""
 

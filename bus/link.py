@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,15 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from enchanted.bus import frames
-from enchanted.bus.errors import ApiRefused, BusAccessDenied, BusClosed, BusUnavailable, BusUnreachable
+from enchanted.bus.errors import (
+    ApiRefused,
+    BusAccessDenied,
+    BusClosed,
+    BusError,
+    BusNotTrusted,
+    BusUnavailable,
+    BusUnreachable,
+)
 from enchanted.bus.replies import LEADER_ELECTED, Replies
 from enchanted.bus.servers import another, parse_servers
 
@@ -104,6 +113,7 @@ class Link:
         Raises:
             BusUnreachable: no server within the connect timeout.
             BusAccessDenied: the server refuses the credentials.
+            BusNotTrusted: its certificate is not that of a server we trust.
         """
         self._connection = await self._connect()
         self._connected.set()
@@ -322,15 +332,19 @@ class Link:
 
     async def _connect(self) -> _Connection:
         connection = _Connection()
-        refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        refused: asyncio.Future[BusError] = asyncio.get_running_loop().create_future()
         last = "no answer"
 
         async def on_error(error: Exception) -> None:
             nonlocal last
             last = str(error) or type(error).__name__
             log.debug("nats: %s", last)
-            if _AUTHORIZATION in last.lower() and not refused.done():
-                refused.set_result(last)
+            if refused.done():
+                return
+            if _AUTHORIZATION in last.lower():
+                refused.set_result(BusAccessDenied(self.where, last))
+            elif isinstance(error, ssl.SSLCertVerificationError):
+                refused.set_result(BusNotTrusted(self.where, error.verify_message))
 
         connecting = asyncio.create_task(self._connect_client(connection, on_error))
         try:
@@ -345,7 +359,7 @@ class Link:
                 await asyncio.wait({connecting})
                 await _close_client(connection.client)
         if refused.done():
-            raise BusAccessDenied(self.where, last)
+            raise refused.result()
         raise BusUnreachable(self.where, last)
 
     async def _connect_client(self, connection: _Connection, on_error: Callable[[Exception], Any]) -> None:
@@ -401,7 +415,7 @@ class Link:
         while not self._closed:
             try:
                 self._connection = await self._connect()
-            except (BusUnreachable, BusAccessDenied) as error:
+            except (BusUnreachable, BusAccessDenied, BusNotTrusted) as error:
                 log.warning("%s", error)
                 await asyncio.sleep(1.0)
             else:
