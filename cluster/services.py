@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +272,8 @@ async def status(settings: Settings) -> Status:
     if current.phase == "healthy" and current.endpoints:
         wrong = await _unhealthy(current) | _without_disk(home)
         services = tuple(_judged(service, wrong.get(service.name)) for service in services)
-        services += await _actors(current.endpoints)
+        figures = {} if wrong else await _figures(current.endpoints)
+        services += tuple(replace(one, detail=figures.get(one.name, "")) for one in await _actors(current.endpoints))
     return Status(home=home.path, state=current, services=services)
 
 
@@ -303,6 +304,23 @@ async def _actors(endpoints: Endpoints) -> tuple[ServiceState, ...]:
         )
         for row in sorted(ingest, key=lambda row: str(row["name"]))
     )
+
+
+async def _figures(endpoints: Endpoints) -> dict[str, str]:
+    """What each ingest worker did, in a line; none where the API does not say."""
+    url, headers = f"{endpoints.api_url}/api/v1/pipeline", ray_head.authorization(endpoints.token_file)
+    try:
+        answer = await probes.http_json(url, headers=headers, timeout=5)
+    except NotReady:
+        return {}
+    workers = answer.get("workers")  # what runs may be older than this command
+    return {worker["name"]: _in_words(worker["events"]) for worker in workers or () if worker["events"]}
+
+
+def _in_words(figures: Mapping[str, Any]) -> str:
+    words = f"{figures['rows']} rows, {figures['rows_per_second']:g} a second, {figures['mean_batch']:g} a batch"
+    counts = (("retries", "retries"), ("conflicting", "conflicting copies"), ("dead_letters", "dead letters"))
+    return ", ".join([words, *(f"{figures[name]} {what}" for name, what in counts if figures[name])])
 
 
 async def down(settings: Settings, progress: Progress = lambda _: None) -> bool:

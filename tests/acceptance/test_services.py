@@ -67,6 +67,8 @@ def test_the_pipeline_tells_what_the_ingest_actor_did(home: HomeUnderTest) -> No
     assert 0 < worker["events"]["last_batch"] <= worker["events"]["rows"]
     assert worker["events"]["last_insert_seconds"] > 0
     assert worker["spans"]["rows"] >= 0
+    (shown,) = [service["detail"] for service in home.status()["services"] if service["name"] == "ingest-0"]
+    assert int(shown.partition(" rows, ")[0]) >= worker["events"]["rows"], shown
 
 
 async def test_copies_with_other_bytes_and_commits_are_among_the_metrics_that_ray_exports(home: HomeUnderTest) -> None:
@@ -202,9 +204,12 @@ async def test_a_second_home_on_an_external_bus_runs_beside_the_first_and_down_e
 
 
 def second_home(home: HomeUnderTest, folder: Path, nats_url: str) -> None:
-    with home_under_test(folder, ENCHANTED_NATS_URL=nats_url, ENCHANTED_INGEST__BATCH_SECONDS="3600") as second:
+    ingest = {"ENCHANTED_INGEST__BATCH_SECONDS": "3600", "ENCHANTED_INGEST__WORKERS": "2"}
+    with home_under_test(folder, ENCHANTED_NATS_URL=nats_url, **ingest) as second:
         with second.popen("up") as one, second.popen("up") as other:
-            outputs = {one.communicate()[0], other.communicate()[0]}
+            (output, said), (other_output, _) = one.communicate(), other.communicate()
+            outputs = {output, other_output}
+        assert "note: 2 ingest workers" in said
         assert (one.returncode, other.returncode) == (0, 0)
         assert len(outputs) == 1, "of two at once, one starts the services"
         eventually(lambda: second.status()["healthy"], seconds=60, about="the second home is healthy")
