@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from enchanted.cluster.chaos.killed import Victim
 from enchanted.cluster.chaos.load import NONE, Ledger, publish
 from enchanted.cluster.chaos.pipeline import Pipeline, pipeline
 from enchanted.cluster.chaos.watch import visible, watching
@@ -65,12 +66,14 @@ async def test_memory_is_bounded_while_the_table_is_away_and_the_lag_goes(tmp_pa
         while len(ledger.ok) < 5 * RATE:  # noqa: ASYNC110 - the ledger has no event for it
             await asyncio.sleep(0.05)
         before = seen.peak("worker")
+        victim = Victim(made.store.pid)
         await made.store.stop(signal.SIGKILL)
         published = len(ledger.ok)
         await asyncio.sleep(away)
         published = len(ledger.ok) - published
         during = seen.peak("worker")
         await made.store.start()
+        victim.assert_replaced_by(made.store.pid)
         caught_up = await lag_below(made, 2.0)
         after = seen.peak("worker")
         over.set()
