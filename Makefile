@@ -7,7 +7,7 @@ TORCH := $(if $(wildcard $(PIP_FIND_LINKS)/torch-*+cpu*.whl),--find-links $(PIP_
 UV := $(BIN)/uv pip
 UI := serve/ui
 
-.PHONY: install demo test check bench lock proto ui ui-check down clean
+.PHONY: install demo test long check bench lock proto ui ui-check down clean
 
 install: $(VENV)/.installed
 
@@ -24,6 +24,10 @@ demo: install
 # Two files at a time: most tests wait for servers. The folders with the longest come first.
 test: install
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+
+# What is marked slow, one after the other: it measures times and kills what others would need. As root all of it.
+long: install
+	$(BIN)/python -m pytest -q -m slow --durations=15
 
 check: install
 	$(BIN)/ruff check .

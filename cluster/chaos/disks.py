@@ -1,4 +1,4 @@
-"""A disk whose power can be cut, and which can fail. For tests; needs root. See tests/chaos/test_power_cut.py.
+"""A disk whose power can be cut, and which can fail or be full. For tests; needs root; see tests/chaos.
 
 A file holds an ext4 file system, mounted by a loop device. What a process wrote and did not flush is in the mounted
 file system's page cache and not in the file; so a copy of the file is the disk as a power cut leaves it. The journal is
@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+BALLAST = "ballast"
 _CORRECTED = 1
 """What e2fsck says when it found errors and corrected them."""
 
@@ -73,6 +74,20 @@ class LoopDisk:
             os.kill(pid, signal.SIGSTOP)
         shutil.copyfile(self._image, copy)
         return LoopDisk(folder, image=copy)
+
+
+def fill(folder: Path) -> Path:
+    """Take every free byte; returns the file that holds them."""
+    ballast = folder / BALLAST
+    with ballast.open("wb", buffering=0) as file:
+        for size in (1 << 20, 4096):
+            block = bytes(size)
+            try:
+                while True:
+                    file.write(block)
+            except OSError:
+                continue
+    return ballast
 
 
 def _run(*command: str, passes: Container[int] = (0,)) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from enchanted.bus.connection import Bus
 from enchanted.cluster import services
-from enchanted.cluster.chaos.disks import LoopDisk
+from enchanted.cluster.chaos.disks import LoopDisk, fill
 from enchanted.cluster.chaos.kills import RunWatch
 from enchanted.cluster.home import FULL
 from enchanted.cluster.testing import eventually, home_under_test
@@ -30,20 +30,6 @@ def small_disk(folder: Path, mebibytes: int) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(folder: Path) -> Path:
-    """Take every free byte; returns the file that holds them."""
-    ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        for size in (1 << 20, 4096):
-            block = bytes(size)
-            try:
-                while True:
-                    file.write(block)
-            except OSError:
-                continue
-    return ballast
 
 
 @pytest.mark.slow
