@@ -28,7 +28,7 @@ SPARE = 64
 NOTES = (
     "events of `load`, 920 bytes on average, on their own subjects, made before the clock starts; sync_interval "
     "always, publishers are closed loops; 'hand N' is one bare nats-py loop of atomic batches of N; cases are "
-    "interleaved, each in fresh processes whose connections have published once, figures are medians",
+    "interleaved, each in fresh processes whose connections have published before, figures are medians",
     "CPU is that of the publishing processes, nats-server's is not in it",
     f"{MANY}: processes and connections in each, 4 publishers on each connection; connecting is not in the time",
     f"{CROWD}: 500 agents that share no connection, so that group commit has one event to commit at a time",

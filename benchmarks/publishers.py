@@ -25,6 +25,8 @@ from enchanted.bus.errors import BusError
 
 PATIENCE = 60.0
 """Seconds nats-py waits for an acknowledgement."""
+WARM_UP = 50
+"""Events a process publishes before the clock starts, and at least one unit on each connection."""
 Unit = Sequence[Outgoing]
 """What is published with one acknowledgement."""
 Publish = Callable[[Unit], Awaitable[None]]
@@ -108,16 +110,17 @@ WAYS = {"single": single, "hand": hand, "group": group}
 async def part(way: str, url: str, *numbers: str) -> dict[str, Any]:
     """Its start and end (on the clock all processes share), CPU seconds and what its loops found.
 
-    Events are made, connections opened and used once before the clock starts. ``numbers``: connections, publishers on
-    each, units of each publisher, events in a unit, and the seed of the events.
+    Events are made, connections opened and used before the clock starts. ``numbers``: connections, publishers on each,
+    units of each publisher, events in a unit, and the seed of the events.
     """
     connections, publishers, each, size, seed = map(int, numbers)
-    messages = [one.outgoing for one in load((connections + connections * publishers * each) * size, seed)]
+    warm = max(1, WARM_UP // (connections * size))
+    messages = [one.outgoing for one in load(connections * (warm + publishers * each) * size, seed)]
     units = [messages[start : start + size] for start in range(0, len(messages), size)]
     taken = Taken()
     async with AsyncExitStack() as stack:
         ways = [await WAYS[way](stack, url) for _ in range(connections)]
-        for publish in ways:
+        for publish in ways * warm:
             await publish(units.pop())
         shares = [(publish, units[n * each :][:each]) for n, publish in enumerate(ways * publishers)]
         begin()
