@@ -21,7 +21,7 @@ from enchanted.actors.repository.tree_store import Patch
 from enchanted.actors.tools.variables import Offers, from_json, still_offered, to_json
 from enchanted.actors.work import RunRequest
 from enchanted.bus.agent_log import AgentLog
-from enchanted.bus.errors import BlobCorrupt, BlobMissing
+from enchanted.bus.errors import BlobUnusable
 from enchanted.bus.ports import BusPort
 from enchanted.schemas import events
 from enchanted.schemas.canonical import Json, sha256_hex
@@ -109,7 +109,7 @@ async def read_fork_point(bus: BusPort, run: str, at: int) -> ForkPoint:
     """
     try:
         found = [await inflated(bus, stored) for stored in await bus.read_run(run, until=at)]
-    except (BlobMissing, BlobCorrupt) as error:
+    except BlobUnusable as error:
         raise ForkPruned(run, at, f"part of its log cannot be had: {error}") from error
     if not found:
         raise CannotFork(run, at, "the stream holds none of its events up to there")
@@ -328,7 +328,7 @@ async def fork_repository(folder: Path, bus: BusPort, request: RunRequest) -> Sh
     point = await read_fork_point(bus, request.forked_from, request.forked_at)
     try:
         return await _with_trees(folder, bus, point, request)
-    except (BlobMissing, BlobCorrupt) as error:
+    except BlobUnusable as error:
         raise ForkPruned(point.run, point.at, f"part of its log cannot be had: {error}") from error
 
 

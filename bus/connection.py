@@ -133,7 +133,7 @@ class Bus:
         """A copy with the fields that were moved to the blob store put back.
 
         Raises:
-            BlobMissing, BlobCorrupt: a field's content is gone or not what was stored.
+            BlobMissing, BlobCorrupt, BlobUnfit: a field's content is gone, not what was stored, or not of this event.
         """
         return await inflate(event, self.blobs)
 

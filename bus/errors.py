@@ -151,14 +151,27 @@ class MessageMissing(BusError):
         super().__init__(f"{stream} has no message {seq}; it may be older than the retention, read it from the table")
 
 
-class BlobMissing(BusError):
+class BlobUnusable(BusError):
+    """What an event names in the object store cannot be had, or is not of it."""
+
+
+class BlobMissing(BlobUnusable):
     """The object store has no such blob."""
 
     def __init__(self, sha256: str) -> None:
         super().__init__(f"no blob {sha256} in the object store; the event that names it is older than its content")
 
 
-class BlobCorrupt(BusError):
+class BlobUnfit(BlobUnusable):
+    """An event says that a field was moved out which it does not have, or whose content is none of that field."""
+
+    def __init__(self, field: str, why: str) -> None:
+        super().__init__(
+            f"field {field[:80]!r} cannot be put back: {why}; whoever wrote the event has to write it right"
+        )
+
+
+class BlobCorrupt(BlobUnusable):
     """The stored bytes do not have the hash they are kept under."""
 
     def __init__(self, sha256: str, found: str) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
+from enchanted.bus.errors import BlobUnfit
 from enchanted.bus.ports import BlobPort
 from enchanted.schemas.events import SwarmEvent
 from enchanted.schemas.gen.events_pb2 import FieldBlob, StateChange
@@ -44,18 +45,38 @@ async def inflate(event: SwarmEvent, blobs: BlobPort) -> SwarmEvent:
 
     Raises:
         BlobMissing, BlobCorrupt: the content is gone or not what was stored.
+        BlobUnfit: it is not of this event, which anybody may have written.
     """
     copy = SwarmEvent()
     copy.CopyFrom(event)
     copy.ClearField("blobs")
     for blob in event.blobs:
+        # Before anything is set: to set a field of another payload would remove the event's own.
+        if blob.field not in _movable(event):
+            raise BlobUnfit(blob.field, "the event has no such field")
         data = await blobs.get(blob.sha256)
-        if blob.field == FILES:
-            copy.state_change.files.extend(StateChange.FromString(data).files)
-            continue
-        parent, name = _locate(copy, blob.field)
-        setattr(parent, name, data.decode())
+        try:
+            _put_back(copy, blob.field, data)
+        except (DecodeError, UnicodeDecodeError) as error:
+            raise BlobUnfit(blob.field, f"its content does not read: {error}") from error
     return copy
+
+
+def _movable(event: SwarmEvent) -> set[str]:
+    """The paths that `deflate` may move out of an event with this payload."""
+    kind = event.WhichOneof("payload")
+    if kind is None:
+        return set()
+    found = {f"{kind}.{field.name}" for field in getattr(event, kind).DESCRIPTOR.fields if _is_string(field)}
+    return found | {FILES} if kind == "state_change" else found
+
+
+def _put_back(event: SwarmEvent, path: str, data: bytes) -> None:
+    if path == FILES:
+        event.state_change.files.extend(StateChange.FromString(data).files)
+        return
+    parent, name = _locate(event, path)
+    setattr(parent, name, data.decode())
 
 
 async def _move_string(event: SwarmEvent, path: str, blobs: BlobPort) -> None:
@@ -74,8 +95,12 @@ def _strings(event: SwarmEvent) -> Iterator[tuple[int, str]]:
     if kind is None:
         return
     for field, value in getattr(event, kind).ListFields():
-        if field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated:
+        if _is_string(field):
             yield len(value.encode()), f"{kind}.{field.name}"
+
+
+def _is_string(field: FieldDescriptor) -> bool:
+    return field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated
 
 
 def _locate(event: SwarmEvent, path: str) -> tuple[Message, str]:

@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from enchanted.actors.recovery import MainState, Recovery, recover
-from enchanted.bus.errors import BlobCorrupt, BlobMissing
+from enchanted.bus.errors import BlobUnusable
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import StoredEvent
@@ -119,7 +119,7 @@ async def _told(deps: Dependencies, stored: StoredEvent) -> StoredEvent:
     async with deps.bus.use() as bus:
         try:
             return replace(stored, event=await bus.inflate(stored.event))
-        except (BlobMissing, BlobCorrupt):
+        except BlobUnusable:
             return stored
 
 

@@ -25,7 +25,7 @@ from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.repository.restore import Preview, Restored, Target
 from enchanted.actors.work import RoleName, RunRequest
 from enchanted.bus.agent_log import new_id
-from enchanted.bus.errors import BlobCorrupt, BlobMissing
+from enchanted.bus.errors import BlobUnusable
 from enchanted.schemas.fold import MAIN_WORKSPACE, fold
 from enchanted.serve.acts.run_facts import read_facts
 from enchanted.serve.acts.undo import undone
@@ -250,7 +250,7 @@ async def _fork_point(deps: Dependencies, run: str, at: int) -> ForkPoint:
     async with deps.bus.use(RUN_DEADLINE) as bus:
         try:
             point = await read_fork_point(bus, run, at)
-        except (CannotFork, BlobMissing, BlobCorrupt) as error:
+        except (CannotFork, BlobUnusable) as error:
             raise ForkRefused(str(error)) from error
     assert point.ledger.request is not None
     try:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from enchanted.bus.connection import Bus
-from enchanted.bus.errors import BlobCorrupt, BlobMissing, BusError, MessageMissing
+from enchanted.bus.errors import BlobUnusable, BusError, MessageMissing
 from enchanted.bus.reader import RawMessage, consumer_state, message_at
 from enchanted.bus.streams import EVENTS_STREAM, StreamInfo
 from enchanted.bus.subjects import run_filters
@@ -136,7 +136,7 @@ async def _named_content() -> AsyncIterator[None]:
     """Any event may name content that nobody stored; the bus is well all the same."""
     try:
         yield
-    except (BlobMissing, BlobCorrupt) as error:
+    except BlobUnusable as error:
         raise ContentUnavailable(str(error)) from error
 
 

@@ -131,6 +131,34 @@ async def test_every_act_on_a_hostile_run_is_answered(world: World, runs: list[s
     assert os.listdir(tmp_path) == []  # noqa: PTH208 - a test may wait for a folder
 
 
+@pytest.mark.parametrize(
+    "field",
+    ["", "a.b.c", "event_id.x", "timestamp", "model_call", "model_call.input_tokens", "model_call.messages",
+     "tool_call.output", "state_change.files", "state_change.diff_patch", "state_change.reason.x"],
+)  # fmt: skip
+@pytest.mark.parametrize("content", [b"text", b"\xff\xfe"])
+async def test_a_field_that_was_moved_out_and_fits_no_field_is_told_and_changes_no_payload(
+    world: World, field: str, content: bytes
+) -> None:
+    sha256 = await world.bus.blobs.put(content)
+    payload: dict[str, Any] = {"model_call": {"model": "m"}}
+    if field.startswith("state_change"):
+        payload = {"state_change": {"target_type": "FILE_SYSTEM", "reason": "base", "new_state_hash": "1" * 64}}
+    run = f"unfit-{field}-{content.hex()}"
+    event = SwarmEvent(event_id=run, run_id=run, agent_id="a", **payload, blobs=[{"field": field, "sha256": sha256}])
+    message = Outgoing(subject="swarm.events.coder.decision", payload=event.SerializeToString(), event_id=run)
+    await world.bus.publisher.publish(message)
+    await world.stored(run, 1)
+    shown = await world.document(f"events/{run}")
+    fits = content == b"text" and field in ("model_call.messages", "state_change.diff_patch")
+    assert (shown["inflated"], shown["kind"]) == (fits, next(iter(payload)))
+    assert next(iter(payload)) in shown
+    for path in ("state", "diff?from=0", "agents/a/context", "verify", "history?path=a", "blame?path=a", "recovery"):
+        await answered(world, "GET", f"runs/{run}/{path}")
+    for verb, body in (("reruns", {}), ("forks", {"dry_run": True}), ("undos", {"event_id": run, "dry_run": True})):
+        await answered(world, "POST", f"runs/{run}/{verb}", json=body)
+
+
 async def test_hostile_runs_do_not_spoil_what_is_read_of_all(world: World, runs: list[str]) -> None:
     for path in ("runs", "agents/stats", "agents/stats?bucket=hour&by=role", "decisions/reverted?below=2", "export"):
         response = await world.get(path)
