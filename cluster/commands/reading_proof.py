@@ -33,7 +33,7 @@ AgainstOption = Annotated[
 
 
 DeepOption = Annotated[
-    bool, typer.Option("--deep", help="Lay each patch onto the tree it begins at, too: some 100 changes a second.")
+    bool, typer.Option("--deep", help="Lay each patch onto the tree it begins at, too; takes minutes in a long run.")
 ]
 
 

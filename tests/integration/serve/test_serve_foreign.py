@@ -108,13 +108,15 @@ async def answered(world: World, method: str, path: str, **request: Any) -> None
 
 async def test_every_read_of_a_hostile_run_is_answered(world: World, runs: list[str]) -> None:
     for number, run in enumerate(runs):
-        for path in ("", "/state", "/verify", "/receipt", "/diff?from=0", "/agents/a/context"):
+        paths = ("", "/state", "/verify?deep=true", "/receipt", "/diff?from=0", "/play?speed=100000")
+        for path in (*paths, "/agents/a/context"):
             await answered(world, "GET", f"runs/{run}{path}")
         files = CHANGES[number % len(CHANGES)].get("files", [{"path": "a.py"}])
         name = {"path": files[0]["path"], "path_hex": files[0].get("path_hex", "")}
         for verb in ("state", "history", "blame"):
             await answered(world, "GET", f"runs/{run}/{verb}", params={"path": name["path"]})
         await answered(world, "GET", f"runs/{run}/state", params={"path_hex": "ff00"})
+        await answered(world, "GET", f"runs/{run}/verify/patches", params={"after": 1})
         await answered(world, "GET", f"runs/{runs[0]}/compare/{run}")
         await answered(world, "GET", f"runs/{run}/compare/{runs[number - 1]}")
         for place in range(7):

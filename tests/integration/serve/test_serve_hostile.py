@@ -29,11 +29,12 @@ PATHS = [
     "events", "events/{}", "events/{}/raw", "traces/{}", "runs", "runs/{}", "runs/{}/state", "runs/{}/diff",
     "runs/{}/verify", "runs/{}/receipt", "runs/{}/history", "runs/{}/blame", "runs/{}/cancel", "{}", "stream/{}",
     "agents/stats", "decisions/reverted", "export", "sql", "runs/{}/restores", "runs/{}/undos", "runs/{}/forks",
-    "runs/{}/compare/x", "runs/{}/reruns", "runs/{}/outline",
+    "runs/{}/compare/x", "runs/{}/reruns", "runs/{}/outline", "runs/{}/play", "runs/{}/verify/patches",
 ]  # fmt: skip
 NAMES = [
     "run", "trace", "agent", "role", "kind", "since", "until", "after", "before", "limit", "fields", "q", "cursor",
     "at", "path", "path_hex", "from", "to", "workspace", "token", "bucket", "by", "below", "format",
+    "speed", "max_gap", "deep",
 ]  # fmt: skip
 
 
