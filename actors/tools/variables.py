@@ -17,6 +17,8 @@ from enchanted.schemas.canonical import canonical_json
 SET_VARIABLE = "set_variable"
 MOST_NAMES = 8
 MOST_VALUES = 8
+MOST_IN_ALL = 16
+"""Names with their values; a Coder that tries every one asks its model as often."""
 MOST_CHARS = 200
 """Of a value."""
 Offers = Mapping[str, tuple[str, ...]]
@@ -50,6 +52,8 @@ def require_offerable(offers: Mapping[str, Sequence[str]]) -> None:
         for value in values:
             if len(value) > MOST_CHARS or not (value.isprintable() or not value):
                 raise BadVariable(name, f"it may not be {value!r:.80}", f"give up to {MOST_CHARS} printable characters")
+    if (count := sum(map(len, offers.values()))) > MOST_IN_ALL:
+        raise BadVariable(list(offers)[-1], f"that makes {count} values", f"offer {MOST_IN_ALL} in all at most")
 
 
 def _require_name(name: str) -> None:

@@ -48,6 +48,7 @@ def test_what_is_no_name_is_refused_with_the_rule(name: str) -> None:
         {"A": ("a\0",)},
         {"A": ("\ud800",)},
         {f"A{number}": ("x",) for number in range(9)},
+        {f"A{number}": tuple("123456") for number in range(3)},
     ],
 )
 def test_too_many_or_unprintable_values_are_refused(offers: Mapping[str, tuple[str, ...]]) -> None:

@@ -207,6 +207,10 @@ async def test_a_fork_offers_what_its_parent_does_unless_it_is_told_otherwise(wo
         answer = await act(world, recording.run_id, "forks", **body)
         assert answer.status_code == 202, answer.text
         assert world.starter.requests[-1].variables == offers
+    where = ["--url", world.url, "--token-file", str(world.token_file)]
+    command = ["fork", recording.run_id, "--variable", "MODE=a,b", "--yes", "--detach", *where]
+    assert await asyncio.to_thread(cli.execute, command) == 0
+    assert world.starter.requests[-1].variables == {"MODE": ("a", "b")}
     parent = RunRequest(run_id="x", task="t", repo="/r", checks=(), variables={"MODE": ("fast",)})
     point = ForkPoint(run="x", at=1, events=(), ledger=Ledger(request=parent), base_content="")
     assert ForkBody().request("y", point).variables == parent.variables
