@@ -92,7 +92,7 @@ async def read_file_history(run: RunId, request: Request, deps: Deps, wanted: Wa
 async def read_blame(run: RunId, request: Request, deps: Deps, wanted: Wanted) -> Response:
     """For each line of a file at ``at`` the change that wrote it, with its decision, agent and span.
 
-    A merge or a rollback moves lines and writes none: they stay those of the change that wrote them.
+    A merge, a rollback or an undo moves lines and writes none: they stay those of the change that wrote them.
     """
     events = await _events(deps, run, wanted.at)
     tracks, version = await _tracked(events, wanted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ class Version:
     before: Version | None
     """What the change found, under another name where it was renamed; a workspace begins with its origin's versions."""
     source: Version | None
-    """Where the lines came from that a merge or a rollback brought: it moves lines, it writes none."""
+    """Where the lines came from that a merge, a rollback or an undo brought: it moves lines, it writes none."""
 
     @property
     def seq(self) -> int:
@@ -120,10 +120,19 @@ class Tracks:
         if stored.event.state_change.reason == "merge":
             return self.version(self._of_task.get(stored.event.task_id, ""), key)
         if stored.event.state_change.reason == "rollback":
-            while before is not None and before.blob != entry.new_blob:
-                before = before.before
-            return before
+            return _found(before, lambda one: one.blob == entry.new_blob)
+        if stored.event.state_change.reason == "undo":
+            # It names what it takes back, and brings lines of what that had found.
+            undone = _found(before, lambda one: one.change.event.event_id == stored.event.parent_event_id)
+            return undone and undone.before
         return None
+
+
+def _found(version: Version | None, wanted: Callable[[Version], bool]) -> Version | None:
+    """The newest version from this one on backwards that is wanted."""
+    while version is not None and not wanted(version):
+        version = version.before
+    return version
 
 
 def version_document(tracks: Tracks, version: Version) -> dict[str, Any]:

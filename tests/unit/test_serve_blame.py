@@ -116,6 +116,41 @@ def test_a_rollback_gives_lines_back_to_whoever_wrote_them() -> None:
     assert story.history("a")[-1] == back
 
 
+def test_an_undo_gives_lines_back_to_whoever_wrote_them_and_keeps_later_work() -> None:
+    story = Story()
+    base = story.change("base", {"a": "1\n2\n3\n", "gone": "x\n"})
+    good = story.change("edit", {"a": "1\ntwo\n3\n"})
+    bad = story.change("edit", {"a": "1\n3\n", "gone": None})
+    later = story.change("edit", {"a": "1\n3\nfour\n"})
+    undo = story.change("undo", {"a": "1\ntwo\n3\nfour\n", "gone": "x\n"}, cause=f"event-{bad}")
+    assert story.writers("a") == [base, good, base, later]
+    assert story.writers("gone") == [base]
+    assert story.history("a") == [base, good, bad, later, undo]
+    # Taking the undo back, and that once more.
+    again = story.change("undo", {"a": "1\n3\nfour\n", "gone": None}, cause=f"event-{undo}")
+    assert story.writers("a") == [base, base, later]
+    story.change("undo", {"a": "1\ntwo\n3\nfour\n", "gone": "x\n"}, cause=f"event-{again}")
+    assert story.writers("a") == [base, good, base, later]
+    assert story.writers("gone") == [base]
+
+
+def test_an_undo_finds_the_lines_of_a_file_that_was_renamed_since() -> None:
+    story = Story()
+    base = story.change("base", {"a": "1\n2\n"})
+    bad = story.change("edit", {"a": "1\n"})
+    story.change("edit", {"a": None, "b": "1\n"})
+    story.change("undo", {"b": "1\n2\n"}, cause=f"event-{bad}")
+    assert story.writers("b") == [base, base]
+
+
+def test_an_undo_that_names_no_change_of_the_file_has_its_lines_itself() -> None:
+    story = Story()
+    base = story.change("base", {"a": "1\n2\n"})
+    story.change("edit", {"a": "1\n"})
+    undo = story.change("undo", {"a": "1\n2\n"}, cause="nobody")
+    assert story.writers("a") == [base, undo]
+
+
 def test_the_decision_behind_a_change_is_the_nearest_among_its_causes() -> None:
     story = Story()
     first = story.decide()
