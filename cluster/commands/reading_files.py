@@ -93,4 +93,6 @@ def _line_rows(document: Document) -> Iterator[tuple[str, ...]]:
     for line in document["lines"]:
         agent = one_line(line["agent_name"] or line["agent_id"], 24)
         text = plain(line["text"][:WIDEST]).replace("\t", "    ")
-        yield str(line["seq"]), agent, one_line(line["decision_id"], 40), str(line["line"]), text
+        # Of a fork a line may be of a change of the run before it.
+        run = "" if line["run_id"] == document["run_id"] else f"{one_line(line['run_id'], 64)} "
+        yield f"{run}{line['seq']}", agent, one_line(line["decision_id"], 40), str(line["line"]), text

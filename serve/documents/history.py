@@ -48,6 +48,8 @@ class BlamedLine(BaseModel):
     """One line, and the change that wrote it."""
 
     line: int
+    run_id: str
+    """The run whose change it is: this one, or one that it was forked from."""
     seq: int
     event_id: str
     decision_id: str

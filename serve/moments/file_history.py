@@ -14,13 +14,14 @@ from starlette.responses import Response
 from enchanted.actors.repository.git import Git
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.repository.rebuild import is_object_id
-from enchanted.schemas.events import StoredEvent
+from enchanted.schemas.events import StoredEvent, run_of
 from enchanted.schemas.fold import MAIN_WORKSPACE, path_key
 from enchanted.serve.documents.answer import NOT_MODIFIED, JsonResponse, described, tagged
 from enchanted.serve.documents.history import BlameDocument, FileHistoryDocument
 from enchanted.serve.errors import BadRequest, BinaryFile, ContentUnavailable, PathNotFound, TooLargeToBlame
 from enchanted.serve.moments.blame import blame
 from enchanted.serve.moments.contents import Contents
+from enchanted.serve.moments.lineage import ancestry
 from enchanted.serve.moments.seek import events_between
 from enchanted.serve.moments.tracks import Tracks, Version, version_document
 from enchanted.serve.queries.runs import find_run
@@ -92,26 +93,43 @@ async def read_file_history(run: RunId, request: Request, deps: Deps, wanted: Wa
 async def read_blame(run: RunId, request: Request, deps: Deps, wanted: Wanted) -> Response:
     """For each line of a file at ``at`` the change that wrote it, with its decision, agent and span.
 
-    A merge or a rollback moves lines and writes none: they stay those of the change that wrote them.
+    A merge, a rollback, an undo or a fork moves lines and writes none: they stay those of the change that wrote them,
+    of a fork those of its parents' changes, where the table has their logs.
     """
     events = await _events(deps, run, wanted.at)
-    tracks, version = await _tracked(events, wanted)
+    contents: Contents = request.app.state.contents
+    logs = [*await ancestry(deps, events), events]
+    try:
+        found = await _blame(contents, run, logs, wanted)
+    except (ContentUnavailable, TooLargeToBlame):
+        if len(logs) == 1:
+            raise
+        # With the runs before it is too much, or they are past rebuilding: then its own changes have to do.
+        found = await _blame(contents, run, [events], wanted)
+    return tagged(request, JsonResponse({"run_id": run, "at": _last_seq(events), **wanted.named, **found}))
+
+
+async def _blame(contents: Contents, run: str, logs: list[list[StoredEvent]], wanted: WantedFile) -> dict[str, Any]:
+    """The blob and its lines; the last of the logs is the run's own, the others are those it was forked from."""
+    tracks, version = await _tracked(logs[-1], wanted, logs[:-1])
     if not version.blob:
-        raise PathNotFound(wanted.path or f"path_hex={wanted.path_hex}", _last_seq(events))
+        raise PathNotFound(wanted.path or f"path_hex={wanted.path_hex}", _last_seq(logs[-1]))
     origins = version.origins()
     if len(origins) > MOST_VERSIONS:
         raise TooLargeToBlame(f"it has {len(origins)} versions", f"{MOST_VERSIONS} are looked at")
-    contents: Contents = request.app.state.contents
     trees = list(dict.fromkeys(one.tree for one in reversed(origins) if one.blob))
-    async with contents.trees(run, events, trees) as repository:
+    async with contents.trees(run, [stored for log in logs for stored in log], trees) as repository:
         lines = await asyncio.to_thread(_blamed, repository, version, origins)
-    shown = await asyncio.to_thread(_lines, tracks, lines)
-    document = {"run_id": run, "at": _last_seq(events), **wanted.named, "blob": version.blob, "lines": shown}
-    return tagged(request, JsonResponse(document))
+    return {"blob": version.blob, "lines": await asyncio.to_thread(_lines, tracks, lines)}
 
 
-async def _tracked(events: list[StoredEvent], wanted: WantedFile) -> tuple[Tracks, Version]:
-    tracks = await asyncio.to_thread(Tracks, events)
+async def _tracked(
+    events: list[StoredEvent], wanted: WantedFile, parents: Iterable[list[StoredEvent]] = ()
+) -> tuple[Tracks, Version]:
+    tracks: Tracks | None = None
+    for log in parents:
+        tracks = await asyncio.to_thread(Tracks, log, tracks)
+    tracks = await asyncio.to_thread(Tracks, events, tracks)
     version = tracks.version(wanted.workspace, path_key(wanted.path, wanted.path_hex))
     if version is None:
         raise PathNotFound(wanted.path or f"path_hex={wanted.path_hex}", _last_seq(events))
@@ -169,6 +187,7 @@ def _lines(tracks: Tracks, lines: list[tuple[bytes, Version]]) -> list[dict[str,
     return [
         {
             "line": number,
+            "run_id": run_of(version.change.event),
             "seq": version.seq,
             "event_id": version.change.event.event_id,
             "decision_id": decisions[id(version)],

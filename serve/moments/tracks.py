@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ class Version:
     before: Version | None
     """What the change found, under another name where it was renamed; a workspace begins with its origin's versions."""
     source: Version | None
-    """Where the lines came from that a merge or a rollback brought: it moves lines, it writes none."""
+    """Where the lines came from that a merge, a rollback, an undo or a fork brought: it moves lines, it writes none."""
 
     @property
     def seq(self) -> int:
@@ -63,11 +63,14 @@ class Version:
 class Tracks:
     """The newest version of each file of each workspace, and the decision behind each change."""
 
-    def __init__(self, events: Iterable[StoredEvent]) -> None:
+    def __init__(self, events: Iterable[StoredEvent], parent: Tracks | None = None) -> None:
+        """``parent``: those of the run that this one is a fork of, up to where it was forked."""
+        self._parent = parent
         self._spaces: dict[str, dict[str, Version]] = {}
         self._trees: dict[str, str] = {}
-        self._of_task: dict[str, str] = {}
-        self._events: dict[str, SwarmEvent] = {}
+        # A fork takes tasks up in the workspaces they had.
+        self._of_task: dict[str, str] = dict(parent._of_task) if parent else {}
+        self._events: dict[str, SwarmEvent] = dict(parent._events) if parent else {}
         for stored in events:
             self._events[stored.event.event_id] = stored.event
             if kind_of(stored.event) == "state_change" and stored.event.state_change.target_type == "FILE_SYSTEM":
@@ -105,9 +108,8 @@ class Tracks:
             before = space.get(key)
             if entry.new_blob and (before is None or not before.blob):
                 before = left.get(entry.new_blob) or before
-            made[key] = Version(
-                change=stored, entry=entry, before=before, source=self._source(stored, key, entry, before)
-            )
+            source = self._source(stored, key, entry, before)
+            made[key] = Version(change=stored, entry=entry, before=before, source=source)
         space.update(made)
         self._trees[name] = change.new_state_hash
         if name != MAIN_WORKSPACE and stored.event.task_id:
@@ -120,10 +122,22 @@ class Tracks:
         if stored.event.state_change.reason == "merge":
             return self.version(self._of_task.get(stored.event.task_id, ""), key)
         if stored.event.state_change.reason == "rollback":
-            while before is not None and before.blob != entry.new_blob:
-                before = before.before
-            return before
+            return _found(before, lambda one: one.blob == entry.new_blob)
+        if stored.event.state_change.reason == "undo":
+            # It names what it takes back, and brings lines of what that had found.
+            undone = _found(before, lambda one: one.change.event.event_id == stored.event.parent_event_id)
+            return undone and undone.before
+        if stored.event.state_change.reason == "fork" and self._parent is not None:
+            there = self._parent.version(workspace_of(stored), key)
+            return _found(there, lambda one: one.blob == entry.new_blob)
         return None
+
+
+def _found(version: Version | None, wanted: Callable[[Version], bool]) -> Version | None:
+    """The newest version from this one on backwards that is wanted."""
+    while version is not None and not wanted(version):
+        version = version.before
+    return version
 
 
 def version_document(tracks: Tracks, version: Version) -> dict[str, Any]:

@@ -17,18 +17,24 @@ from enchanted.serve.moments.tracks import Tracks, Version
 
 
 class Story:
-    """A run told in files; a blob is the hash of its content."""
+    """A run told in files, maybe a fork; a blob is the hash of its content."""
 
-    def __init__(self) -> None:
+    def __init__(self, parent: Story | None = None) -> None:
         self.events: list[StoredEvent] = []
-        self.contents: dict[str, bytes] = {}
+        self.contents: dict[str, bytes] = dict(parent.contents) if parent else {}
+        self._parent = Tracks(parent.events) if parent else None
+        self._before = len(parent.events) if parent else 0
         self._trees = {"main": ""}
+
+    @property
+    def _next(self) -> int:
+        return self._before + len(self.events) + 1
 
     def change(
         self, reason: str, files: dict[str, str | None], *, workspace: str = "main", task: str = "", cause: str = ""
     ) -> int:
-        tree = f"tree-{len(self.events) + 1}"
-        event = SwarmEvent(event_id=f"event-{len(self.events) + 1}", workspace_id=workspace, task_id=task)
+        tree = f"tree-{self._next}"
+        event = SwarmEvent(event_id=f"event-{self._next}", workspace_id=workspace, task_id=task)
         event.parent_event_id = cause
         change = event.state_change
         change.target_type, change.reason = "FILE_SYSTEM", reason
@@ -45,17 +51,17 @@ class Story:
 
     def decide(self, cause: str = "") -> str:
         event = decision(context_hash="", trigger="", rationale="", action={}, parent=cause)
-        event.event_id = f"event-{len(self.events) + 1}"
+        event.event_id = f"event-{self._next}"
         self._add(event)
         return event.event_id
 
     def _add(self, event: SwarmEvent) -> int:
-        seq = len(self.events) + 1
+        seq = self._next
         self.events.append(StoredEvent(seq=seq, time=datetime.now(UTC), subject="s", raw=b"", event=event))
         return seq
 
     def version(self, path: str, workspace: str = "main") -> Version:
-        version = Tracks(self.events).version(workspace, path)
+        version = Tracks(self.events, self._parent).version(workspace, path)
         assert version is not None
         return version
 
@@ -114,6 +120,66 @@ def test_a_rollback_gives_lines_back_to_whoever_wrote_them() -> None:
     back = story.change("rollback", {"a": "1\n2\n3\n"})
     assert story.writers("a") == [base, base, good]
     assert story.history("a")[-1] == back
+
+
+def test_an_undo_gives_lines_back_to_whoever_wrote_them_and_keeps_later_work() -> None:
+    story = Story()
+    base = story.change("base", {"a": "1\n2\n3\n", "gone": "x\n"})
+    good = story.change("edit", {"a": "1\ntwo\n3\n"})
+    bad = story.change("edit", {"a": "1\n3\n", "gone": None})
+    later = story.change("edit", {"a": "1\n3\nfour\n"})
+    undo = story.change("undo", {"a": "1\ntwo\n3\nfour\n", "gone": "x\n"}, cause=f"event-{bad}")
+    assert story.writers("a") == [base, good, base, later]
+    assert story.writers("gone") == [base]
+    assert story.history("a") == [base, good, bad, later, undo]
+    # Taking the undo back, and that once more.
+    again = story.change("undo", {"a": "1\n3\nfour\n", "gone": None}, cause=f"event-{undo}")
+    assert story.writers("a") == [base, base, later]
+    story.change("undo", {"a": "1\ntwo\n3\nfour\n", "gone": "x\n"}, cause=f"event-{again}")
+    assert story.writers("a") == [base, good, base, later]
+    assert story.writers("gone") == [base]
+
+
+def test_an_undo_finds_the_lines_of_a_file_that_was_renamed_since() -> None:
+    story = Story()
+    base = story.change("base", {"a": "1\n2\n"})
+    bad = story.change("edit", {"a": "1\n"})
+    story.change("edit", {"a": None, "b": "1\n"})
+    story.change("undo", {"b": "1\n2\n"}, cause=f"event-{bad}")
+    assert story.writers("b") == [base, base]
+
+
+def test_an_undo_that_names_no_change_of_the_file_has_its_lines_itself() -> None:
+    story = Story()
+    base = story.change("base", {"a": "1\n2\n"})
+    story.change("edit", {"a": "1\n"})
+    undo = story.change("undo", {"a": "1\n2\n"}, cause="nobody")
+    assert story.writers("a") == [base, undo]
+
+
+def test_a_fork_has_its_parents_lines_from_whoever_wrote_them_there() -> None:
+    parent = Story()
+    parent.change("base", {"a": "1\n2\n", "b": "x\n"})
+    edit = parent.change("edit", {"a": "1\n2\n3\n"}, workspace="w-1", task="t-1")
+    parent.change("merge", {"a": "1\n2\n3\n"}, task="t-1")
+    begun = parent.change("edit", {"b": "x\ny\n"}, workspace="w-2", task="t-2")
+    fork = Story(parent)
+    base = fork.change("base", {"a": "1\n2\n", "b": "x\n"})
+    fork.change("fork", {"a": "1\n2\n3\n"})
+    fork.change("fork", {"b": "x\ny\n"}, workspace="w-2")
+    merge = fork.change("merge", {"b": "x\ny\nz\n"}, task="t-2")
+    own = fork.change("edit", {"a": "1\n2\n3\n4\n"})
+    assert fork.writers("a") == [base, base, edit, own]
+    assert fork.writers("b") == [base, begun, merge]
+
+
+def test_what_a_fork_brings_that_its_parent_never_had_is_its_own() -> None:
+    parent = Story()
+    parent.change("base", {"a": "1\n"})
+    fork = Story(parent)
+    base = fork.change("base", {"a": "1\n"})
+    change = fork.change("fork", {"a": "1\n2\n", "new": "3\n"})
+    assert (fork.writers("a"), fork.writers("new")) == ([base, change], [change])
 
 
 def test_the_decision_behind_a_change_is_the_nearest_among_its_causes() -> None:

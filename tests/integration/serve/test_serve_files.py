@@ -89,11 +89,12 @@ class Team:
         self.count += len(stored)
         return stored
 
-    async def base(self) -> str:
+    async def base(self, **request: object) -> str:
         tree = self.repository.base_tree
         files = await self.repository.list(tree)
         bundle = await self.world.bus.blobs.put(await self.repository.bundle(tree))
-        await self.tell(self.lead, run_transition(subject="run", from_state="", to_state="created", reason="r"))
+        created = run_transition(subject="run", from_state="", to_state="created", reason="r", details=request)  # type: ignore[arg-type]
+        await self.tell(self.lead, created)
         await self.changed(self.lead, "main", self.repository.empty_tree, tree, "base", files=files, bundle=bundle)
         return tree
 
@@ -190,6 +191,83 @@ async def test_a_file_whose_name_is_not_utf_8_can_be_asked_for_everywhere(
         headers={"Accept": "application/json, text/event-stream"},
     )
     assert json.loads(answer.json()["result"]["content"][0]["text"])["content"] == "odd\n"
+
+
+async def test_blame_of_a_fork_leads_to_the_parents_changes_and_without_them_to_the_forks_own(
+    world: World, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    home = world.folder / "run-parent"
+    await asyncio.to_thread(_commit, home / "user", {b"m.py": b"1\n2\n"})
+    repository = await ShadowRepository.create(home / "repo.git", home / "user")
+    trees = [repository.base_tree]
+    for content in (b"1\n2\nparent\n", b"1\n2\nparent\nfork\n"):
+        work = await Workspace.checkout(repository, home / f"w-{len(trees)}", trees[-1])
+        (work.path / "m.py").write_bytes(content)
+        trees.append(await work.snapshot())
+    parent = Team(world, "run-parent", repository)
+    await parent.base()
+    (thought,) = await parent.tell(parent.lead, decision(context_hash="", trigger="", rationale="so", action={}))
+    wrote = await parent.changed(parent.lead, "main", trees[0], trees[1], "edit", cause=thought.event.event_id)
+    await world.stored(parent.run, parent.count)
+
+    async def forked(run: str, **request: object) -> tuple[Team, list[StoredEvent]]:
+        fork = Team(world, run, repository)
+        await fork.base(**request)
+        begun = await fork.changed(fork.lead, "main", trees[0], trees[1], "fork")
+        own = await fork.changed(fork.lead, "main", trees[1], trees[2], "edit")
+        await world.stored(run, fork.count)
+        return fork, [begun, own]
+
+    fork, (_, own) = await forked("run-fork", forked_from="run-parent", forked_at=wrote.seq)
+    found = await world.document(f"runs/{fork.run}/blame", path="m.py")
+    who = [(line["run_id"], line["seq"], line["decision_id"], line["text"]) for line in found["lines"]]
+    assert [line["run_id"] for line in found["lines"][:2]] == ["run-fork"] * 2
+    assert who[2:] == [
+        ("run-parent", wrote.seq, thought.event.event_id, "parent"),
+        ("run-fork", own.seq, "", "fork"),
+    ]
+    access = ["--url", world.url, "--token-file", str(world.token_file)]
+    assert await asyncio.to_thread(execute, ["blame", fork.run, "m.py", *access]) == 0
+    rows = capfdbinary.readouterr().out.decode().splitlines()
+    assert rows[2].startswith(f"run-parent {wrote.seq}\t")
+    assert rows[3].startswith(f"{own.seq}\t")
+
+    for number, request in enumerate(
+        (
+            {"forked_from": "run-gone", "forked_at": 1},
+            {"forked_from": "run-parent", "forked_at": wrote.seq - 1},
+            {"forked_from": "run-parent", "forked_at": 2**62},
+            {"forked_from": [], "forked_at": "1"},
+        )
+    ):
+        fork, (begun, own) = await forked(f"run-fork-{number}", **request)
+        found = await world.document(f"runs/{fork.run}/blame", path="m.py")
+        assert [line["seq"] for line in found["lines"][2:]] == [begun.seq, own.seq], request
+        assert {line["run_id"] for line in found["lines"]} == {fork.run}
+
+
+async def test_blame_of_a_fork_goes_without_a_parent_whose_files_are_past_rebuilding(world: World) -> None:
+    home = world.folder / "run-lost"
+    await asyncio.to_thread(_commit, home / "user", {b"m.py": b"1\n"})
+    repository = await ShadowRepository.create(home / "repo.git", home / "user")
+    work = await Workspace.checkout(repository, home / "w", repository.base_tree)
+    (work.path / "m.py").write_bytes(b"1\n2\n")
+    tree = await work.snapshot()
+    parent = Team(world, "run-lost", repository)
+    base = await parent.base()
+    patch = await repository.diff(base, tree)
+    broken = state_change(
+        workspace_id="main", previous_tree=base, new_tree=tree, patch="no patch", files=patch.files, reason="edit",
+        resource="r",
+    )  # fmt: skip
+    (wrote,) = await parent.tell(parent.lead, broken)
+    await world.stored(parent.run, parent.count)
+    fork = Team(world, "run-lost-fork", repository)
+    await fork.base(forked_from="run-lost", forked_at=wrote.seq)
+    begun = await fork.changed(fork.lead, "main", base, tree, "fork")
+    await world.stored(fork.run, fork.count)
+    found = await world.document(f"runs/{fork.run}/blame", path="m.py")
+    assert (found["lines"][1]["run_id"], found["lines"][1]["seq"]) == (fork.run, begun.seq)
 
 
 def _commit(folder: Path, files: dict[bytes, bytes]) -> None:
