@@ -342,7 +342,9 @@ export interface paths {
         };
         /**
          * Read Diff
-         * @description What changed in a workspace from one sequence to a later one; an empty one where nothing did.
+         * @description What changed in a workspace from one sequence to another; an empty diff where nothing did.
+         *
+         *     Where ``from`` is the later one, it is the way back.
          */
         get: operations["read_diff_api_v1_runs__run__diff_get"];
         put?: never;
@@ -363,8 +365,30 @@ export interface paths {
         /**
          * Read Verdict
          * @description Whether any link is wrong (intact) and whether any event is missing (complete).
+         *
+         *     With `deep` also whether each patch leads where its change says, for a minute and a half at most.
          */
         get: operations["read_verdict_api_v1_runs__run__verify_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runs/{run}/verify/patches": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Patches
+         * @description The same of the patches alone, for ten seconds; what came before `after` was checked by the calls before.
+         */
+        get: operations["read_patches_api_v1_runs__run__verify_patches_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -428,7 +452,8 @@ export interface paths {
          * Read Blame
          * @description For each line of a file at ``at`` the change that wrote it, with its decision, agent and span.
          *
-         *     A merge or a rollback moves lines and writes none: they stay those of the change that wrote them.
+         *     A merge, a rollback, an undo or a fork moves lines and writes none: they stay those of the change that wrote them,
+         *     of a fork those of its parents' changes, where the table has their logs.
          */
         get: operations["read_blame_api_v1_runs__run__blame_get"];
         put?: never;
@@ -449,6 +474,8 @@ export interface paths {
         /**
          * Compare Runs
          * @description Two runs; where one is a fork of the other, from the fork on.
+         *
+         *     With ``diffs`` what the differing files say otherwise, for which both runs' files may have to be rebuilt.
          */
         get: operations["compare_runs_api_v1_runs__run__compare__other__get"];
         put?: never;
@@ -511,6 +538,28 @@ export interface paths {
          * @description Decisions, changes, reverts, errors, confidence, tokens and latency of each agent, by hour, day or as a whole.
          */
         get: operations["agent_stats_api_v1_agents_stats_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runs/{run}/agents/{agent}/context": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Context
+         * @description What an agent's model was given last, up to ``seq`` (by default the latest), and whether its hash is right.
+         *
+         *     The agent is named by its id, or by its name: of several with that name, the one whose model was asked last.
+         */
+        get: operations["read_context_api_v1_runs__run__agents__agent__context_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -641,6 +690,29 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/runs/{run}/play": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Play
+         * @description A run's events as they came, idle gaps cut; each frame's id is its SEQ.
+         *
+         *     What the run has when it is asked for is played. The last frame is of the kind `end`: where its `closed` is false
+         *     the run goes on, and `GET /stream` with `after` its `last_seq` shows how.
+         */
+        get: operations["play_api_v1_runs__run__play_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/runs/{run}/restores": {
         parameters: {
             query?: never;
@@ -734,7 +806,7 @@ export interface paths {
         };
         /**
          * Pipeline
-         * @description Where events and spans are between stream and table, and what the last reconciliation found.
+         * @description Where events and spans are between stream and table, what each worker did and the last reconciliation found.
          */
         get: operations["pipeline_api_v1_pipeline_get"];
         put?: never;
@@ -871,6 +943,12 @@ export interface components {
             agent_seq: number;
             /** Last Decision */
             last_decision: string;
+            /** Context Seq */
+            context_seq: number;
+            /** Context Event Id */
+            context_event_id: string;
+            /** Context Hash */
+            context_hash: string;
         };
         /**
          * AgentStats
@@ -981,6 +1059,8 @@ export interface components {
         BlamedLine: {
             /** Line */
             line: number;
+            /** Run Id */
+            run_id: string;
             /** Seq */
             seq: number;
             /** Event Id */
@@ -1026,10 +1106,19 @@ export interface components {
         ChangedFileDocument: {
             /** Path */
             path: string;
+            /** Path Hex */
+            path_hex: string;
             /** A Blob */
             a_blob: string;
             /** B Blob */
             b_blob: string;
+            /** Diff */
+            diff: string;
+            /**
+             * Diff Note
+             * @enum {string}
+             */
+            diff_note: "" | "binary" | "cut" | "too large" | "left out" | "unavailable";
         };
         /**
          * ClusterDocument
@@ -1075,6 +1164,8 @@ export interface components {
             files: components["schemas"]["ChangedFileDocument"][];
             /** Files Differing */
             files_differing: number;
+            /** Diffs Unavailable */
+            diffs_unavailable: string;
         };
         /**
          * ContentDocument
@@ -1106,6 +1197,41 @@ export interface components {
             encoding: "utf-8" | "base64";
             /** Content */
             content: string;
+        };
+        /**
+         * ContextDocument
+         * @description The context window of an agent: the messages of its last model call up to a sequence.
+         */
+        ContextDocument: {
+            /** Run Id */
+            run_id: string;
+            /** At */
+            at: number;
+            /** Agent Id */
+            agent_id: string;
+            /** Name */
+            name: string;
+            /**
+             * Role
+             * @enum {string}
+             */
+            role: "architect" | "coder" | "reviewer" | "operator" | "unspecified";
+            /** Seq */
+            seq: number;
+            /** Event Id */
+            event_id: string;
+            /** Task Id */
+            task_id: string;
+            /** Model */
+            model: string;
+            /** Context Hash */
+            context_hash: string;
+            /** Sha256 */
+            sha256: string;
+            /** Matches */
+            matches: boolean | null;
+            /** Messages */
+            messages: unknown;
         };
         /**
          * DependencyState
@@ -1214,6 +1340,40 @@ export interface components {
             /** Data */
             data: components["schemas"]["ListedEvent"][];
             meta: components["schemas"]["PageMeta"];
+        };
+        /**
+         * EventWorkerFigures
+         * @description The same of a worker that stores events.
+         */
+        EventWorkerFigures: {
+            /** Seconds */
+            seconds: number;
+            /** Rows */
+            rows: number;
+            /** Rows Per Second */
+            rows_per_second: number;
+            /** Batches */
+            batches: number;
+            /** Mean Batch */
+            mean_batch: number;
+            /** Last Batch */
+            last_batch: number;
+            /** Mean Insert Seconds */
+            mean_insert_seconds: number;
+            /** Last Insert Seconds */
+            last_insert_seconds: number;
+            /** Present */
+            present: number;
+            /** Dead Letters */
+            dead_letters: number;
+            /** Retries */
+            retries: number;
+            /** Rebuilds */
+            rebuilds: number;
+            /** Duplicates */
+            duplicates: number;
+            /** Conflicting */
+            conflicting: number;
         };
         /**
          * FacetMeta
@@ -1410,6 +1570,10 @@ export interface components {
              */
             apply: boolean;
             budget?: components["schemas"]["BudgetBody"] | null;
+            /** Variables */
+            variables?: {
+                [key: string]: string[];
+            } | null;
             /**
              * Dry Run
              * @default false
@@ -1811,6 +1975,29 @@ export interface components {
             differences: components["schemas"]["FieldDocument"][];
         };
         /**
+         * PatchesDocument
+         * @description Whether the patches of a run lead from each tree that it names to the next; to the first that does not.
+         */
+        PatchesDocument: {
+            /** Run Id */
+            run_id: string;
+            /** Intact */
+            intact: boolean | null;
+            /** Whole */
+            whole: boolean;
+            /** Changes */
+            changes: number;
+            /** Skipped */
+            skipped: number;
+            /** Until */
+            until: number;
+            /** Seconds */
+            seconds: number;
+            /** Why */
+            why: string;
+            first_bad: components["schemas"]["FaultDocument"] | null;
+        };
+        /**
          * PerformedDocument
          * @description How much of one recorded agent was performed, and found equal.
          */
@@ -1835,6 +2022,8 @@ export interface components {
             spans: components["schemas"]["PipelineSpans"];
             /** Dead Letters */
             dead_letters: number;
+            /** Workers */
+            workers: components["schemas"]["PipelineWorker"][] | null;
             /** Reconciliation */
             reconciliation: {
                 [key: string]: unknown;
@@ -1895,6 +2084,16 @@ export interface components {
             highest_seq: number;
             /** Duplicates */
             duplicates: number;
+        };
+        /**
+         * PipelineWorker
+         * @description One ingest worker.
+         */
+        PipelineWorker: {
+            /** Name */
+            name: string;
+            events: components["schemas"]["EventWorkerFigures"] | null;
+            spans: components["schemas"]["WorkerFigures"] | null;
         };
         /**
          * Problem
@@ -2254,6 +2453,13 @@ export interface components {
              *     }
              */
             budget: components["schemas"]["BudgetBody"];
+            /**
+             * Variables
+             * @default {}
+             */
+            variables: {
+                [key: string]: string[];
+            };
         };
         /**
          * RunDocument
@@ -2607,7 +2813,7 @@ export interface components {
         };
         /**
          * UndoDocument
-         * @description What an undo did, or would do.
+         * @description What an undo did, or would do; one of a variable has no trees and no files.
          */
         UndoDocument: {
             /** Run Id */
@@ -2624,12 +2830,29 @@ export interface components {
             files: string[];
             /** Patch */
             patch: string;
+            variable?: components["schemas"]["UndoneVariable"] | null;
             /** Undo Event Id */
             undo_event_id: string;
             /** Seq */
             seq: number;
             /** Branch */
             branch: string;
+        };
+        /**
+         * UndoneVariable
+         * @description A variable that was taken back.
+         */
+        UndoneVariable: {
+            /** Name */
+            name: string;
+            /** Was Set */
+            was_set: boolean;
+            /** Before */
+            before?: unknown;
+            /** Is Set */
+            is_set: boolean;
+            /** After */
+            after?: unknown;
         };
         /**
          * ValueDocument
@@ -2670,6 +2893,37 @@ export interface components {
             /** Missing */
             missing: components["schemas"]["FaultDocument"][];
             stream: components["schemas"]["StreamCheck"];
+            patches?: components["schemas"]["PatchesDocument"] | null;
+        };
+        /**
+         * WorkerFigures
+         * @description What a worker has done since it was started, which a fault of bus or table may make happen again.
+         */
+        WorkerFigures: {
+            /** Seconds */
+            seconds: number;
+            /** Rows */
+            rows: number;
+            /** Rows Per Second */
+            rows_per_second: number;
+            /** Batches */
+            batches: number;
+            /** Mean Batch */
+            mean_batch: number;
+            /** Last Batch */
+            last_batch: number;
+            /** Mean Insert Seconds */
+            mean_insert_seconds: number;
+            /** Last Insert Seconds */
+            last_insert_seconds: number;
+            /** Present */
+            present: number;
+            /** Dead Letters */
+            dead_letters: number;
+            /** Retries */
+            retries: number;
+            /** Rebuilds */
+            rebuilds: number;
         };
         /**
          * WorkspaceDocument
@@ -3045,6 +3299,13 @@ export interface operations {
                     "application/octet-stream": unknown;
                 };
             };
+            /** @description The client has it, as `If-None-Match` says */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
             401: components["responses"]["Unauthorized"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
@@ -3351,7 +3612,9 @@ export interface operations {
     };
     read_verdict_api_v1_runs__run__verify_get: {
         parameters: {
-            query?: never;
+            query?: {
+                deep?: boolean;
+            };
             header?: never;
             path: {
                 run: string;
@@ -3367,6 +3630,37 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["VerifyDocument"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
+        };
+    };
+    read_patches_api_v1_runs__run__verify_patches_get: {
+        parameters: {
+            query?: {
+                after?: number;
+            };
+            header?: never;
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Whether the patches of a run lead from each tree that it names to the next; to the first that does not. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PatchesDocument"];
                 };
             };
             401: components["responses"]["Unauthorized"];
@@ -3494,7 +3788,9 @@ export interface operations {
     };
     compare_runs_api_v1_runs__run__compare__other__get: {
         parameters: {
-            query?: never;
+            query?: {
+                diffs?: boolean;
+            };
             header?: never;
             path: {
                 run: string;
@@ -3607,6 +3903,45 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["AgentStatsPage"];
                 };
+            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
+        };
+    };
+    read_context_api_v1_runs__run__agents__agent__context_get: {
+        parameters: {
+            query?: {
+                seq?: number;
+            };
+            header?: never;
+            path: {
+                run: string;
+                agent: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The context window of an agent: the messages of its last model call up to a sequence. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ContextDocument"];
+                };
+            };
+            /** @description The client has it, as `If-None-Match` says */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             401: components["responses"]["Unauthorized"];
             413: components["responses"]["TooLarge"];
@@ -3818,6 +4153,42 @@ export interface operations {
             "4XX": components["responses"]["Refused"];
         };
     };
+    play_api_v1_runs__run__play_get: {
+        parameters: {
+            query?: {
+                speed?: number;
+                from?: number;
+                max_gap?: number;
+            };
+            header?: {
+                "last-event-id"?: string | null;
+            };
+            path: {
+                run: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Events, then one of the kind `end` */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
+                    "text/event-stream": unknown;
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["TooLarge"];
+            421: components["responses"]["WrongHost"];
+            429: components["responses"]["TooMany"];
+            500: components["responses"]["Damaged"];
+            503: components["responses"]["Away"];
+            "4XX": components["responses"]["Refused"];
+        };
+    };
     restore_api_v1_runs__run__restores_post: {
         parameters: {
             query?: never;
@@ -3866,7 +4237,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description What an undo did, or would do. */
+            /** @description What an undo did, or would do; one of a variable has no trees and no files. */
             200: {
                 headers: {
                     [name: string]: unknown;
