@@ -25,7 +25,7 @@ export function UndoDialog({ about: { run, seq, eventId }, onClose }: DialogProp
     return undone;
   });
   const shown = preview.data;
-  const does = shown && `Undo change ${seq}: write ${counted(shown.files.length, "file")} of ${shown.workspace}`;
+  const does = shown && `Undo change ${seq}: ${deed(shown)} of ${shown.workspace}`;
   return (
     <ActDialog title={`Undo change ${seq}`} busy={busy} onClose={onClose}>
       {!done && (
@@ -35,11 +35,20 @@ export function UndoDialog({ about: { run, seq, eventId }, onClose }: DialogProp
           {shown && (
             <>
               <p>
-                The newest files of <b>{shown.workspace}</b> without this change; what came later stays. It becomes a
-                change of its own, which can be undone again.
+                The newest {shown.variable ? "variables" : "files"} of <b>{shown.workspace}</b> without this change;
+                what came later stays. It becomes a change of its own, which can be undone again.
               </p>
-              <Paths title="would change" paths={shown.files} open />
-              <Patch text={shown.patch} reason="undo" />
+              {shown.variable ? (
+                <p>
+                  <code>{shown.variable.name}</code>: {held(shown.variable.was_set, shown.variable.before)} →{" "}
+                  {held(shown.variable.is_set, shown.variable.after)}
+                </p>
+              ) : (
+                <>
+                  <Paths title="would change" paths={shown.files} open />
+                  <Patch text={shown.patch} reason="undo" />
+                </>
+              )}
             </>
           )}
         </div>
@@ -49,6 +58,15 @@ export function UndoDialog({ about: { run, seq, eventId }, onClose }: DialogProp
       <Footer does={done ? undefined : does} busy={busy} onAct={() => ask(eventId)} />
     </ActDialog>
   );
+}
+
+function deed({ variable, files }: Undone): string {
+  if (!variable) return `write ${counted(files.length, "file")}`;
+  return variable.is_set ? `set ${variable.name} back` : `unset ${variable.name}`;
+}
+
+function held(isSet: boolean, value: unknown): string {
+  return isSet ? JSON.stringify(value) : "not set";
 }
 
 function UndoDone({ run, done }: { run: string; done: Undone }) {
@@ -68,7 +86,7 @@ function UndoDone({ run, done }: { run: string; done: Undone }) {
         </Link>
         .{done.branch && ` ${done.branch}.`}
       </p>
-      <Paths title="changed" paths={done.files} />
+      {!done.variable && <Paths title="changed" paths={done.files} />}
     </div>
   );
 }
