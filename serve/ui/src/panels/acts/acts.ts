@@ -29,7 +29,7 @@ function withoutFiles({ changedAt }: Moment): string {
 function notUndoable({ run, kind, change }: Moment): string {
   if (kind !== "state_change") return "The event at the cursor changed nothing; the key ] goes to the next change.";
   if (!change) return "The change is still being read.";
-  if (!UNDOABLE.includes(change.target_type)) return "Only changes of files and of variables can be undone.";
+  if (!UNDOABLE.includes(change.target_type ?? "")) return "Only changes of files and of variables can be undone.";
   if (!change.is_reversible || change.content_sha256)
     return "This change says that it cannot be reversed; fork or restore a moment before it.";
   if (run.state && !run.closed) return "The run is still at work; wait for its verdict, or cancel it.";
