@@ -221,15 +221,15 @@ async def copied(world: World, run: str, seq: int, **columns: str) -> None:
 
 
 async def test_a_row_beyond_the_end_of_the_stream_is_not_taken_for_one_that_came_meanwhile(world: World) -> None:
-    log = AgentLog(world.bus, run_id="run-forged", role="coder", agent_name="coder-1")
+    log = AgentLog(world.bus, run_id="run-forged-beyond", role="coder", agent_name="coder-1")
     stored = await log.emit(*(system_signal(status="HEALTHY", detail=f"at {n}") for n in range(3)))
-    await world.stored("run-forged", 3)
+    await world.stored("run-forged-beyond", 3)
     altered = stored[1].raw.replace(b"at 1", b"at X")
     await copied(
-        world, "run-forged", stored[1].seq, stream_seq="toUInt64(1000000000)", event_id="'forged'",
+        world, "run-forged-beyond", stored[1].seq, stream_seq="toUInt64(1000000000)", event_id="'forged'",
         body=f"unhex('{altered.hex()}')", cut_at="0", sha256=f"unhex('{sha256_hex(altered)}')",
     )  # fmt: skip
-    verdict = await world.document("runs/run-forged/verify")
+    verdict = await world.document("runs/run-forged-beyond/verify")
     assert (verdict["intact"], verdict["first_bad"]["seq"]) == (False, 1_000_000_000)
 
 

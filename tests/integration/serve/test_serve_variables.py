@@ -145,7 +145,7 @@ async def test_a_change_of_a_database_is_refused_with_what_to_do(world: World) -
 
 
 async def test_nothing_of_a_run_that_is_still_at_work_is_undone_and_all_of_it_once_it_is_closed(world: World) -> None:
-    history, run = await scripted(world, "run-model-for-an-open-one"), "run-open"
+    history, run = await scripted(world, "run-model-for-an-open-one"), "run-open-for-an-undo"
     log, told = AgentLog(world.bus, run_id=run, role="operator", agent_name="orchestrator"), list[StoredEvent]()
     for stored in history.events[:-1]:
         draft = SwarmEvent(workspace_id=stored.event.workspace_id, task_id=stored.event.task_id)
@@ -162,7 +162,7 @@ async def test_nothing_of_a_run_that_is_still_at_work_is_undone_and_all_of_it_on
         for dry_run in (True, False):
             answer = await setting.undo(stored, dry_run=dry_run)
             assert (answer.status_code, answer.json()["code"]) == (409, "undo-refused")
-            assert "run-open is still at work; wait for its verdict, or cancel it" in answer.json()["detail"]
+            assert f"{run} is still at work; wait for its verdict, or cancel it" in answer.json()["detail"]
     assert len(await world.bus.read_run(run)) == len(told) + 1
     await log.emit(run_transition(subject="run", from_state="checking", to_state="rejected", reason="over"))
     assert [(await setting.undo(stored)).status_code for stored in (binary, variable)] == [200, 200]
