@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,11 +27,11 @@ from enchanted.bus.errors import (
     ApiRefused,
     BusAccessDenied,
     BusClosed,
-    BusError,
     BusNotTrusted,
     BusUnavailable,
     BusUnreachable,
 )
+from enchanted.bus.refusals import Refusals
 from enchanted.bus.replies import LEADER_ELECTED, Replies
 from enchanted.bus.servers import another, parse_servers
 
@@ -42,7 +41,6 @@ _PING_INTERVAL = 2
 """Seconds; a server that hangs, or a network that is cut, is found out after the third."""
 # Above this nats-py's publish waits for the socket and swallows the cancellation of our deadlines.
 _PENDING_BYTES = 64 * 1024 * 1024
-_AUTHORIZATION = "authorization"
 _SWITCH_AFTER = 10.0
 """Seconds a cluster's node answers no request before another is tried: longer than an election (4 to 9 s)."""
 
@@ -113,7 +111,7 @@ class Link:
         Raises:
             BusUnreachable: no server within the connect timeout.
             BusAccessDenied: the server refuses the credentials.
-            BusNotTrusted: its certificate is not that of a server we trust.
+            BusNotTrusted: no certificate is that of a server we trust.
         """
         self._connection = await self._connect()
         self._connected.set()
@@ -331,38 +329,39 @@ class Link:
             log.debug("inbox of a lost connection: %s", error)
 
     async def _connect(self) -> _Connection:
+        refusals = Refusals(self._servers)
+        give_up = time.monotonic() + self._connect_timeout
+        while refusals.urls and (remaining := give_up - time.monotonic()) > 0:
+            connection = await self._try(refusals, remaining)
+            if connection is not None:
+                return connection
+        raise refusals.error()
+
+    async def _try(self, refusals: Refusals, timeout: float) -> _Connection | None:
+        """Connect one client; None when a server refused it for good, or none took it in time."""
         connection = _Connection()
-        refused: asyncio.Future[BusError] = asyncio.get_running_loop().create_future()
-        last = "no answer"
-
-        async def on_error(error: Exception) -> None:
-            nonlocal last
-            last = str(error) or type(error).__name__
-            log.debug("nats: %s", last)
-            if refused.done():
-                return
-            if _AUTHORIZATION in last.lower():
-                refused.set_result(BusAccessDenied(self.where, last))
-            elif isinstance(error, ssl.SSLCertVerificationError):
-                refused.set_result(BusNotTrusted(self.where, error.verify_message))
-
-        connecting = asyncio.create_task(self._connect_client(connection, on_error))
+        refusals.changed.clear()
+        connecting = asyncio.create_task(self._connect_client(connection, refusals))
+        refused = asyncio.create_task(refusals.changed.wait())
         try:
-            waiting: set[asyncio.Future[Any]] = {connecting, refused}
-            await asyncio.wait(waiting, timeout=self._connect_timeout, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({connecting, refused}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if connecting.done():
                 await connecting
                 return connection
+            return None
         finally:
+            refused.cancel()
             if not connecting.done():
                 connecting.cancel()
                 await asyncio.wait({connecting})
                 await _close_client(connection.client)
-        if refused.done():
-            raise refused.result()
-        raise BusUnreachable(self.where, last)
 
-    async def _connect_client(self, connection: _Connection, on_error: Callable[[Exception], Any]) -> None:
+    async def _connect_client(self, connection: _Connection, refusals: Refusals) -> None:
+        async def on_error(error: Exception) -> None:
+            log.debug("nats: %s", str(error) or type(error).__name__)
+            tried = connection.client._current_server
+            refusals.note(tried.uri if tried is not None else None, error)
+
         async def on_disconnected() -> None:
             self._on_disconnected(connection)
 
@@ -375,7 +374,7 @@ class Link:
             self._on_closed(connection)
 
         await connection.client.connect(
-            self._servers.urls,
+            refusals.urls,
             name=self._name,
             user=self._servers.user,
             password=self._servers.password,

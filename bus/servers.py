@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import ParseResult, SplitResult, unquote, urlsplit
 
 from nats.aio.client import Server
 
@@ -26,11 +26,16 @@ class Servers:
     token: str | None = None
 
 
+def host_and_port(url: ParseResult | SplitResult) -> str:
+    """What tells one server from another in a message; no credentials."""
+    return f"{url.hostname}:{url.port or DEFAULT_PORT}"
+
+
 def parse_servers(text: str) -> Servers:
     """Split a comma-separated list; spaces around a comma do not count."""
     urls = [url.strip() for url in text.split(",") if url.strip()]
     parts = [urlsplit(url) for url in urls]
-    where = ", ".join(f"{one.hostname}:{one.port or DEFAULT_PORT}" for one in parts)
+    where = ", ".join(map(host_and_port, parts))
     logins = {(one.username, one.password) for one in parts}
     user, password = logins.pop() if len(logins) == 1 else (None, None)
     if user is None:

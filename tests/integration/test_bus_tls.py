@@ -18,8 +18,8 @@ from enchanted.bus.agent_log import new_id
 from enchanted.bus.batch import Outgoing
 from enchanted.bus.connection import Bus
 from enchanted.bus.consumer import PullConsumer
-from enchanted.bus.errors import BusNotTrusted
-from enchanted.bus.testing import SMALL_LIMITS, NatsServer
+from enchanted.bus.errors import BusNotTrusted, BusUnreachable
+from enchanted.bus.testing import SMALL_LIMITS, NatsServer, free_port
 
 MIB = 1024 * 1024
 
@@ -41,6 +41,7 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nats")])
         host = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        folder.mkdir(exist_ok=True)
         self._write(self._about(name, key.public_key()).add_extension(host, critical=False), folder / "server.pem")
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -82,6 +83,20 @@ async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         await running.start()
         async with Bus.connect(running.url) as bus:
             await bus.ensure_streams(SMALL_LIMITS)
+        yield running
+    finally:
+        await running.kill()
+
+
+@pytest.fixture
+async def untrusted(server: TlsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TlsServer]:
+    """Another server, whose authority we do not trust."""
+    theirs = Authority("theirs", tmp_path)
+    running = TlsServer(tmp_path / "untrusted", *theirs.certify(tmp_path / "certificate"))
+    try:
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setenv("SSL_CERT_FILE", str(theirs.file))
+            await running.start()
         yield running
     finally:
         await running.kill()
@@ -141,3 +156,28 @@ async def test_a_certificate_of_another_host_is_not_trusted(server: TlsServer) -
     async with asyncio.timeout(30):
         with pytest.raises(BusNotTrusted, match="localhost"):
             await Bus.connect(server.url.replace("127.0.0.1", "localhost"), connect_timeout=60).open()
+
+
+async def test_one_untrusted_server_of_several_does_not_refuse_the_others(
+    server: TlsServer, untrusted: TlsServer
+) -> None:
+    # nats-py tries them in an order of its own: of ten attempts, some begin with the untrusted one.
+    async with asyncio.timeout(60):
+        for _ in range(10):
+            async with Bus.connect(f"{untrusted.url},{server.url}", connect_timeout=30) as bus:
+                assert bus.link.server.endswith(f"127.0.0.1:{server.port}")
+
+
+async def test_servers_none_of_which_is_trusted_are_refused_at_once(untrusted: TlsServer) -> None:
+    urls = (untrusted.url, untrusted.url.replace("127.0.0.1", "localhost"))
+    async with asyncio.timeout(30):
+        with pytest.raises(BusNotTrusted, match="SSL_CERT_FILE"):
+            await Bus.connect(",".join(urls), connect_timeout=60).open()
+
+
+async def test_when_only_an_untrusted_server_answers_the_error_names_its_certificate(untrusted: TlsServer) -> None:
+    absent = f"tls://127.0.0.1:{free_port()}"
+    with pytest.raises(BusUnreachable, match=r"certificate .* is not trusted .* SSL_CERT_FILE") as caught:
+        await Bus.connect(f"{untrusted.url},{absent}", connect_timeout=2).open()
+    assert f"at 127.0.0.1:{untrusted.port} is" in str(caught.value)
+    assert untrusted.password not in str(caught.value)
