@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -71,11 +72,17 @@ class Player:
 
 
 @asynccontextmanager
-async def player(role: str, *arguments: object, module: str = "players") -> AsyncIterator[Player]:
-    """A process of this role of a module of benchmarks, ready to begin; killed with the block if it has not ended."""
+async def player(
+    role: str, *arguments: object, module: str = "players", environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Player]:
+    """A process of this role of a module of benchmarks, ready to begin; killed with the block if it has not ended.
+
+    ``environment``: variables it has beside ours.
+    """
     command = (sys.executable, "-m", f"enchanted.benchmarks.{module}", role, *(str(one) for one in arguments))
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=LONGEST)
+    variables = {**os.environ, **(environment or {})}
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=LONGEST, env=variables)
     try:
         one = Player(process)
         await one.ready()

@@ -31,7 +31,8 @@ from enchanted.benchmarks.reverted import RUNS, publish_reverted, run_name
 from enchanted.benchmarks.rig import Plane, plane
 from enchanted.benchmarks.storage import MONTH, described, keys_of
 from enchanted.bus.testing import free_port
-from enchanted.cluster import probes
+from enchanted.cluster import probes, ray_head
+from enchanted.cluster.home import new_secret, write_once
 from enchanted.serve.guard.auth import Access
 from enchanted.serve.sources.buslink import BusLink
 from enchanted.serve.sources.dependencies import Dependencies
@@ -149,17 +150,19 @@ async def _client(stack: AsyncExitStack, servers: Plane, folder: Path) -> tuple[
 
 
 @asynccontextmanager
-async def _deployed(servers: Plane) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the API behind Ray Serve, which ends with the block."""
+async def deployed(*urls: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the API behind Ray Serve, which ends with the block; of the bus, the store and its readers."""
     port = free_port()
-    urls = (servers.nats.url, servers.store.url, servers.store.reader_url)
-    async with player("api", *urls, port, module="ray_serve") as deployed:
-        deployed.begin()
-        url = f"http://127.0.0.1:{port}"
-        await probes.until_ready(partial(_healthy, url), deadline=DEPLOYED)
-        async with httpx.AsyncClient(base_url=url, headers=HEADERS, timeout=600) as http:
-            yield http
-        await deployed.end()
+    with tempfile.TemporaryDirectory(prefix="enchanted-bench-") as folder:
+        token = Path(folder) / "ray_token"
+        write_once(token, new_secret())
+        async with player("api", *urls, port, module="ray_serve", environment=ray_head.environment(token)) as served_by:
+            served_by.begin()
+            url = f"http://127.0.0.1:{port}"
+            await probes.until_ready(partial(_healthy, url), deadline=DEPLOYED)
+            async with httpx.AsyncClient(base_url=url, headers=HEADERS, timeout=600) as http:
+                yield http
+            await served_by.end()
 
 
 async def _healthy(url: str) -> None:
@@ -168,7 +171,7 @@ async def _healthy(url: str) -> None:
 
 async def _through_serve(servers: Plane, store: Store, scale: Scale, refused: dict[str, str]) -> dict[str, Taken]:
     told("starting Ray Serve")
-    async with _deployed(servers) as http:
+    async with deployed(servers.nats.url, servers.store.url, servers.store.reader_url) as http:
         return await _asked(servers, store, http, scale, scale.sizes[-1], refused, SIMPLE)
 
 

@@ -1,13 +1,13 @@
 """The API as it is deployed: a replica on Ray behind Ray Serve's proxy, each a process of its own.
 
 ``python -m enchanted.benchmarks.ray_serve api NATS STORE READER PORT``, as `players`; it has a Ray of its own.
+Its environment is that of a Ray with a token: whoever reaches one without may run code as this user.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sys
 import tempfile
 from contextlib import redirect_stdout
@@ -19,7 +19,7 @@ from ray import serve
 from enchanted.benchmarks.listeners import TOKEN
 from enchanted.benchmarks.players import Role, begin, play
 from enchanted.cluster import deploy
-from enchanted.cluster.ray_head import environment
+from enchanted.cluster.ports import LOOPBACK
 from enchanted.cluster.settings import Settings
 from enchanted.cluster.state import Endpoints
 
@@ -44,10 +44,9 @@ async def api(nats_url: str, store_url: str, reader_url: str, port: str) -> None
 
 
 def _start(endpoints: Endpoints) -> None:
-    os.environ.update(environment(None))
     ray.init(
         address="local", namespace=deploy.NAMESPACE, include_dashboard=False, log_to_driver=False,
-        logging_level=logging.WARNING, _temp_dir=str(endpoints.home / "ray"),
+        logging_level=logging.WARNING, _temp_dir=str(endpoints.home / "ray"), _node_ip_address=LOOPBACK,
     )  # fmt: skip
     deploy.start_api(endpoints, Settings())
 

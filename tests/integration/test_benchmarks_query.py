@@ -1,0 +1,30 @@
+"""The Ray that `enchanted bench query` measures through."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import psutil
+
+from enchanted.benchmarks.query import deployed
+from enchanted.bus.testing import free_port
+
+
+def _listening(process: psutil.Process) -> set[str]:
+    """Addresses; Serve's replica has a port open to all, under `up` as well: Serve does not ask where."""
+    with contextlib.suppress(psutil.NoSuchProcess):  # an idle worker may end meanwhile
+        if not process.name().startswith("ray::ServeReplica"):
+            connections = process.net_connections("inet")
+            return {one.laddr.ip for one in connections if one.status == psutil.CONN_LISTEN}
+    return set()
+
+
+async def test_the_ray_of_a_measurement_listens_on_loopback_only_and_asks_for_a_token() -> None:
+    absent = free_port()
+    urls = (f"nats://127.0.0.1:{absent}", *[f"http://127.0.0.1:{absent}/x"] * 2)
+    async with asyncio.timeout(100), deployed(*urls):
+        family = psutil.Process().children(recursive=True)
+        head = next(one for one in family if one.name() == "gcs_server")
+        assert head.environ().get("RAY_AUTH_MODE") == "token"
+        assert set().union(*map(_listening, family)) <= {"127.0.0.1", "::ffff:127.0.0.1"}
