@@ -53,7 +53,9 @@ class Credit:
         else:
             if len(self._open) == _PULLS or messages < max(1, self._messages // 4) or size < max(1, self._bytes // 4):
                 return None
-            messages, size = min(messages, self._share()), min(size, max(1, self._bytes // 2))
+            share = self._share()
+            messages = min(messages, max(1, int(self._messages * share)))
+            size = min(size, max(1, int(self._bytes * share)))
         pull = Pull(next(self._numbers), messages, size)
         self._open[pull.number] = pull
         self._asked_messages += messages
@@ -92,10 +94,11 @@ class Credit:
             self._none_open()
         return not unused
 
-    def _share(self) -> int:
-        """Messages for the next pull: half, but far from what the other one has left, or both would end together."""
-        half = max(1, self._messages // 2)
-        return half if self._asked_messages <= half // 2 else max(1, self._asked_messages // 2)
+    def _share(self) -> float:
+        """Of both bounds, for the next pull: half, but far from what is left of the other one, or both end together."""
+        # Of the other's messages and bytes, those that run out first.
+        left = min(self._asked_messages / self._messages, self._asked_bytes / self._bytes)
+        return 0.5 if left <= 0.25 else left / 2
 
     def _none_open(self) -> None:
         self._open.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -123,16 +124,18 @@ def test_what_is_asked_for_and_what_waits_never_exceed_the_bounds_and_everything
             raise AssertionError(f"a message of {size} bytes does not come")
 
 
-def test_while_one_pull_ends_the_other_has_messages_left() -> None:
-    credit, server = Credit(MESSAGES, BYTES), _Server()
+@pytest.mark.parametrize("size", [100, 2_100], ids=["messages run out", "bytes run out"])
+def test_while_one_pull_ends_the_other_has_some_left(size: int) -> None:
+    messages, most = 10 * MESSAGES, 100 * BYTES
+    credit, server = Credit(messages, most), _Server()
     server.ask(credit)
-    least = MESSAGES
-    for _ in range(1_000):
-        assert server.deliver(10)
-        credit.arrived(10)
-        credit.taken(1, 10)
+    least = most
+    for _ in range(10_000):
+        assert server.deliver(size)
+        credit.arrived(size)
+        credit.taken(1, size)
         if server.words:
-            least = min(least, sum(one.messages for one in server.pulls))
+            least = min(least, sum(min(one.messages * size, one.bytes) for one in server.pulls))
             server.tell(credit)
             server.ask(credit)
-    assert least >= MESSAGES // 8
+    assert least >= min(messages * size, most) // 10
