@@ -247,14 +247,23 @@ def resume_runs(endpoints: Endpoints, settings: Settings) -> None:
 
 def remove(endpoints: Endpoints, settings: Settings) -> None:
     """Take our actors and our application out of a Ray that goes on."""
-    import ray
     from ray import serve
 
     registry.unregister(endpoints)
+    # The application comes last: it may take all of the time there is, and what is left of it takes no events.
+    try:
+        drain_ingest(settings)
+    finally:
+        kill_ingest(settings)
     serve.delete(APPLICATION)
     if not serve.status().applications:
         serve.shutdown()
-    drain_ingest(settings)
+
+
+def kill_ingest(settings: Settings) -> None:
+    """End the ingest actors, for good."""
+    import ray
+
     for number in range(settings.ingest.workers):
         try:
             ray.kill(ray.get_actor(f"ingest-{number}"))

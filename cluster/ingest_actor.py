@@ -30,8 +30,8 @@ MEASURED_EVERY = 5.0
 RECONCILED_EVERY = 60.0
 DRAIN_SECONDS = 5.0
 """How long `drain` waits for what is under way."""
-DRAINED_SECONDS = 60.0
-"""Pause of a worker that was drained: if nobody has ended the process by then, it goes on."""
+DRAINED_SECONDS = 10.0
+"""From `drain` on nothing is taken for so long; if nobody has ended the process by then, it goes on."""
 SCRUB_SECONDS = 1.0
 """Of every MEASURED_EVERY, spent on reading stream and table again."""
 RECONCILING = "ingest-0"
@@ -55,6 +55,7 @@ class IngestActor:
         self._spans: SpanWorker | None = None
         self._reconciliation: dict[str, Any] | None = None
         self._running: asyncio.AbstractEventLoop | None = None
+        self._drained_until = 0.0
         self._metrics = IngestMetrics(name)
         self._span_metrics = SpanMetrics(name)
         # A thread of its own: when Ray has restarted the actor it calls only this constructor again.
@@ -83,9 +84,11 @@ class IngestActor:
     def drain(self) -> bool:
         """Write and acknowledge what was taken, and take no more, for the process is about to be ended.
 
+        A worker that is being made does not begin either, until `DRAINED_SECONDS` are over.
         Returns within `DRAIN_SECONDS`, whatever bus and table do; False if something was left by then, which is
         delivered again to whoever ingests next.
         """
+        self._drained_until = time.monotonic() + DRAINED_SECONDS
         if self._running is None:
             return True
         drained = asyncio.run_coroutine_threadsafe(self._drain(), self._running)
@@ -95,15 +98,27 @@ class IngestActor:
             return False
 
     async def _drain(self) -> bool:
+        self._status = "STOPPING"
         closing = {asyncio.create_task(worker.close()) for worker in (self._worker, self._spans) if worker is not None}
         if not closing:
             return True
         done, late = await asyncio.wait(closing, timeout=DRAIN_SECONDS)
         return not late and all(task.exception() is None for task in done)
 
+    def _drained(self) -> bool:
+        return time.monotonic() < self._drained_until
+
+    async def _while_drained(self) -> None:
+        await asyncio.sleep(max(0.0, self._drained_until - time.monotonic()))
+
     def _run_for_ever(self) -> None:
         collect_seldom()
-        asyncio.run(self._with_signals())
+        try:
+            asyncio.run(self._with_signals())
+        except BaseException:  # whatever it is: without this thread the process ingests nothing, and Ray starts it anew
+            log.exception("%s ends", self._name)
+            logging.shutdown()
+            os._exit(1)
 
     async def _with_signals(self) -> None:
         self._running = asyncio.get_running_loop()
@@ -118,16 +133,18 @@ class IngestActor:
     async def _loop(self) -> None:
         pause = FIRST_PAUSE
         while True:
+            await self._while_drained()
             try:
                 async with IngestWorker(
                     nats_url=self._nats_url, clickhouse_url=self._clickhouse_url, name=self._name, limits=self._limits
                 ) as worker:
-                    self._worker, pause, self._status = worker, FIRST_PAUSE, "HEALTHY"
-                    await worker.run()
-                pause = DRAINED_SECONDS
+                    if not self._drained():
+                        self._worker, pause, self._status = worker, FIRST_PAUSE, "HEALTHY"
+                        await worker.run()
+                continue
             except Exception:  # the process boundary: bus and store may be away for any length of time
                 log.exception("%s failed; starting again in %.1f s", self._name, pause)
-                self._status = "DEGRADED"
+                self._status = "STOPPING" if self._drained() else "DEGRADED"
                 self._failures += 1
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE, pause * 2)
@@ -135,13 +152,15 @@ class IngestActor:
     async def _store_spans(self) -> None:
         pause = FIRST_PAUSE
         while True:
+            await self._while_drained()
             try:
                 async with SpanWorker(
                     nats_url=self._nats_url, clickhouse_url=self._clickhouse_url, name=f"{self._name}-spans"
                 ) as worker:
-                    self._spans, pause = worker, FIRST_PAUSE
-                    await worker.run()
-                pause = DRAINED_SECONDS
+                    if not self._drained():
+                        self._spans, pause = worker, FIRST_PAUSE
+                        await worker.run()
+                continue
             except Exception:  # the process boundary: events must go on whatever spans meet
                 log.exception("spans are not stored; starting again in %.1f s", pause)
             await asyncio.sleep(pause)
@@ -150,10 +169,13 @@ class IngestActor:
     async def _measure(self) -> None:
         while True:
             await asyncio.sleep(MEASURED_EVERY)
-            if self._worker is not None:
-                self._metrics.add(self._worker.statistics())
-            if self._spans is not None:
-                self._span_metrics.add(self._spans.statistics())
+            try:
+                if self._worker is not None:
+                    self._metrics.add(self._worker.statistics())
+                if self._spans is not None:
+                    self._span_metrics.add(self._spans.statistics())
+            except Exception:  # the process boundary: ingest must go on whatever its figures meet
+                log.exception("not measured, trying again in %.0f s", MEASURED_EVERY)
 
     async def _reconcile(self) -> None:
         while True:

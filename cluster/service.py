@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from enchanted.cluster.errors import ServiceFailed
 from enchanted.cluster.probes import NotReady
@@ -21,6 +22,8 @@ LOG_LINES = 12
 LOG_LIMIT = 8 * 1024 * 1024
 MARKER = "_ENCHANTED_SUPERVISOR"
 """Environment variable that every process below a supervisor carries: the absolute path of its home."""
+
+_log = logging.getLogger("enchanted.supervisor")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +79,9 @@ class Child:
 
     @classmethod
     async def start(cls, name: str, command: Command, log: Path) -> Child:
-        """Start ``command``; its output is appended to ``log``."""
+        """Start ``command``; its output is appended to ``log``, and lost where that cannot be written."""
         parent = os.getpid()
-        _rotate(log)
-        with log.open("ab") as output:
+        with _opened(log) as output:
             process = await asyncio.create_subprocess_exec(
                 *command.argv,
                 env={**os.environ, **command.environment},
@@ -144,6 +146,16 @@ def last_lines(log: Path, count: int = LOG_LINES) -> tuple[str, ...]:
 def describe_exit(code: int) -> str:
     """An exit status as people say it."""
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _opened(log: Path) -> BinaryIO:
+    # What ends the others in order must start on a disk that takes no writes any more.
+    try:
+        _rotate(log)
+        return log.open("ab")
+    except OSError as error:
+        _log.warning("%s cannot be written, what would be in it is lost: %s", log, error)
+        return Path(os.devnull).open("ab")
 
 
 def _rotate(log: Path) -> None:

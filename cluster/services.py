@@ -308,10 +308,10 @@ async def _actors(endpoints: Endpoints) -> tuple[ServiceState, ...]:
 
 async def _figures(endpoints: Endpoints) -> dict[str, str]:
     """What each ingest worker did, in a line; none where the API does not say."""
-    url, headers = f"{endpoints.api_url}/api/v1/pipeline", ray_head.authorization(endpoints.token_file)
+    url = f"{endpoints.api_url}/api/v1/pipeline"
     try:
-        answer = await probes.http_json(url, headers=headers, timeout=5)
-    except NotReady:
+        answer = await probes.http_json(url, headers=ray_head.authorization(endpoints.token_file), timeout=5)
+    except (NotReady, OSError, ValueError):  # also where the token cannot be read, or something else answers there
         return {}
     workers = answer.get("workers")  # what runs may be older than this command
     return {worker["name"]: _in_words(worker["events"]) for worker in workers or () if worker["events"]}

@@ -78,7 +78,10 @@ def _watch(home: Home, keeper: int) -> int:
     current = state.read(home)
     if current.phase not in ("stopped", "failed"):
         failure = Failure(cause="the supervisor was killed", remedy="start the services again with `enchanted up`")
-        state.write(home, replace(current, phase="failed", failure=failure, services=()))
+        try:
+            state.write(home, replace(current, phase="failed", failure=failure, services=()))
+        except OSError as error:
+            log.warning("the state could not be written: %s", error)
     for process in leftovers:
         log.error("process %d does not end", process.pid)
     return os.waitstatus_to_exitcode(ended[1])

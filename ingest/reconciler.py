@@ -83,6 +83,15 @@ class _Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class _Copies:
+    """The later copies in a stretch. While none of their rows is away, as many are the same ones."""
+
+    created: datetime
+    stretch: Span
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Lag:
     """What is in the stream and not acknowledged."""
 
@@ -124,7 +133,8 @@ class Reconciler:
         self._stack = AsyncExitStack()
         self._told: object = None
         self._settled: _Settled | None = None
-        self._conflicts: dict[int, tuple[tuple[datetime, Span, int], Ranges]] = {}
+        self._conflicts: dict[_Copies, Ranges] = {}
+        self._conflicting = Ranges()
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self._bus)
@@ -186,8 +196,11 @@ class Reconciler:
             scrub=await self._scrubber.report(look, parts, spans_of(self._dead.between(0, first - 1))),
         )
         gaps = await self._gaps(info, reached)
+        copies: list[_Copies] = []
         for stretch in pieces(first, reached, STRETCH):
+            before = report.duplicates
             report = await self._stretch(report, stretch, gaps, repair)
+            copies.append(_Copies(info.created, stretch, report.duplicates - before))
         if repair:
             report = replace(report, settled=await self._settle(look, deep))
         report = replace(
@@ -196,6 +209,7 @@ class Reconciler:
             beyond=await self._beyond(info.created),
             former_streams=await self._table.former_streams(info.created),
             agents=await self._table.agents(info.created, reached),
+            conflicting=await self._told_apart(copies, whole=not (report.unhealed or self._table.skip)),
         )
         report = replace(report, seconds=round(time.monotonic() - begun, 3))
         self._tell(report)
@@ -254,26 +268,37 @@ class Reconciler:
                 healed=report.healed + healed.rows,
                 buried=report.buried + len(healed.buried),
             )
-        conflicting = await self._conflicting(created, stretch, found.duplicates)
         return replace(
             report,
             in_stream=report.in_stream + stretch[1] - stretch[0] + 1 - within(gaps, stretch),
             rows=report.rows + found.rows,
             duplicates=report.duplicates + found.duplicates,
-            conflicting=report.conflicting.then(conflicting),
             dead_letters=report.dead_letters + found.dead,
             unhealed=report.unhealed.plus(found.missing),
             twofold=report.twofold.plus(found.twofold),
         )
 
-    async def _conflicting(self, created: datetime, stretch: Span, duplicates: int) -> Ranges:
-        """Asked of the table again only where the number of copies has changed: it looks up all their first ones."""
-        key = (created, stretch, duplicates)
-        known = self._conflicts.get(stretch[0])
-        if known is None or known[0] != key:
-            seqs = await self._table.conflicting(created, *stretch) if duplicates else []
-            self._conflicts[stretch[0]] = known = (key, Ranges().plus(spans_of(seqs)))
-        return known[1]
+    async def _told_apart(self, copies: list[_Copies], *, whole: bool) -> Ranges:
+        """Which copies have other bytes than the first; what was known before where the table does not say now.
+
+        It looks up all first ones, so it is asked again only where the number of copies has changed. ``whole``: no row
+        is away that may be the first of one.
+        """
+        known: dict[_Copies, Ranges] = {}
+        told = Ranges()
+        try:
+            for some in copies:
+                found = self._conflicts.get(some)
+                if found is None:
+                    seqs = await self._table.conflicting(some.created, *some.stretch) if some.count else []
+                    found = Ranges().plus(spans_of(seqs))
+                known[some], told = found, told.then(found)
+        except TableUnavailable as error:
+            # Only told, and acted upon by nobody: nothing else waits for it.
+            log.warning("not looked for copies with other bytes than the first, the next check does: %s", error)
+            return self._conflicting
+        self._conflicts, self._conflicting = known if whole else {}, told
+        return told
 
     async def _settle(self, look: Look, deep: bool) -> int:
         """Leave one visible row of each event; how many rows are hidden now. Where it cannot, the next check does.

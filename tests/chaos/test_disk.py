@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from enchanted.bus import staging
 from enchanted.bus.connection import Bus
 from enchanted.cluster import services
 from enchanted.cluster.chaos.disks import LoopDisk, fill
 from enchanted.cluster.chaos.kills import RunWatch
-from enchanted.cluster.home import FULL
+from enchanted.cluster.home import FULL, Home
 from enchanted.cluster.testing import eventually, home_under_test
 
 
@@ -61,6 +62,12 @@ async def test_a_full_disk_is_shown_ends_no_run_silently_and_loses_nothing(
         eventually(lambda: home.run("status").returncode == 0, seconds=30, about="healthy again")
 
 
+def staged(home: Home) -> set[Path]:
+    """The folders in memory that the bus of the home stages batches in."""
+    links = home.nats.glob("jetstream/*/streams/*/batches")
+    return {link.readlink().parent for link in links if link.is_symlink()}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(420)
 async def test_a_disk_that_turned_read_only_is_shown_and_after_its_repair_nothing_is_missing(
@@ -78,9 +85,12 @@ async def test_a_disk_that_turned_read_only_is_shown_and_after_its_repair_nothin
         shown = {service["name"]: service for service in (await asyncio.to_thread(home.status))["services"]}["nats"]
         assert (shown["state"], "disk of the home is read-only" in shown["detail"]) == ("unhealthy", True)
         assert "enchanted down" in shown["detail"]
+        folders = staged(home.home)
+        assert {folder.parent for folder in folders} == {staging.MEMORY}
         down = await asyncio.to_thread(home.run, "down")
         assert down.returncode == 0, down.stderr
         eventually(lambda: not home.processes(), seconds=30, about="everything is ended")
+        assert not any(folder.exists() for folder in folders), "the bus is ended as ever, and leaves no memory behind"
         refused = await asyncio.to_thread(home.run, "up")
         assert refused.returncode == 2
         assert "Read-only file system" in refused.stderr

@@ -9,6 +9,7 @@ from base64 import b64decode
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from enchanted.cluster.commands import data
 from enchanted.cluster.state import Endpoints
 from enchanted.cluster.store.testing import StoreProcess, store_process
 from enchanted.ingest.batch import BatchLimits
+from enchanted.ingest.errors import TableUnavailable
 from enchanted.ingest.ranges import Ranges
-from enchanted.ingest.reconcile_report import AgentGap, Report
+from enchanted.ingest.reconcile_report import AgentGap, Agents, Report
+from enchanted.ingest.reconcile_table import Table
 from enchanted.ingest.reconciler import Reconciler
 from enchanted.ingest.tables import apply_ddl, connect
 from enchanted.ingest.worker import DURABLE, IngestWorker
@@ -75,8 +78,21 @@ class World:
         found = await self.table.query("SELECT stream_seq FROM events FINAL ORDER BY stream_seq")
         return [int(seq) for (seq,) in found.result_rows]
 
-    def reconciler(self) -> Reconciler:
-        return Reconciler(nats_url=self.server.url, clickhouse_url=self.store.url)
+    def reconciler(self, table: Table | None = None) -> Reconciler:
+        return Reconciler(nats_url=self.server.url, clickhouse_url=self.store.url, table=table)
+
+
+class Slow(Table):
+    """Counts how often it is asked for copies with other bytes, and may not say."""
+
+    asked = 0
+    fails = False
+
+    async def conflicting(self, created: datetime, first: int, last: int) -> list[int]:
+        self.asked += 1
+        if self.fails:
+            raise TableUnavailable("Timeout exceeded")
+        return await super().conflicting(created, first, last)
 
 
 async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -159,6 +175,48 @@ async def test_copies_with_other_bytes_than_the_first_are_named_and_are_no_fault
         assert (report.sound, report.healed, report.conflicting) == (True, 2, Ranges(2, ((3, 3), (5, 5))))
     data._show(report)
     assert "conflicting copies\t2: 3, 5" in capsys.readouterr().out
+
+
+async def test_a_check_heals_and_ends_also_where_the_table_does_not_say_which_copies_have_other_bytes(
+    world: World,
+) -> None:
+    await world.publish([_event(1), _event(2, event_id="e-1"), _event(3)], "m")
+    await world.ingest()
+    table = Slow(world.store.url)
+    async with world.reconciler(table) as reconciler:
+        assert (await reconciler.check()).conflicting == Ranges(1, ((2, 2),))
+        await world.publish([_event(4, event_id="e-3")], "later")
+        await world.ingest()
+        await world.lose("stream_seq IN (1, 3)")
+        table.fails = True
+        report = await reconciler.check()
+        assert (report.sound, report.healed, report.agents) == (True, 2, Agents())
+        assert report.conflicting == Ranges(1, ((2, 2),)), "what was known before"
+        table.fails = False
+        assert (await reconciler.check()).conflicting == Ranges(2, ((2, 2), (4, 4)))
+
+
+async def test_copies_are_looked_at_once_but_again_after_a_first_one_was_away_and_only_these_are_remembered(
+    tmp_path: Path, store: StoreProcess
+) -> None:
+    async with nats_server(tmp_path / "nats", sync="default", limits=None) as server, _world(server, store) as world:
+        for config in stream_configs(SMALL_LIMITS):
+            # Ours refuse it; it does at once what age does in time.
+            await world.bus.link.api(f"STREAM.CREATE.{config['name']}", {**config, "deny_purge": False})
+        await world.publish([_event(1), _event(2, event_id="e-1"), *(_event(n) for n in range(3, 9))], "m")
+        await world.ingest()
+        await world.lose("stream_seq = 1")
+        table, one = Slow(store.url), Ranges(1, ((2, 2),))
+        async with world.reconciler(table) as reconciler:
+            assert (await reconciler.check(repair=False)).conflicting == Ranges(), "its first one is away"
+            assert (await reconciler.check()).conflicting == one
+            asked = table.asked
+            assert (await reconciler.check()).conflicting == one
+            assert table.asked == asked
+            for first, left in ((2, one), (4, Ranges()), (6, Ranges())):
+                await world.bus.link.api(f"STREAM.PURGE.{EVENTS_STREAM}", {"seq": first})
+                assert (await reconciler.check()).conflicting == left
+            assert len(reconciler._conflicts) == 1
 
 
 async def test_dead_letters_and_duplicates_are_dispositions(world: World) -> None:

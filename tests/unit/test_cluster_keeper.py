@@ -1,0 +1,80 @@
+"""How a home's services are ended when nothing can be written any more."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from enchanted.cluster import keeper
+from enchanted.cluster.home import Home
+from enchanted.cluster.keeper import Keeper
+from enchanted.cluster.nats import NatsServer
+from enchanted.cluster.processes import ProcessId
+from enchanted.cluster.service import Command
+from enchanted.cluster.settings import Settings
+
+SERVICE = """
+import signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+print(flush=True)
+signal.pause()
+"""
+DRIVER = "import os; os.mkdir('drained'); print('{}')"
+WARDEN = """
+import os, sys
+from pathlib import Path
+from enchanted.cluster import state, supervisor
+from enchanted.cluster.home import Home
+from enchanted.cluster.processes import ProcessId
+
+def refuse(home, state):
+    raise OSError(30, "Read-only file system")
+
+home = Home(Path(sys.argv[1]))
+warden = ProcessId.of(os.getpid())
+state.write(home, state.State(phase="healthy", pid=warden.pid, started=warden.started))
+state.write = refuse
+keeper = os.fork() or os._exit(0)
+print(supervisor._watch(home, keeper))
+"""
+
+
+class Ending:
+    """A service that says by its exit code that it was let end by itself."""
+
+    grace_seconds = 10.0
+
+
+async def test_where_no_log_can_be_written_ingest_is_drained_and_every_service_has_its_time_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, settings, this = Home(tmp_path), Settings(), ProcessId.of(os.getpid())
+    assert this is not None
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(keeper, "python", lambda _: [sys.executable, "-c", DRIVER])
+    made, server, cleaned = Keeper(home, settings, this), NatsServer(home, 1, settings.stream), []
+    monkeypatch.setattr(server, "clean", lambda: cleaned.append(True))
+    made._nats, made._deployed = server, True
+    home.logs.mkdir()
+    for name in ("ray", "nats", "store"):
+        made._services[name] = Ending()  # type: ignore[assignment]
+        child = await made._start(name, Command(argv=[sys.executable, "-c", SERVICE], pipes=True))
+        assert child.process.stdout is not None
+        await child.process.stdout.readline()
+    home.logs.rename(tmp_path / "former")
+    home.logs.write_text("no folder")
+
+    await made._end_children()
+
+    assert (tmp_path / "drained").is_dir()
+    assert [made._children[name].process.returncode for name in ("ray", "nats", "store")] == [7, 7, 7]
+    assert cleaned == [True]
+
+
+def test_a_warden_that_cannot_write_the_state_ends_without_an_error_of_its_own(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", WARDEN, str(tmp_path)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
