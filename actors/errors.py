@@ -133,7 +133,6 @@ class TreeNotMade(CannotRebuild):
 
     def __init__(self, tree: str) -> None:
         super().__init__(f"it begins at tree {tree[:80]!r}, which no change before it leads to")
-        self.tree = tree
 
 
 class TargetChanged(ActorError):

@@ -26,6 +26,7 @@ from enchanted.serve.live import play, socket, stream
 from enchanted.serve.mcp import make_mcp
 from enchanted.serve.moments import compare, context, file_history, history, outline
 from enchanted.serve.moments.contents import Contents
+from enchanted.serve.moments.patches import PatchChecks
 from enchanted.serve.moments.seek import Seeker
 from enchanted.serve.proof import receipts
 from enchanted.serve.queries import agents, cluster, events, facets, ledger, pipeline, query, runs, runs_list
@@ -102,6 +103,7 @@ def create_app(dependencies: Dependencies) -> FastAPI:
     app.state.starts = runs.Starts(dependencies)
     app.state.seeker = Seeker(dependencies)
     app.state.contents = Contents(dependencies, app.state.seeker.stops)
+    app.state.patch_checks = PatchChecks(dependencies)
     app.state.reruns = reruns.Reruns(dependencies)
     app.state.streams = stream.Streams(dependencies)
     install(app)

@@ -265,6 +265,15 @@ class TooManyStreams(ServeError):
         super().__init__(f"{limit} streams are open; close one and try again")
 
 
+class TooManyChecks(ServeError):
+    """The cap on checks of patches at the same time is reached, and none ended meanwhile."""
+
+    status, code, title, retry_after = 429, "too-many-checks", "Too many checks of patches are under way", 10
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} are under way; try again when one has ended")
+
+
 class RateLimited(ServeError):
     """One client asks too often."""
 

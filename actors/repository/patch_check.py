@@ -11,17 +11,20 @@ from pathlib import Path
 
 from enchanted.actors.errors import CannotRebuild, TreeNotMade
 from enchanted.actors.repository.gitstore import ShadowRepository
-from enchanted.actors.repository.rebuild import FetchBlob, Inflate, is_object_id
+from enchanted.actors.repository.rebuild import FetchBlob, Inflate
 from enchanted.actors.repository.staged import Staged
 from enchanted.actors.repository.tree_store import EMPTY_TREE
 from enchanted.schemas.events import SwarmEvent
 from enchanted.schemas.gen.events_pb2 import StateChange
 
+_MADE = "made"
+
 
 class PatchCheck:
-    """Takes the changes of files of one run in stream order; ``folder`` keeps what was made for a later check.
+    """Takes the changes of files of one run in stream order.
 
-    ``index``: a file that nobody else uses meanwhile.
+    Only trees that an earlier of them made count as made, though git has others too. ``folder`` and the file ``index``
+    are nobody else's meanwhile; a folder that an earlier check saved is gone on from.
     """
 
     def __init__(self, folder: Path, index: Path, *, fetch: FetchBlob, inflate: Inflate) -> None:
@@ -32,11 +35,21 @@ class PatchCheck:
         self._made = {EMPTY_TREE}
         self._repository: ShadowRepository | None = None
         self._staged = Staged(folder, index)
+        self._reopen()
 
-    def reopen(self) -> None:
-        """Go on from what an earlier check of this run made, where it is still there."""
+    def _reopen(self) -> None:
         with suppress(OSError, ValueError, KeyError, TypeError):
+            self._made.update((self._folder / _MADE).read_text().split())
             self._repository = ShadowRepository.open(self._folder)
+
+    def save(self) -> None:
+        """Let another check go on from here, in this folder."""
+        self._folder.mkdir(exist_ok=True)
+        (self._folder / _MADE).write_text("\n".join(sorted(self._made)))
+
+    def within(self, seconds: float) -> None:
+        """Give each command that applies a patch from now on so long."""
+        self._staged.within(seconds)
 
     @property
     def begun(self) -> bool:
@@ -66,9 +79,6 @@ class PatchCheck:
 
     def _applied(self, change: StateChange) -> str:
         tree = change.previous_state_hash or EMPTY_TREE
-        if tree not in self._made and not self._is_there(tree):
+        if tree not in self._made:
             raise TreeNotMade(tree)
         return self._staged.apply(tree, change.diff_patch) if change.diff_patch.strip() else tree
-
-    def _is_there(self, tree: str) -> bool:
-        return self._repository is not None and is_object_id(tree) and bool(self._repository.store.has([tree]))

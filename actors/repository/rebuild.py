@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from enchanted.actors.errors import BadPatch, CannotRebuild
+from enchanted.actors.errors import BadPatch, CannotRebuild, GitFailed
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of
 from enchanted.schemas.gen.events_pb2 import StateChange
@@ -87,7 +87,7 @@ class Rebuilder:
         patches = [await self._patch(event) for event in steps]
         first, last = steps[0].state_change.previous_state_hash, steps[-1].state_change.new_state_hash
         if len(steps) > 1:
-            with suppress(BadPatch):
+            with suppress(BadPatch, GitFailed):
                 if await self.repository.apply(first, "".join(patches)) == last:
                     self._known.add(last)
                     return

@@ -6,20 +6,29 @@ from pathlib import Path
 
 from enchanted.actors.errors import BadPatch, GitFailed
 from enchanted.actors.repository.git import Git
+from enchanted.actors.repository.refusals import is_of_patch
 
 
 class Staged:
     """An index file of the bare repository in ``folder``; methods block for two or three commands."""
 
-    def __init__(self, folder: Path, index: Path) -> None:
-        self._git = Git(cwd=folder, git_dir=folder, index=index)
+    def __init__(self, folder: Path, index: Path, *, timeout: float = 300.0) -> None:
+        """``timeout``: seconds that one command may take."""
+        self._folder = folder
+        self._index = index
         self._tree = ""
+        self.within(timeout)
+
+    def within(self, seconds: float) -> None:
+        """Give each command from now on so long."""
+        self._git = Git(cwd=self._folder, git_dir=self._folder, index=self._index, timeout=seconds)
 
     def apply(self, tree: str, patch: str, *, reverse: bool = False) -> str:
         """The tree that ``patch`` makes of ``tree``, or backwards.
 
         Raises:
             BadPatch: it does not apply exactly.
+            GitFailed: git could not try.
         """
         if tree != self._tree:
             self._git.run("read-tree", tree)
@@ -28,6 +37,8 @@ class Staged:
         try:
             self._git.run("apply", "--cached", "--binary", "--whitespace=nowarn", *direction, "-", stdin=patch.encode())
         except GitFailed as error:
+            if not is_of_patch(error.why):
+                raise
             raise BadPatch(error.why) from error
         self._tree = self._git.run("write-tree").decode().strip()
         return self._tree

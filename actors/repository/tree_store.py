@@ -15,6 +15,7 @@ from pathlib import Path
 
 from enchanted.actors.errors import GitFailed, GitTooOld, MissingContent
 from enchanted.actors.repository.git import Git, quote_path, require_git
+from enchanted.actors.repository.refusals import is_of_bundle
 from enchanted.actors.repository.staged import Staged
 from enchanted.actors.repository.tree_writer import TreeWriter
 from enchanted.schemas.events import FileChange
@@ -207,12 +208,15 @@ class TreeStore:
 
         Raises:
             MissingContent: the file is no bundle of ours, or damaged.
+            GitFailed: git could not take it in.
         """
         try:
             heads = self.git.run("bundle", "unbundle", str(bundle)).split()
             commit, reference = heads[0].decode(), heads[1].decode()
             tree = self.git.run("rev-parse", "--verify", f"{commit}^{{tree}}").decode().strip()
         except (GitFailed, IndexError) as error:
+            if isinstance(error, GitFailed) and not is_of_bundle(error.why):
+                raise
             raise MissingContent("usable bundle in this content") from error
         self.git.run("update-ref", reference, commit)
         return tree

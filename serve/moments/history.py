@@ -16,7 +16,7 @@ from enchanted.serve.documents.proof import PatchesDocument, VerifyDocument
 from enchanted.serve.documents.state import ContentDocument, StateDocument
 from enchanted.serve.errors import PathNotFound, WorkspaceNotFound
 from enchanted.serve.moments.contents import Contents
-from enchanted.serve.moments.patches import hold_patches
+from enchanted.serve.moments.patches import PatchChecks
 from enchanted.serve.moments.seek import Seeker
 from enchanted.serve.proof.verify import prove
 from enchanted.serve.queries.events import rfc3339
@@ -173,7 +173,7 @@ async def read_diff(
 
 
 @router.get("/runs/{run}/verify", response_model=None, responses=described(VerifyDocument))
-async def read_verdict(run: RunId, deps: Deps, deep: bool = False) -> JsonResponse:
+async def read_verdict(run: RunId, request: Request, deps: Deps, deep: bool = False) -> JsonResponse:
     """Whether any link is wrong (intact) and whether any event is missing (complete).
 
     With `deep` also whether each patch leads where its change says, for a minute and a half at most.
@@ -181,14 +181,16 @@ async def read_verdict(run: RunId, deps: Deps, deep: bool = False) -> JsonRespon
     await find_run(deps, run)
     verdict = await prove(deps, run)
     if deep:
-        verdict["patches"] = patches = await hold_patches(deps, run, seconds=DEEP)
+        checks: PatchChecks = request.app.state.patch_checks
+        verdict["patches"] = patches = await checks.hold(run, seconds=DEEP)
         verdict["intact"] = verdict["intact"] and patches["intact"] is not False
         verdict["first_bad"] = verdict["first_bad"] or patches["first_bad"]
     return JsonResponse(verdict)
 
 
 @router.get("/runs/{run}/verify/patches", response_model=None, responses=described(PatchesDocument))
-async def read_patches(run: RunId, deps: Deps, after: Sequence = 0) -> JsonResponse:
+async def read_patches(run: RunId, request: Request, deps: Deps, after: Sequence = 0) -> JsonResponse:
     """The same of the patches alone, for ten seconds; what came before `after` was checked by the calls before."""
     await find_run(deps, run)
-    return JsonResponse(await hold_patches(deps, run, after=after, seconds=SLICE))
+    checks: PatchChecks = request.app.state.patch_checks
+    return JsonResponse(await checks.hold(run, after=after, seconds=SLICE))

@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from enchanted.actors.repository.patch_check import PatchCheck
 from enchanted.actors.rerun import file
 from enchanted.actors.rerun.importing import import_recording
 from enchanted.bus.agent_log import AgentLog
+from enchanted.bus.batch import Outgoing
 from enchanted.cluster.cli import execute
 from enchanted.cluster.commands.importing import RECORDED
 from enchanted.schemas.chain import heads_of
 from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of, run_transition
 from enchanted.serve.moments import history as history_routes
+from enchanted.serve.moments import patches
 from enchanted.serve.testing import History, World
 
 Drafts = list[SwarmEvent]
@@ -168,8 +171,14 @@ async def test_a_check_that_takes_too_long_says_how_far_it_came_and_the_command_
 
 
 def empty_the_cache(world: World) -> None:
-    for folder in Path(world.folder, "cache").glob("*-deep.git"):
+    for folder in Path(world.folder, "cache").glob("*-deep"):
         shutil.rmtree(folder)
+
+
+def damage_the_cache(world: World) -> None:
+    for one in Path(world.folder, "cache").glob("*-deep/*/objects/*/*"):
+        one.chmod(0o600)
+        one.write_bytes(b"")
 
 
 async def test_a_cache_that_was_emptied_between_two_pieces_is_no_forgery(
@@ -184,7 +193,7 @@ async def test_a_cache_that_was_emptied_between_two_pieces_is_no_forgery(
         second = await world.document("runs/run-deep-emptied/verify/patches", after=after)
         assert (second["intact"], second["first_bad"], second["until"]) == (None, None, after)
         assert "begin again" in second["why"]
-        await world.document("runs/run-deep-emptied/verify/patches")  # the base is back, the trees after it are not
+        await world.document("runs/run-deep-emptied/verify/patches")  # the base is back, what comes after it is not
 
 
 async def test_a_run_without_a_base_is_not_said_to_be_intact(
@@ -210,3 +219,131 @@ async def test_a_base_that_is_no_longer_there_is_no_forgery(world: World, histor
     verdict = await world.document("runs/run-deep-lost/verify", deep="true")
     assert (verdict["intact"], verdict["patches"]["intact"], verdict["patches"]["first_bad"]) == (True, None, None)
     assert "cannot be checked" in verdict["patches"]["why"]
+
+
+def one_that_begins_at_a_later_tree(drafts: Drafts) -> None:
+    """Right but for its place: the change that makes the tree it begins at comes after it."""
+    drafts[1], drafts[2] = SwarmEvent.FromString(drafts[2].SerializeToString()), drafts[1]
+
+
+async def test_no_check_leans_on_what_another_one_left(
+    world: World, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_routes, "SLICE", 0.0)
+    told = await remade(world, history, "run-deep-later", one_that_begins_at_a_later_tree)
+    base, bad, later = (one.seq for one in told[:3])
+    for after in (0, base, bad, later, 0, base):
+        found = await world.document("runs/run-deep-later/verify/patches", after=after)
+        if after == base:
+            assert (found["intact"], found["first_bad"]["seq"]) == (False, bad)
+        else:
+            assert (found["intact"], found["first_bad"], bool(found["why"])) == (None, None, after >= bad)
+    verdict = await world.document("runs/run-deep-later/verify", deep="true")
+    assert verdict["first_bad"]["seq"] == bad
+
+
+async def test_checks_of_one_run_at_once_both_end_right(
+    world: World, history: History, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_routes, "SLICE", 0.0)
+    last = history.events[-1].seq
+
+    async def whole(run: str) -> dict[str, object]:
+        after = 0
+        while True:
+            found = await world.document(f"runs/{run}/verify/patches", after=after)
+            if found["whole"] or found["why"] or found["first_bad"]:
+                return found
+            after = found["until"]
+
+    told = await remade(world, history, "run-deep-twice", two_that_arrive_all_the_same)
+    for found in await asyncio.gather(*(whole(history.run) for _ in range(3))):
+        assert (found["intact"], found["until"], found["why"]) == (True, last, "")
+    for found in await asyncio.gather(*(whole("run-deep-twice") for _ in range(3))):
+        assert (found["intact"], found["first_bad"]["seq"]) == (False, told[1].seq)  # type: ignore[index]
+
+
+async def test_so_many_checks_go_on_at_once_and_another_waits_or_is_refused(
+    world: World, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patches, "WAIT", 0.1)
+    going, free = asyncio.Semaphore(0), asyncio.Event()
+
+    async def held(check: PatchCheck, event: SwarmEvent) -> None:
+        going.release()
+        await free.wait()
+
+    monkeypatch.setattr(PatchCheck, "check", held)
+    path = f"runs/{history.run}/verify/patches"
+    first = [asyncio.create_task(world.get(path)) for _ in range(patches.AT_ONCE)]
+    for _ in first:
+        await going.acquire()
+    refused = await world.get(path)
+    assert (refused.status_code, refused.json()["code"]) == (429, "too-many-checks")
+    assert int(refused.headers["Retry-After"]) > 0
+    monkeypatch.setattr(patches, "WAIT", 60.0)
+    waiting = asyncio.create_task(world.get(path))
+    free.set()
+    for answer in await asyncio.gather(*first, waiting):
+        assert answer.status_code == 200
+
+
+async def test_a_git_without_time_or_a_damaged_cache_is_no_forgery(
+    world: World, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_routes, "SLICE", 0.0)
+    path, after = f"runs/{history.run}/verify/patches", 0
+    patch = changes_of(history)[1].seq
+    while (until := (await world.document(path, after=after))["until"]) < patch:
+        after = until
+    with monkeypatch.context() as hurried:
+        hurried.setattr(patches, "SHORTEST", 0.0)
+        late = await world.document(path, after=after)
+    assert (late["intact"], late["first_bad"], "took longer than" in late["why"]) == (None, None, True)
+    damage_the_cache(world)
+    damaged = await world.document(path, after=after)
+    assert (damaged["intact"], damaged["first_bad"], "git" in damaged["why"]) == (None, None, True)
+    verdict = await world.document(f"runs/{history.run}/verify", deep="true")
+    assert verdict["patches"]["intact"] is True
+
+
+async def test_changes_of_a_producer_without_a_chain_are_skipped_and_call_nothing_false(
+    world: World, history: History, commands: Commands
+) -> None:
+    run, changes = "run-deep-unnumbered", [one.event.state_change for one in changes_of(history)]
+    messages = []
+    for number, alter in enumerate(("", "diff", "hash", "bundle")):
+        event = SwarmEvent(run_id=run, agent_id="tool", agent_name="tool", event_id=f"{run}-{number}")
+        event.workspace_id = "main"
+        event.state_change.CopyFrom(changes[1 if alter in ("diff", "hash") else 0])
+        if alter == "diff":
+            event.state_change.diff_patch = "rubbish"
+        if alter == "hash":
+            event.state_change.new_state_hash = "version 7"
+        if alter == "bundle":
+            event.state_change.content_sha256 = await world.bus.blobs.put(b"no bundle")
+        subject = "swarm.events.coder.state_change"
+        messages.append(Outgoing(subject=subject, payload=event.SerializeToString(), event_id=event.event_id))
+    await world.bus.publisher.publish_many(messages)
+    await world.stored(run, 4)
+    verdict = await world.document(f"runs/{run}/verify", deep="true")
+    found = verdict["patches"]
+    assert (found["first_bad"], found["intact"], found["whole"]) == (None, None, True), found
+    assert (found["changes"], found["skipped"]) == (1, 3)
+    assert verdict["first_bad"] is None
+
+
+async def test_a_row_before_the_place_to_go_on_from_that_is_no_event_fails_nothing(
+    world: World, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_routes, "SLICE", 0.0)
+    told = await remade(world, history, "run-deep-row", a_tree_that_nothing_leads_to)
+    path, base = "runs/run-deep-row/verify/patches", told[0].seq
+    assert (await world.document(path))["until"] == base
+    await world.table.command(
+        "ALTER TABLE events UPDATE body = unhex('ff'), cut_at = 0 "
+        "WHERE run = {run:String} AND stream_seq = {seq:UInt64} SETTINGS mutations_sync = 2",
+        parameters={"run": "run-deep-row", "seq": base},
+    )
+    assert (await world.document(path, after=base))["first_bad"]["seq"] == told[1].seq
+    assert (await world.document(path))["first_bad"]["seq"] == base

@@ -1,0 +1,118 @@
+"""A patch or a bundle that is wrong, and a disk, a limit or a cache that is: only the first is called a bad one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from enchanted.actors.errors import BadPatch, GitFailed, MissingContent
+from enchanted.actors.repository.git import Git
+from enchanted.actors.repository.staged import Staged
+from enchanted.actors.repository.tree_store import TreeStore
+
+HEAD = "diff --git a/a.py b/a.py\n"
+NAMES = HEAD + "--- a/a.py\n+++ b/a.py\n"
+GOOD = NAMES + "@@ -1 +1 @@\n-hello\n+other\n"
+WRONG = [
+    NAMES + "@@ -1 +1 @@\n-hallo\n+other\n",
+    NAMES + "@@ -1,5 +1 @@\n-hello\n+other\n",
+    GOOD.replace("a.py", "b.py"),
+    GOOD.replace("a.py", "../a.py"),
+    "rubbish\n",
+    HEAD + "index 123\n",
+    HEAD + "GIT binary patch\nliteral 3\nxx\n\n",
+    HEAD + "index 00..11 100644\nBinary files a/a.py and b/a.py differ\n",
+    HEAD + "old mode 100x\nnew mode 1\n",
+    HEAD + "old mode 100644\nnew mode 120000\n",
+    HEAD + "new file mode 100644\n--- /dev/null\n+++ b/a.py\n@@ -0,0 +1 @@\n+x\n",
+    HEAD.replace("a.py", "a.py/x") + "new file mode 100644\n--- /dev/null\n+++ b/a.py/x\n@@ -0,0 +1 @@\n+x\n",
+    "--- a/a.py\n+++ b/b.py\nrubbish\n@@ -1 +1 @@\n",
+]
+
+
+class Place:
+    """A store with one file, `a.py`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = TreeStore.create(folder / "trees.git")
+        self.index = folder / "index"
+        self.blob = self.store.git.run("hash-object", "-w", "--stdin", stdin=b"hello\n").decode().strip()
+        self.tree = self.store.git.run("mktree", stdin=f"100644 blob {self.blob}\ta.py\n".encode()).decode().strip()
+
+    @property
+    def object(self) -> Path:
+        return self.store.folder / "objects" / self.blob[:2] / self.blob[2:]
+
+    def apply(self, patch: str) -> str:
+        return Staged(self.store.folder, self.index).apply(self.tree, patch)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def emptied(place: Place) -> None:
+    place.object.chmod(0o600)
+    place.object.write_bytes(b"")
+
+
+def lost(place: Place) -> None:
+    place.object.unlink()
+
+
+def no_room(place: Place) -> None:
+    """A write fails, as it does on a full disk."""
+    Path(place.store.folder, "objects", "info").rmdir()
+    for folder in range(256):
+        path = Path(place.store.folder, "objects", f"{folder:02x}")
+        if not path.exists():
+            path.write_text("")
+
+
+@pytest.mark.parametrize("patch", WRONG)
+def test_a_patch_that_is_corrupt_or_does_not_apply_is_a_bad_one(place: Place, patch: str) -> None:
+    with pytest.raises(BadPatch):
+        place.apply(patch)
+
+
+@pytest.mark.parametrize("harm", [emptied, lost, no_room])
+def test_a_right_patch_on_a_damaged_or_full_disk_is_no_bad_one(place: Place, harm: Callable[[Place], None]) -> None:
+    harm(place)
+    with pytest.raises(GitFailed):
+        place.apply(GOOD)
+
+
+@pytest.mark.parametrize("body", ["sleep 60", "kill -9 $$"])
+def test_a_git_that_is_killed_or_runs_past_its_time_calls_no_patch_bad(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "git"
+    script.write_text(f'#!/bin/sh\ncase "$*" in *apply*) {body};; esac\nexec "{_git()}" "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}:/usr/bin:/bin")
+    staged = Staged(place.store.folder, place.index, timeout=1.0)
+    with pytest.raises(GitFailed):
+        staged.apply(place.tree, GOOD)
+
+
+def test_a_bundle_that_is_damaged_is_told_from_a_repository_that_is(place: Place, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    place.store.bundle(place.tree, good)
+    for content in (b"", b"rubbish\n", good.read_bytes()[:-30], good.read_bytes()[:-30] + b"\xff" * 30):
+        bad.write_bytes(content)
+        with pytest.raises(MissingContent):
+            TreeStore.create(tmp_path / "other.git").unbundle(bad)
+    assert TreeStore.create(tmp_path / "other.git").unbundle(good) == place.tree
+    broken = TreeStore.create(tmp_path / "broken.git")
+    (broken.folder / "objects" / "pack").rmdir()
+    (broken.folder / "objects" / "pack").write_text("")
+    with pytest.raises(GitFailed):
+        broken.unbundle(good)
+
+
+def _git() -> str:
+    return str(Path(Git(cwd=Path()).run("--exec-path").decode().strip()) / "git")
