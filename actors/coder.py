@@ -134,7 +134,7 @@ class Coder:
             return View(problem=f"{check!r} passes{_with(desk.variables)}", actions=())
         repairs = await desk.find_repairs(check, job.task.files, parent=job.parent)
         actions = [repair_action(repair, check) for repair in repairs[:MAX_OPTIONS]]
-        changes = changes_of(self._offers, desk.variables)
+        changes = changes_of(self._offers, [*desk.variables, *desk.unset])
         actions += [variable_action(name, value, check) for name, value in changes[:MAX_OPTIONS]]
         return View(problem=result.output[-PROBLEM_CHARS:], actions=tuple(actions))
 

@@ -144,6 +144,18 @@ async def test_a_run_without_an_offer_says_nothing_of_variables(bus: Bus, server
     assert [call for call in calls if "variable" in call.messages + call.parameters or "set " in call.messages] == []
 
 
+async def test_a_variable_that_a_foreign_log_offers_and_no_check_may_get_is_chosen_once(
+    bus: Bus, server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stubborn = MinimalModel(("set PATH=/x", "calc.py", "submit", "yes"))
+    monkeypatch.setattr("enchanted.actors.hosts.open_model", lambda *_: stubborn)
+    log = await driven(bus, server, tmp_path, replace(PARENT, variables={"PATH": ("/x",), **OFFERS}))
+    calls = [one.event.tool_call for one in log if one.event.tool_call.tool == "set_variable"]
+    assert [(call.outcome, "the sandbox sets it itself" in call.reason) for call in calls] == [("DENIED", True)]
+    assert variables_of(log) == []
+    await require_reruns_equal(bus, "parent", tmp_path / "scratch")
+
+
 async def test_a_fork_from_after_a_variable_was_set_sets_it_again_before_anything_else_and_reruns_equal(
     bus: Bus, server: NatsServer, tmp_path: Path
 ) -> None:
