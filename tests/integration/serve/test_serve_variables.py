@@ -42,10 +42,10 @@ class Setting:
         await scripted(world, run)
         return cls(world, run)
 
-    async def set(self, name: str, value: str) -> StoredEvent:
+    async def set(self, name: str, value: str, workspace: str = SPACE) -> StoredEvent:
         """``value`` is JSON; an empty one takes the variable away."""
         draft = variable_change(
-            workspace_id=SPACE,
+            workspace_id=workspace,
             name=name,
             previous_hash=self._hash(self.held.get(name, "")),
             new_hash=self._hash(value),
@@ -58,12 +58,12 @@ class Setting:
     async def undo(self, stored: StoredEvent, **more: Any) -> httpx.Response:
         return await act(self.world, self.run, "undos", event_id=stored.event.event_id, **more)
 
-    async def now(self) -> dict[str, Any]:
+    async def now(self, workspace: str = SPACE) -> dict[str, Any]:
         """Name -> value, by the API."""
         log = await self.world.bus.read_run(self.run)
         await self.world.stored(self.run, len(log))
         spaces = (await self.world.document(f"runs/{self.run}/state"))["workspaces"]
-        return {one["name"]: one["value"] for one in spaces[SPACE]["variables"]}
+        return {one["name"]: one["value"] for one in spaces[workspace]["variables"]}
 
     @staticmethod
     def _hash(value: str) -> str:
@@ -111,6 +111,39 @@ async def test_a_variable_that_somebody_set_since_is_a_conflict_and_one_that_is_
     answer = await setting.undo(second)
     assert (answer.status_code, "nothing of this change is left" in answer.json()["detail"]) == (409, True)
     assert await setting.now() == {"LEVEL": "debug"}
+
+
+async def test_a_workspace_without_a_name_is_the_main_one_for_an_undo_as_well(world: World) -> None:
+    setting = await Setting.of(world, "run-variable-unnamed")
+    first = await setting.set("LEVEL", '"debug"', "")
+    second = await setting.set("LEVEL", '"trace"', "main")
+    answer = await setting.undo(first)
+    assert (answer.status_code, answer.json()["conflicts"]) == (409, ["LEVEL"])
+    for stored, left in ((second, {"LEVEL": "debug"}), (first, {})):
+        answer = await setting.undo(stored)
+        assert (answer.status_code, answer.json()["workspace"]) == (200, "main"), answer.text
+        assert await setting.now("main") == left
+    assert (await world.bus.read_run(setting.run))[-1].event.workspace_id == "main"
+
+
+async def test_files_of_a_workspace_without_a_name_are_undone_as_those_of_the_main_one(world: World) -> None:
+    history, run = await scripted(world, "run-files-unnamed"), "run-files-unnamed"
+    *_, rolled_back = (one.event.state_change for one in history.events if one.event.HasField("state_change"))
+    again = SwarmEvent(workspace_id="")
+    again.state_change.CopyFrom(
+        next(
+            step
+            for step in (one.event.state_change for one in history.events)
+            if step.reason == "merge" and step.previous_state_hash == rolled_back.new_state_hash
+        )
+    )
+    setting = Setting(world, run)
+    (stored,) = await setting.log.emit(again)
+    answer = await setting.undo(stored)
+    assert (answer.status_code, answer.json()["workspace"]) == (200, "main"), answer.text
+    assert await setting.now("main") == {}
+    spaces = (await world.document(f"runs/{run}/state"))["workspaces"]
+    assert spaces["main"]["tree"] == rolled_back.new_state_hash == answer.json()["tree"]
 
 
 async def test_two_undos_of_a_variable_at_once_do_not_both_win(world: World) -> None:
