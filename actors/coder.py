@@ -12,6 +12,7 @@ from enchanted.actors.desk import Desk, Site
 from enchanted.actors.prompts import Option
 from enchanted.actors.tools.lint import Finding, Fix
 from enchanted.actors.tools.mutations import Candidate
+from enchanted.actors.tools.results import ToolResult
 from enchanted.actors.tools.variables import SET_VARIABLE, Offers, changes_of
 from enchanted.actors.work import Assignment, Budget, Submission
 
@@ -40,6 +41,14 @@ class View:
 
     problem: str
     actions: tuple[Action, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """A check as the reviewer runs it, without variables, on one tree, and what would make it pass."""
+
+    result: ToolResult
+    repairs: tuple[Candidate, ...]
 
 
 class Coder:
@@ -75,9 +84,9 @@ class Coder:
                 )
 
     async def _work(self, job: Assignment, desk: Desk) -> tuple[str, str]:
-        parent, done = job.parent, list[str]()
+        parent, done, tried = job.parent, list[str](), dict[str, Tried]()
         for _ in range(self._budget.model_calls_per_task or 1_000_000):
-            view = await self._look(job, desk)
+            view = await self._look(job, desk, tried)
             if not view.actions and self._guided:
                 why = "the tools offer nothing more to do here"
                 action = {"choice": SUBMIT}
@@ -120,23 +129,35 @@ class Coder:
         result = await desk.use(action.tool, action.arguments, parent=decision.event_id)
         return f"{action.option.name} ({result.outcome.lower()})"
 
-    async def _look(self, job: Assignment, desk: Desk) -> View:
+    async def _look(self, job: Assignment, desk: Desk, tried: dict[str, Tried]) -> View:
         if job.task.check:
-            return await self._look_at_check(job, desk)
+            return await self._look_at_check(job, desk, tried)
         findings = await lint_findings(desk, job.task.files)
         fixes = [fix_action(finding, finding.fix) for finding in findings if finding.fix]
         return View(problem=_listing(findings) or job.task.goal, actions=tuple(fixes[:MAX_OPTIONS]))
 
-    async def _look_at_check(self, job: Assignment, desk: Desk) -> View:
+    async def _look_at_check(self, job: Assignment, desk: Desk, tried: dict[str, Tried]) -> View:
+        check = job.task.check
+        # Setting a variable changes no file: what is known of the tree holds. Without offers all is looked at anew.
+        if not self._offers or desk.tree not in tried:
+            tried[desk.tree] = await try_check(job, desk)
+        plain = tried[desk.tree]
+        if passes(plain.result):
+            return View(problem=f"{check!r} passes", actions=())
+        actions = [repair_action(repair, check) for repair in plain.repairs[:MAX_OPTIONS]]
+        changes = changes_of(self._offers, [*desk.variables, *desk.unset])
+        actions += [variable_action(name, value, check) for name, value in changes[:MAX_OPTIONS]]
+        output = await self._with_variables(job, desk, plain) if desk.variables else plain.result.output
+        return View(problem=output[-PROBLEM_CHARS:], actions=tuple(actions))
+
+    async def _with_variables(self, job: Assignment, desk: Desk, plain: Tried) -> str:
+        """What a check that fails says with what is set here."""
         check = job.task.check
         result = await desk.use("run_check", {"command": check}, parent=job.parent)
-        if result.exit_code == 0 and result.outcome == "OK":
-            return View(problem=f"{check!r} passes{_with(desk.variables)}", actions=())
-        repairs = await desk.find_repairs(check, job.task.files, parent=job.parent)
-        actions = [repair_action(repair, check) for repair in repairs[:MAX_OPTIONS]]
-        changes = changes_of(self._offers, desk.variables)
-        actions += [variable_action(name, value, check) for name, value in changes[:MAX_OPTIONS]]
-        return View(problem=result.output[-PROBLEM_CHARS:], actions=tuple(actions))
+        if not passes(result):
+            return result.output
+        said = f"{check!r} passes with {_listed(desk.variables)}, and fails without, as the reviewer runs it"
+        return f"{plain.result.output[-PROBLEM_CHARS // 2 :]}\n{said}"
 
     async def _source(self, job: Assignment, desk: Desk) -> str:
         parts: list[str] = []
@@ -144,6 +165,20 @@ class Coder:
             result = await desk.use("read_file", {"path": path}, parent=job.parent)
             parts.append(f"--- {path}\n{result.output}")
         return "\n".join(parts)[:SOURCE_CHARS]
+
+
+async def try_check(job: Assignment, desk: Desk) -> Tried:
+    """Run a task's check without variables and, where it fails, look for repairs."""
+    check = job.task.check
+    plain: dict[str, Any] = {"plain": True} if desk.variables else {}
+    result = await desk.use("run_check", {"command": check, **plain}, parent=job.parent)
+    repairs = () if passes(result) else await desk.find_repairs(check, job.task.files, parent=job.parent)
+    return Tried(result=result, repairs=repairs)
+
+
+def passes(result: ToolResult) -> bool:
+    """A check is green."""
+    return result.exit_code == 0 and result.outcome == "OK"
 
 
 async def lint_findings(desk: Desk, files: Sequence[str]) -> list[Finding]:
@@ -185,9 +220,8 @@ def variable_action(name: str, value: str, check: str) -> Action:
     return Action(option=option, tool=SET_VARIABLE, arguments={"name": name, "value": value})
 
 
-def _with(variables: Iterable[tuple[str, str]]) -> str:
-    held = ", ".join(f"{name}={value}" for name, value in dict(variables).items())
-    return f" with {held}, which the reviewer checks without" if held else ""
+def _listed(variables: Iterable[tuple[str, str]]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in dict(variables).items())
 
 
 def _listing(findings: Sequence[Finding]) -> str:

@@ -127,6 +127,8 @@ class Desk:
         self._last_change = 0
         self.variables: list[tuple[str, str]] = []
         """Names and values that were set here for checks, in that order."""
+        self.unset: list[tuple[str, str]] = []
+        """Those that were to be set and could not be."""
         self.place = place
         self.tree = tree
 
@@ -143,7 +145,9 @@ class Desk:
         result, event_id = await self._agent.use(tool, dict(arguments), call, place, self.tree)
         if tool != SET_VARIABLE:
             await self._settle(tool, place, event_id)
-        elif result.outcome == "OK" and self._records:
+        elif result.outcome != "OK":
+            self.unset.append((arguments["name"], arguments["value"]))
+        elif self._records:
             await self._variable_set(arguments["name"], arguments["value"], of_task(place, event_id))
         return result
 

@@ -202,14 +202,25 @@ def request_to_json(request: RunRequest) -> dict[str, Any]:
 
 
 def request_from_json(value: dict[str, Any]) -> RunRequest:
-    """The request `request_to_json` wrote."""
+    """The request `request_to_json` wrote.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: it did not write this one.
+    """
     built = {
         "checks": tuple(value["checks"]),
         "models": dict(value.get("models", {})),
         "budget": Budget(**value["budget"]),
-        "variables": {name: tuple(of) for name, of in value.get("variables", {}).items()},
+        "variables": {name: _texts(of) for name, of in value.get("variables", {}).items()},
     }
     return RunRequest(**{**value, **built})
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    """The values of a variable. Whether they may be offered is for who offers them: what was set is history."""
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise ValueError("a variable is offered with a list of texts")
+    return tuple(value)
 
 
 def spec_to_json(spec: TaskSpec) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -17,17 +18,29 @@ from clickhouse_connect.driver.asyncclient import AsyncClient
 
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.repository.workspace import Workspace
+from enchanted.actors.rerun.recording import Recording
 from enchanted.actors.work import RunRequest
 from enchanted.bus.agent_log import AgentLog
+from enchanted.bus.batch import Outgoing
 from enchanted.bus.connection import Bus
 from enchanted.bus.testing import NatsServer, free_port
+from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.chain import heads_of
-from enchanted.schemas.events import StoredEvent, SwarmEvent, decision, run_transition, state_change, tool_call
+from enchanted.schemas.events import (
+    StoredEvent,
+    SwarmEvent,
+    decision,
+    parse_event,
+    run_transition,
+    state_change,
+    tool_call,
+)
 from enchanted.serve.app import create_app
 from enchanted.serve.sources.dependencies import Dependencies
 
 Files = dict[str, bytes]
 POLL = 0.02
+UUID = re.compile(rb"0[0-9a-f]{7}(-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12})")
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 15.0) -> None:
@@ -231,3 +244,18 @@ def _edits(root: Path) -> list[Callable[[], object]]:
         lambda: (root / "dos.txt").write_bytes(b"one\r\n2\r\n"),
         lambda: (root / "dos.txt").unlink(),
     ]
+
+
+def copies(recording: Recording, run: str, change: Callable[[SwarmEvent], None] = lambda _: None) -> list[Outgoing]:
+    """The recorded demo as another run, of the same length of name: other ids throughout."""
+    old, new = recording.run_id.encode(), run.encode()
+    assert len(old) == len(new)
+    prefix = f"0{sha256_hex(run)[:7]}".encode()
+    found = []
+    for stored in recording.events:
+        event = parse_event(UUID.sub(prefix + rb"\1", stored.raw.replace(old, new)))
+        change(event)
+        raw = event.SerializeToString(deterministic=True)
+        subject = stored.subject.replace(recording.run_id, run)
+        found.append(Outgoing(subject=subject, payload=raw, event_id=event.event_id))
+    return found

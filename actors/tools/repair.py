@@ -107,7 +107,8 @@ async def _passes_with(tools: ToolBox, command: str, candidate: Candidate) -> bo
     changed = await tools.call("replace_lines", {**place, "last": candidate.last_line, "text": candidate.after})
     if changed.outcome != "OK":
         return False
-    result = await tools.call("run_check", {"command": command})
+    # As the reviewer runs it: what passes only with variables set is no repair.
+    result = await tools.call("run_check", {"command": command, "plain": True})
     last = candidate.line + candidate.after.rstrip("\n").count("\n")
     await tools.call("replace_lines", {**place, "last": last, "text": candidate.before})
     return result.outcome == "OK"

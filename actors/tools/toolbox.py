@@ -54,10 +54,11 @@ class ToolBox:
     - ``write_file(path, content)``, ``replace_lines(path, first, last, text)``
     - ``lint()``: data ``findings`` (`lint.Finding`)
     - ``apply_fix(fix_ids)``: ids of findings of the last lint; data ``applied``
-    - ``run_check(command)``: by ``sh -c``; what it writes is put back afterwards; data ``undone``
+    - ``run_check(command, plain=False)``: by ``sh -c``; what it writes is put back afterwards; ``plain``: without the
+      variables that are set; data ``undone``
     - ``candidates(path, lines)``: data ``candidates`` (`mutations.Candidate`)
-    - ``set_variable(name, value)``: for every later ``run_check`` and ``lint`` here; only where ``offers`` has some,
-      and only what it has
+    - ``set_variable(name, value)``: for every later ``run_check`` here; only where ``offers`` has some, and only
+      what it has
     """
 
     def __init__(
@@ -166,7 +167,7 @@ class ToolBox:
 
     async def _lint(self) -> ToolResult:
         limits = replace(self._limits.check, output_bytes=64 << 20)
-        result = await self._sandboxed(lint.command(), limits, writable=False, variables=self._variables)
+        result = await self._sandboxed(lint.command(), limits, writable=False)
         if result.exit_code != 0 or result.timed_out:
             return self._report(result)
         root = WORKSPACE if self._sandbox.confined else str(self._workspace.path)
@@ -212,12 +213,12 @@ class ToolBox:
             self._files.files.write(path, fixed.encode(), create=False)
         return count
 
-    async def _run_check(self, command: str) -> ToolResult:
+    async def _run_check(self, command: str, plain: bool = False) -> ToolResult:
         if "\0" in command:
             raise ToolRefused("a command has no NUL")
-        before = await self._workspace.snapshot()
+        before, variables = await self._workspace.snapshot(), {} if plain else self._variables
         try:
-            result = await self._sandboxed(["sh", "-c", command], self._limits.check, variables=self._variables)
+            result = await self._sandboxed(["sh", "-c", command], self._limits.check, variables=variables)
         finally:
             undone = await self._put_back(before)
         report = self._report(result)

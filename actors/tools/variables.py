@@ -26,8 +26,17 @@ Offers = Mapping[str, tuple[str, ...]]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 # What decides which code runs and how our own tools read what it says; a check's meaning must not hang on a choice.
-_RESERVED = ("LD_", "PYTHON", "RUFF_", "GIT_", "DYLD_")
-_SHELL = frozenset({"ENV", "BASH_ENV", "IFS", "SHELLOPTS", "BASHOPTS", "PS4", "PWD", "SHELL"})
+_RESERVED = (
+    "LD_", "DYLD_", "GLIBC_", "LC_", "XDG_", "BASH", "GIT_", "PYTHON", "PYTEST_", "RUFF_", "MYPY", "COVERAGE_", "PIP_",
+    "UV_", "VIRTUAL_ENV", "CONDA_", "TOX_", "PERL5", "PERLLIB", "RUBY", "GEM_", "BUNDLE_", "JAVA_", "_JAVA_", "JDK_",
+    "NPM_CONFIG_", "npm_config_", "CARGO_", "RUSTC", "RUSTFLAGS", "MAKEF",
+)  # fmt: skip
+_ALONE = frozenset((
+    "ENV", "IFS", "SHELLOPTS", "PS4", "PWD", "OLDPWD", "SHELL", "CDPATH", "GLOBIGNORE",
+    "GCONV_PATH", "LANGUAGE", "LOCPATH", "NLSPATH", "HOSTALIASES", "OPENSSL_CONF", "OPENSSL_MODULES",
+    "NODE_OPTIONS", "NODE_PATH", "CLASSPATH", "GNUMAKEFLAGS", "GOFLAGS", "GOPATH", "GOROOT", "LUA_INIT", "LUA_PATH",
+    "LUA_CPATH", "PHPRC", "PHP_INI_SCAN_DIR", "R_PROFILE", "R_ENVIRON", "R_LIBS",
+))  # fmt: skip
 
 
 class BadVariable(ActorError):
@@ -61,9 +70,9 @@ def _require_name(name: str) -> None:
         raise BadVariable(name, "it is no name", "use letters, digits and _, a digit not first, at most 100")
     if name in environment():
         raise BadVariable(name, "the sandbox sets it itself", "offer another")
-    if name.startswith(_RESERVED) or name in _SHELL:
-        reserved = ", ".join(f"{prefix}*" for prefix in _RESERVED)
-        raise BadVariable(name, f"{reserved} and what a shell goes by are kept from checks", "offer another")
+    if name.startswith(_RESERVED) or name in _ALONE:
+        why = "names by which a shell, a loader or a tool finds its code or options are kept from checks"
+        raise BadVariable(name, why, "offer another")
 
 
 def changes_of(offers: Offers, past: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -15,9 +15,15 @@ from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.errors import StateConflict
 from enchanted.bus.ports import BusPort
 from enchanted.schemas.events import StoredEvent, kind_of, state_change
-from enchanted.schemas.fold import DB_SCHEMA, ENV_VAR, FILE_SYSTEM, MAIN_WORKSPACE
+from enchanted.schemas.fold import DB_SCHEMA, ENV_VAR, FILE_SYSTEM, MAIN_WORKSPACE, workspace_of
 from enchanted.serve.acts.run_facts import facts_of
-from enchanted.serve.acts.undo_variable import VariableTarget, find_variable, record_variable, variable_document
+from enchanted.serve.acts.undo_variable import (
+    VariableTarget,
+    changes_of,
+    find_variable,
+    record_variable,
+    variable_document,
+)
 from enchanted.serve.errors import EventNotFound, ServeError, TableBehind, UndoRefused
 from enchanted.serve.moments.contents import Contents
 from enchanted.serve.moments.seek import events_between
@@ -35,12 +41,12 @@ class Target:
     tree: str
     """The files of the same workspace as they are now."""
     last_seq: int
-    """Stream sequence of its newest change, be it of files or of what is set in it."""
+    """See `changes_of`."""
 
     @property
     def workspace(self) -> str:
         """The workspace the change is of."""
-        return self.change.event.workspace_id or MAIN_WORKSPACE
+        return workspace_of(self.change)
 
 
 async def undone(deps: Dependencies, contents: Contents, run: str, event_id: str, *, dry_run: bool) -> dict[str, Any]:
@@ -131,13 +137,9 @@ def find_target(events: Sequence[StoredEvent], run: str, event_id: str) -> Targe
         As `find_change`.
     """
     change = find_change(events, run, event_id)
-    space = [
-        one
-        for one in events
-        if kind_of(one.event) == "state_change" and one.event.workspace_id == change.event.workspace_id
-    ]
-    files = [one.event.state_change for one in space if one.event.state_change.target_type == FILE_SYSTEM]
-    return Target(change=change, tree=files[-1].new_state_hash, last_seq=space[-1].seq)
+    held, last_seq = changes_of(events, workspace_of(change))
+    files = [one.event.state_change for one in held if one.event.state_change.target_type == FILE_SYSTEM]
+    return Target(change=change, tree=files[-1].new_state_hash, last_seq=last_seq)
 
 
 async def taken_back(repository: ShadowRepository, target: Target) -> tuple[Patch, str]:

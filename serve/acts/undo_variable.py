@@ -23,7 +23,7 @@ class VariableTarget:
     now: tuple[str, str]
     former: tuple[str, str]
     last_seq: int
-    """Stream sequence of the newest change of the workspace, be it of files or of what is set in it."""
+    """See `changes_of`."""
 
     @property
     def name(self) -> str:
@@ -37,8 +37,8 @@ def find_variable(events: Sequence[StoredEvent], change: StoredEvent) -> Variabl
     Raises:
         UndoRefused: the variable was set anew since, or nothing of the change is left, or what it was is not known.
     """
-    step, space = change.event.state_change, change.event.workspace_id
-    held = [one for one in events if kind_of(one.event) == "state_change" and one.event.workspace_id == space]
+    step = change.event.state_change
+    held, last_seq = changes_of(events, workspace_of(change))
     same = [one for one in held if _is_of(one, step.target_resource)]
     newest, before = same[-1], [one for one in same if one.seq < change.seq]
     now = newest.event.state_change.new_state_hash
@@ -51,7 +51,16 @@ def find_variable(events: Sequence[StoredEvent], change: StoredEvent) -> Variabl
         )
     former = _former(before, change) if step.previous_state_hash else ("", "")
     value = newest.event.state_change.diff_patch
-    return VariableTarget(change=change, now=(now, value), former=former, last_seq=held[-1].seq)
+    return VariableTarget(change=change, now=(now, value), former=former, last_seq=last_seq)
+
+
+def changes_of(events: Sequence[StoredEvent], workspace: str) -> tuple[list[StoredEvent], int]:
+    """A workspace's changes, of files and of what is set in it, and the newest sequence of its subject (0: none).
+
+    A main workspace may go without a name, which is a subject of its own; an undo names it.
+    """
+    held = [one for one in events if kind_of(one.event) == "state_change" and workspace_of(one) == workspace]
+    return held, max((one.seq for one in held if one.event.workspace_id == workspace), default=0)
 
 
 def _former(before: Sequence[StoredEvent], change: StoredEvent) -> tuple[str, str]:
@@ -74,7 +83,7 @@ async def record_variable(bus: BusPort, run: str, target: VariableTarget) -> Sto
         UndoRefused: the workspace was changed since ``target`` was looked at.
     """
     draft = variable_change(
-        workspace_id=target.change.event.workspace_id,
+        workspace_id=workspace_of(target.change),
         name=target.name,
         previous_hash=target.now[0],
         new_hash=target.former[0],

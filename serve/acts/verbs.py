@@ -23,6 +23,7 @@ from enchanted.actors.errors import ActorError, NotARepository
 from enchanted.actors.fork import CannotFork, ForkPoint, read_fork_point
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.repository.restore import Preview, Restored, Target
+from enchanted.actors.tools.variables import BadVariable, require_offerable
 from enchanted.actors.work import RoleName, RunRequest
 from enchanted.bus.agent_log import new_id
 from enchanted.bus.errors import BlobUnusable
@@ -148,7 +149,7 @@ class ForkBody(BaseModel):
             budget=parent.budget if self.budget is None else replace(parent.budget, **_given(self.budget)),
             forked_from=point.run,
             forked_at=point.at,
-            variables=parent.variables if self.variables is None else offers_of(self.variables),
+            variables=offers_of(parent.variables if self.variables is None else self.variables),
         )
 
 
@@ -238,11 +239,22 @@ async def fork(
     """
     await find_run(deps, run)
     point = await _fork_point(deps, run, body.at)
+    if body.variables is None:
+        _require_offers(point)
     if body.dry_run:
         return JsonResponse({"run_id": "", "url": ""})
     starts: Starts = request.app.state.starts
     asked = body.model_dump(exclude={"dry_run"}) | {"forked_from": run}
     return started(*await starts.start(lambda run_id: body.request(run_id, point), asked, idempotency_key))
+
+
+def _require_offers(point: ForkPoint) -> None:
+    """Return where a fork may offer what its parent does; anybody may have written that one's log."""
+    assert point.ledger.request is not None
+    try:
+        require_offerable(point.ledger.request.variables)
+    except BadVariable as error:
+        raise ForkRefused(f"{error}; or give the fork `variables` of its own, {{}} for none") from error
 
 
 async def _fork_point(deps: Dependencies, run: str, at: int) -> ForkPoint:

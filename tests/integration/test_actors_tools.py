@@ -10,7 +10,8 @@ import pytest
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.repository.workspace import Workspace
 from enchanted.actors.testing import make_repository
-from enchanted.actors.tools.confinement import Limits
+from enchanted.actors.tools.confinement import Limits, SandboxResult
+from enchanted.actors.tools.repair import find_repairs
 from enchanted.actors.tools.sandbox import Sandbox
 from enchanted.actors.tools.toolbox import ToolBox, ToolLimits
 
@@ -250,6 +251,27 @@ async def test_a_variable_that_is_set_is_seen_by_every_later_check_word_for_word
     assert seen == ["none|none", "debug|none", "debug|1", "a $(id) 'b'|1"]
     assert (await tools.call("lint", {})).outcome == "OK"
     assert await changed(workspace) == []
+
+
+async def test_a_plain_check_the_search_for_repairs_and_the_linter_see_no_variable(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = ToolBox(workspace, Sandbox(), offers=OFFERS)
+    await tools.call("set_variable", {"name": "LEVEL", "value": "debug"})
+    assert (await tools.call("run_check", {"command": SHOWN, "plain": True})).output == "none|none"
+    assert (await tools.call("run_check", {"command": SHOWN})).output == "debug|none"
+    found = await find_repairs(tools, 'test "$LEVEL" = debug', ["check.py"])
+    assert (found.data["tried"] > 5, found.data["repairs"]) == (True, ())
+    seen: list[object] = []
+    run = Sandbox.run
+
+    async def watched(sandbox: Sandbox, *arguments: Any, **options: Any) -> SandboxResult:
+        seen.append(options.get("variables"))
+        return await run(sandbox, *arguments, **options)
+
+    monkeypatch.setattr(Sandbox, "run", watched)
+    assert (await tools.call("lint", {})).outcome == "OK"
+    assert seen == [None]
 
 
 async def test_a_variable_is_set_in_its_own_workspace_alone(workspace: Workspace) -> None:

@@ -65,9 +65,9 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("enchanted.actors.hosts.open_model", lambda *_: MinimalModel(prefers))
 
 
-async def ask(bus: Bus, folder: Path, request: RunRequest) -> None:
+async def ask(bus: Bus, folder: Path, request: RunRequest, files: Mapping[str, str] = FILES) -> None:
     if not (folder / "shop").exists():
-        make_repository(folder / "shop", FILES)
+        make_repository(folder / "shop", files)
     request = replace(request, repo=str(folder / "shop"))
     log = AgentLog(bus, run_id=request.run_id, role="operator", agent_name="operator")
     details = request_to_json(request)
@@ -82,10 +82,16 @@ def at_home(server: NatsServer, home: Path, *, guided: bool = True) -> SwarmConf
 
 
 async def driven(
-    bus: Bus, server: NatsServer, folder: Path, request: RunRequest, *, guided: bool = True
+    bus: Bus,
+    server: NatsServer,
+    folder: Path,
+    request: RunRequest,
+    *,
+    guided: bool = True,
+    files: Mapping[str, str] = FILES,
 ) -> list[StoredEvent]:
     """Ask for a run, drive it to its verdict in a home of its own, and give its log."""
-    await ask(bus, folder, request)
+    await ask(bus, folder, request, files)
     home = folder / f"home-{request.run_id}"
     config = at_home(server, home, guided=guided)
     assert await OrchestratorHost(request.run_id, config, LocalTeam).run() == RunState.MERGED
@@ -135,6 +141,25 @@ async def test_a_variable_that_a_coder_sets_is_a_change_its_checks_see_it_and_th
     await require_reruns_equal(bus, "parent", tmp_path / "scratch")
 
 
+async def test_what_passes_only_with_a_variable_is_repaired_all_the_same_and_looked_for_once_per_tree(
+    bus: Bus, server: NatsServer, tmp_path: Path
+) -> None:
+    lenient = FILES["test_calc.py"].replace("assert smaller(1, 2)", 'assert smaller(1, 2) or "LEVEL" in os.environ')
+    log = await driven(bus, server, tmp_path, PARENT, files={**FILES, "test_calc.py": lenient})
+    assert len(variables_of(log)) == 2
+    assert outputs(log, "coder") == [f"level {level} none" for level in ("none", "debug", "trace", "none")]
+    searches = [one.event.tool_call for one in log if one.event.tool_call.tool == "find_repairs"]
+    assert len(searches) == 1
+    repairs = orjson.loads(searches[0].data)["repairs"]
+    assert {one["after"].strip() for one in repairs} == {"return not (a > b)", "return a < b", "return a <= b"}
+    triggers = [one.event.decision.input_trigger for one in log if one.event.agent_name.startswith("coder")]
+    assert [text.splitlines()[-1] for text in triggers if "passes with" in text] == [
+        f"'python test_calc.py' passes with LEVEL={level}, and fails without, as the reviewer runs it"
+        for level in ("debug", "trace")
+    ]
+    await require_reruns_equal(bus, "parent", tmp_path / "scratch")
+
+
 async def test_a_run_without_an_offer_says_nothing_of_variables(bus: Bus, server: NatsServer, tmp_path: Path) -> None:
     log = await driven(bus, server, tmp_path, replace(PARENT, variables={}))
     assert variables_of(log) == []
@@ -142,6 +167,18 @@ async def test_a_run_without_an_offer_says_nothing_of_variables(bus: Bus, server
     calls = [one.event.model_call for one in log if kind_of(one.event) == "model_call"]
     assert calls
     assert [call for call in calls if "variable" in call.messages + call.parameters or "set " in call.messages] == []
+
+
+async def test_a_variable_that_a_foreign_log_offers_and_no_check_may_get_is_chosen_once(
+    bus: Bus, server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stubborn = MinimalModel(("set PATH=/x", "calc.py", "submit", "yes"))
+    monkeypatch.setattr("enchanted.actors.hosts.open_model", lambda *_: stubborn)
+    log = await driven(bus, server, tmp_path, replace(PARENT, variables={"PATH": ("/x",), **OFFERS}))
+    calls = [one.event.tool_call for one in log if one.event.tool_call.tool == "set_variable"]
+    assert [(call.outcome, "the sandbox sets it itself" in call.reason) for call in calls] == [("DENIED", True)]
+    assert variables_of(log) == []
+    await require_reruns_equal(bus, "parent", tmp_path / "scratch")
 
 
 async def test_a_fork_from_after_a_variable_was_set_sets_it_again_before_anything_else_and_reruns_equal(
@@ -154,7 +191,8 @@ async def test_a_fork_from_after_a_variable_was_set_sets_it_again_before_anythin
         for one in parent
         if one.event.state_change.reason == "edit" and one.event.state_change.target_type == FILE_SYSTEM
     )
-    for at, level in ((first.seq, "debug"), (edit.seq, "trace")):
+    # The second one finds the check passing as it is.
+    for at, level, seen in ((first.seq, "debug", ["none", "debug"]), (edit.seq, "trace", ["none"])):
         run = f"fork-{at}"
         log = await driven(bus, server, tmp_path, replace(PARENT, run_id=run, forked_from="parent", forked_at=at))
         taken = [one.event for one in variables_of(log) if one.event.state_change.reason == "fork"]
@@ -164,7 +202,7 @@ async def test_a_fork_from_after_a_variable_was_set_sets_it_again_before_anythin
         said = [one.event for one in log if one.event.agent_name.startswith("coder") and one.event.task_id]
         assert [kind_of(event) for event in said[:2]] == ["tool_call", "state_change"]
         assert said[0].tool_call.arguments == f'{{"name":"LEVEL","value":"{level}"}}'
-        assert outputs(log, "coder")[0] == f"level {level} none"
+        assert outputs(log, "coder")[:2] == [f"level {one} none" for one in seen]
         assert values(log, said[0].workspace_id)["LEVEL"] == '"trace"'
         assert values(log, first.event.workspace_id) == {"LEVEL": f'"{level}"'}
         await require_reruns_equal(bus, run, tmp_path / f"scratch-{at}")
@@ -179,7 +217,7 @@ async def test_a_fork_of_a_fork_takes_over_what_the_first_had_not_begun_with_and
     begun = next(stored.seq for stored in one if stored.event.run_transition.from_state == "created")
     assert [task.variables for task in read_ledger(s for s in one if s.seq <= begun).open_tasks] == [{"LEVEL": "debug"}]
     two = await driven(bus, server, tmp_path, replace(PARENT, run_id="two", forked_from="one", forked_at=begun))
-    assert outputs(two, "coder")[0] == "level debug none"
+    assert outputs(two, "coder")[1] == "level debug none"
     less = replace(PARENT, run_id="less", forked_from="parent", forked_at=at, variables={"MODE": ("fast",)})
     log = await driven(bus, server, tmp_path, less)
     assert outputs(log, "coder")[0] == "level none none"

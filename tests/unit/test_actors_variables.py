@@ -19,14 +19,20 @@ from enchanted.actors.tools.variables import (
 
 
 def test_ordinary_names_and_values_may_be_offered() -> None:
-    require_offerable({"LOG_LEVEL": ("debug", "", "a b=c,d"), "_x9": ("ü",)})
+    require_offerable({"LOG_LEVEL": ("debug", "", "a b=c,d"), "_x9": ("ü",), "NODE_ENV": ("test",), "MAKE": ("x",)})
     require_offerable({})
 
 
 @pytest.mark.parametrize(
     "name",
-    [*environment(), "LD_PRELOAD", "PYTHONPATH", "PYTHONSTARTUP", "RUFF_CONFIG", "GIT_DIR", "BASH_ENV", "ENV", "IFS"],
-)
+    [
+        *environment(), "LD_PRELOAD", "PYTHONPATH", "PYTHONSTARTUP", "RUFF_CONFIG", "GIT_DIR", "BASH_ENV", "ENV", "IFS",
+        "PYTEST_ADDOPTS", "PYTEST_PLUGINS", "NODE_OPTIONS", "PERL5OPT", "PERL5LIB", "RUBYOPT", "RUBYLIB",
+        "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "MAKEFLAGS", "MAKEFILES", "CDPATH", "GCONV_PATH",
+        "GLIBC_TUNABLES", "VIRTUAL_ENV", "UV_INDEX_URL", "PIP_INDEX_URL", "XDG_CONFIG_HOME", "LC_ALL", "LOCPATH",
+        "NLSPATH", "BASH_FUNC_x", "BASHOPTS", "MYPYPATH", "COVERAGE_PROCESS_START", "npm_config_prefix", "RUSTFLAGS",
+    ],
+)  # fmt: skip
 def test_what_decides_which_code_runs_is_refused_by_name(name: str) -> None:
     with pytest.raises(BadVariable, match=f"{name}.*offer another"):
         require_offerable({name: ("x",)})

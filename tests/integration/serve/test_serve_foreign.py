@@ -32,6 +32,8 @@ DETAILS = [
         for changed in (
             {"models": 5}, {"models": ["ab"]}, {"coders": "x"}, {"budget": {"seconds": "x"}}, {"checks": None},
             {"forked_from": ["x"]}, {"task": {"a": 1}}, {"more": 1},
+            *({"variables": of} for of in (5, None, ["A"], {"A": "text"}, {"A": [{"a": 1}]}, {"PATH": ["/x"]})),
+            {"variables": {f"A{number}": ["x"] for number in range(3_000)}},
         )
     ),
 ]  # fmt: skip

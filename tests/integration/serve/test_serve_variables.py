@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,15 @@ from typing import Any
 import httpx
 import pytest
 
-from enchanted.actors.fork import ForkPoint
-from enchanted.actors.ledger import Ledger
 from enchanted.actors.rerun import file
-from enchanted.actors.rerun.importing import import_recording
-from enchanted.actors.work import RunRequest
+from enchanted.actors.rerun.recording import Recording
 from enchanted.bus.agent_log import AgentLog
 from enchanted.cluster import cli
 from enchanted.cluster.commands.importing import RECORDED
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import StoredEvent, SwarmEvent, run_transition, state_change, variable_change
 from enchanted.schemas.fold import DB_SCHEMA, ENV_VAR
-from enchanted.serve.acts.verbs import ForkBody
-from enchanted.serve.testing import World, scripted
+from enchanted.serve.testing import World, copies, scripted
 
 OFFERS = {"LEVEL": ["debug", "trace", "debug"], "MODE": [""]}
 SPACE = "task-1.1"
@@ -45,10 +42,10 @@ class Setting:
         await scripted(world, run)
         return cls(world, run)
 
-    async def set(self, name: str, value: str) -> StoredEvent:
+    async def set(self, name: str, value: str, workspace: str = SPACE) -> StoredEvent:
         """``value`` is JSON; an empty one takes the variable away."""
         draft = variable_change(
-            workspace_id=SPACE,
+            workspace_id=workspace,
             name=name,
             previous_hash=self._hash(self.held.get(name, "")),
             new_hash=self._hash(value),
@@ -61,12 +58,12 @@ class Setting:
     async def undo(self, stored: StoredEvent, **more: Any) -> httpx.Response:
         return await act(self.world, self.run, "undos", event_id=stored.event.event_id, **more)
 
-    async def now(self) -> dict[str, Any]:
+    async def now(self, workspace: str = SPACE) -> dict[str, Any]:
         """Name -> value, by the API."""
         log = await self.world.bus.read_run(self.run)
         await self.world.stored(self.run, len(log))
         spaces = (await self.world.document(f"runs/{self.run}/state"))["workspaces"]
-        return {one["name"]: one["value"] for one in spaces[SPACE]["variables"]}
+        return {one["name"]: one["value"] for one in spaces[workspace]["variables"]}
 
     @staticmethod
     def _hash(value: str) -> str:
@@ -114,6 +111,39 @@ async def test_a_variable_that_somebody_set_since_is_a_conflict_and_one_that_is_
     answer = await setting.undo(second)
     assert (answer.status_code, "nothing of this change is left" in answer.json()["detail"]) == (409, True)
     assert await setting.now() == {"LEVEL": "debug"}
+
+
+async def test_a_workspace_without_a_name_is_the_main_one_for_an_undo_as_well(world: World) -> None:
+    setting = await Setting.of(world, "run-variable-unnamed")
+    first = await setting.set("LEVEL", '"debug"', "")
+    second = await setting.set("LEVEL", '"trace"', "main")
+    answer = await setting.undo(first)
+    assert (answer.status_code, answer.json()["conflicts"]) == (409, ["LEVEL"])
+    for stored, left in ((second, {"LEVEL": "debug"}), (first, {})):
+        answer = await setting.undo(stored)
+        assert (answer.status_code, answer.json()["workspace"]) == (200, "main"), answer.text
+        assert await setting.now("main") == left
+    assert (await world.bus.read_run(setting.run))[-1].event.workspace_id == "main"
+
+
+async def test_files_of_a_workspace_without_a_name_are_undone_as_those_of_the_main_one(world: World) -> None:
+    history, run = await scripted(world, "run-files-unnamed"), "run-files-unnamed"
+    *_, rolled_back = (one.event.state_change for one in history.events if one.event.HasField("state_change"))
+    again = SwarmEvent(workspace_id="")
+    again.state_change.CopyFrom(
+        next(
+            step
+            for step in (one.event.state_change for one in history.events)
+            if step.reason == "merge" and step.previous_state_hash == rolled_back.new_state_hash
+        )
+    )
+    setting = Setting(world, run)
+    (stored,) = await setting.log.emit(again)
+    answer = await setting.undo(stored)
+    assert (answer.status_code, answer.json()["workspace"]) == (200, "main"), answer.text
+    assert await setting.now("main") == {}
+    spaces = (await world.document(f"runs/{run}/state"))["workspaces"]
+    assert spaces["main"]["tree"] == rolled_back.new_state_hash == answer.json()["tree"]
 
 
 async def test_two_undos_of_a_variable_at_once_do_not_both_win(world: World) -> None:
@@ -199,21 +229,71 @@ async def test_a_run_is_started_with_what_is_offered_and_what_may_not_be_is_refu
     assert len(world.starter.requests) == count
 
 
-async def test_a_fork_offers_what_its_parent_does_unless_it_is_told_otherwise(world: World) -> None:
+@pytest.fixture(scope="module")
+async def recording(world: World) -> Recording:
     recording = await file.load(RECORDED)
-    await import_recording(recording, world.bus)
-    await world.stored(recording.run_id, len(recording.events))
-    for body, offers in (({}, {}), ({"variables": {"LEVEL": ["debug"]}}, {"LEVEL": ("debug",)})):
-        answer = await act(world, recording.run_id, "forks", **body)
+    for content in recording.blobs.values():
+        await world.bus.blobs.put(content)
+    return recording
+
+
+async def parent_with(world: World, recording: Recording, run: str, variables: Any) -> None:
+    """The recorded demo under a name of its own (16 characters), as if it had been asked for with ``variables``."""
+
+    def offer(event: SwarmEvent) -> None:
+        if event.run_transition.to_state == "created":
+            asked = json.loads(event.run_transition.details) | {"variables": variables}
+            event.run_transition.details = json.dumps(asked)
+
+    await world.bus.publisher.publish_many(copies(recording, run, offer))
+    await world.stored(run, len(recording.events))
+
+
+async def test_a_fork_offers_what_its_parent_does_unless_it_is_told_otherwise(
+    world: World, recording: Recording
+) -> None:
+    run = "run-offers-level"
+    await parent_with(world, recording, run, {"LEVEL": ["debug", "trace"]})
+    told: tuple[tuple[dict[str, Any], dict[str, tuple[str, ...]]], ...] = (
+        ({}, {"LEVEL": ("debug", "trace")}),
+        ({"variables": {}}, {}),
+        ({"variables": {"MODE": ["fast"]}}, {"MODE": ("fast",)}),
+    )
+    for body, offers in told:
+        answer = await act(world, run, "forks", **body)
         assert answer.status_code == 202, answer.text
         assert world.starter.requests[-1].variables == offers
     where = ["--url", world.url, "--token-file", str(world.token_file)]
-    command = ["fork", recording.run_id, "--variable", "MODE=a,b", "--yes", "--detach", *where]
+    command = ["fork", run, "--variable", "MODE=a,b", "--yes", "--detach", *where]
     assert await asyncio.to_thread(cli.execute, command) == 0
     assert world.starter.requests[-1].variables == {"MODE": ("a", "b")}
-    parent = RunRequest(run_id="x", task="t", repo="/r", checks=(), variables={"MODE": ("fast",)})
-    point = ForkPoint(run="x", at=1, events=(), ledger=Ledger(request=parent), base_content="")
-    assert ForkBody().request("y", point).variables == parent.variables
-    assert ForkBody(variables={}).request("y", point).variables == {}
-    refused = await act(world, recording.run_id, "forks", variables={"HOME": ["/"]}, dry_run=True)
+    refused = await act(world, run, "forks", variables={"HOME": ["/"]}, dry_run=True)
     assert (refused.status_code, "the sandbox sets it itself" in refused.text) == (422, True)
+
+
+FOREIGN: dict[str, tuple[Any, str]] = {
+    "run-offers-paths": ({"PATH": ["/x"]}, "'PATH' cannot be offered: the sandbox sets it itself"),
+    "run-offers-names": ({f"A{number}": ["x"] for number in range(3_000)}, "one of 3000; offer at most 8"),
+    "run-offers-lists": ({"A": [["x"], {"y": 1}]}, "its log is not one of our orchestrator's"),
+    "run-offers-texts": ({"A": "text"}, "its log is not one of our orchestrator's"),
+    "run-offers-nulls": (None, "its log is not one of our orchestrator's"),
+}
+
+
+@pytest.mark.parametrize("run", FOREIGN)
+async def test_what_no_operator_could_have_offered_is_not_passed_on_to_a_fork(
+    world: World, recording: Recording, run: str
+) -> None:
+    variables, words = FOREIGN[run]
+    await parent_with(world, recording, run, variables)
+    started = len(world.starter.requests)
+    for dry_run in (True, False):
+        answer = await act(world, run, "forks", dry_run=dry_run)
+        assert (answer.status_code, answer.json()["code"]) == (409, "fork-refused"), answer.text
+        assert words in answer.json()["detail"]
+    assert len(world.starter.requests) == started
+    if "cannot be offered" in words:
+        assert (await act(world, run, "forks", variables={"MODE": ["fast"]}, dry_run=True)).status_code == 200
+    for method, path in (("POST", "reruns"), ("GET", "recovery"), ("GET", "state")):
+        answer = await world.http.request(method, f"/api/v1/runs/{run}/{path}")
+        assert answer.status_code < 500, answer.text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,32 +13,14 @@ import pytest
 
 from enchanted.actors.rerun import file
 from enchanted.actors.rerun.recording import Recording
-from enchanted.bus.batch import Outgoing
 from enchanted.cluster.cli import execute
 from enchanted.cluster.commands.importing import RECORDED
-from enchanted.schemas.canonical import sha256_hex
-from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of, parse_event
+from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of
 from enchanted.schemas.fold import RunState, fold
-from enchanted.serve.testing import World
+from enchanted.serve.testing import World, copies
 
-UUID = re.compile(rb"0[0-9a-f]{7}(-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12})")
 LAG = 60
 """Events that the second run is behind the first one, so that the two never say the same at a time."""
-
-
-def copies(recording: Recording, run: str, change: Callable[[SwarmEvent], None] = lambda _: None) -> list[Outgoing]:
-    """The recorded demo as another run, of the same length of name: other ids throughout."""
-    old, new = recording.run_id.encode(), run.encode()
-    assert len(old) == len(new)
-    prefix = f"0{sha256_hex(run)[:7]}".encode()
-    found = []
-    for stored in recording.events:
-        event = parse_event(UUID.sub(prefix + rb"\1", stored.raw.replace(old, new)))
-        change(event)
-        raw = event.SerializeToString(deterministic=True)
-        subject = stored.subject.replace(recording.run_id, run)
-        found.append(Outgoing(subject=subject, payload=raw, event_id=event.event_id))
-    return found
 
 
 @pytest.fixture(scope="module")
