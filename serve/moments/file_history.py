@@ -18,7 +18,15 @@ from enchanted.schemas.events import StoredEvent, run_of
 from enchanted.schemas.fold import MAIN_WORKSPACE, path_key
 from enchanted.serve.documents.answer import NOT_MODIFIED, JsonResponse, described, tagged
 from enchanted.serve.documents.history import BlameDocument, FileHistoryDocument
-from enchanted.serve.errors import BadRequest, BinaryFile, ContentUnavailable, PathNotFound, TooLargeToBlame
+from enchanted.serve.errors import (
+    BadRequest,
+    BinaryFile,
+    BusUnavailable,
+    ContentDelayed,
+    ContentUnavailable,
+    PathNotFound,
+    TooLargeToBlame,
+)
 from enchanted.serve.moments.blame import blame
 from enchanted.serve.moments.contents import Contents
 from enchanted.serve.moments.lineage import ancestry
@@ -101,10 +109,10 @@ async def read_blame(run: RunId, request: Request, deps: Deps, wanted: Wanted) -
     logs = [*await ancestry(deps, events), events]
     try:
         found = await _blame(contents, run, logs, wanted)
-    except (ContentUnavailable, TooLargeToBlame):
+    except (BusUnavailable, ContentDelayed, ContentUnavailable, TooLargeToBlame):
         if len(logs) == 1:
             raise
-        # With the runs before it is too much, or they are past rebuilding: then its own changes have to do.
+        # With the runs before it is too much, or those cannot be rebuilt (now): then its own changes have to do.
         found = await _blame(contents, run, [events], wanted)
     return tagged(request, JsonResponse({"run_id": run, "at": _last_seq(events), **wanted.named, **found}))
 

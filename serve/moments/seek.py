@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -35,21 +35,25 @@ class Seek:
 
 
 async def events_between(deps: Dependencies, run: str, after: int, until: int) -> list[StoredEvent]:
+    """The same as `each_between`, all of them at once."""
+    return [stored async for stored in each_between(deps, run, after, until)]
+
+
+async def each_between(deps: Dependencies, run: str, after: int, until: int) -> AsyncIterator[StoredEvent]:
     """The run's events above a sequence and up to another, every one checked.
 
     Raises:
         EventCorrupted: one does not read back as it was stored, so nothing after it can be told.
         BusUnavailable, ContentUnavailable: the list of files of a very large change is in the object store alone.
     """
-    found = []
     async for row in deps.store.run_events(run, after=after, until=until):
         if not row.sound:
             raise EventCorrupted(row.event_id, row.seq, row.sha256, sha256_hex(row.raw))
         try:
-            found.append(await _with_files(deps, row.stored()))
+            stored = row.stored()
         except NotAnEvent as error:
             raise EventCorrupted(row.event_id, row.seq, row.sha256, row.sha256) from error
-    return found
+        yield await _with_files(deps, stored)
 
 
 async def _with_files(deps: Dependencies, stored: StoredEvent) -> StoredEvent:

@@ -13,8 +13,21 @@ import pytest
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.repository.workspace import Workspace
 from enchanted.bus.agent_log import AgentLog
+from enchanted.bus.fields import FILES
 from enchanted.cluster.cli import execute
-from enchanted.schemas.events import StoredEvent, SwarmEvent, decision, run_transition, state_change, tool_call
+from enchanted.schemas.events import (
+    StoredEvent,
+    SwarmEvent,
+    decision,
+    run_of,
+    run_transition,
+    state_change,
+    tool_call,
+)
+from enchanted.schemas.gen.events_pb2 import FieldBlob
+from enchanted.serve.errors import ContentDelayed
+from enchanted.serve.moments import lineage
+from enchanted.serve.moments.contents import Contents
 from enchanted.serve.testing import History, World
 
 
@@ -246,28 +259,70 @@ async def test_blame_of_a_fork_leads_to_the_parents_changes_and_without_them_to_
         assert {line["run_id"] for line in found["lines"]} == {fork.run}
 
 
-async def test_blame_of_a_fork_goes_without_a_parent_whose_files_are_past_rebuilding(world: World) -> None:
-    home = world.folder / "run-lost"
+async def fork_of(world: World, run: str, *, patch: str = "", before: SwarmEvent | None = None) -> tuple[str, int]:
+    """A fork of a run that wrote a second line; its fork event. ``patch``: what the run says its change was."""
+    home = world.folder / run
     await asyncio.to_thread(_commit, home / "user", {b"m.py": b"1\n"})
     repository = await ShadowRepository.create(home / "repo.git", home / "user")
     work = await Workspace.checkout(repository, home / "w", repository.base_tree)
     (work.path / "m.py").write_bytes(b"1\n2\n")
     tree = await work.snapshot()
-    parent = Team(world, "run-lost", repository)
+    parent = Team(world, run, repository)
     base = await parent.base()
-    patch = await repository.diff(base, tree)
-    broken = state_change(
-        workspace_id="main", previous_tree=base, new_tree=tree, patch="no patch", files=patch.files, reason="edit",
-        resource="r",
+    made = await repository.diff(base, tree)
+    if before is not None:
+        await parent.tell(parent.lead, before)
+    change = state_change(
+        workspace_id="main", previous_tree=base, new_tree=tree, patch=patch or made.text, files=made.files,
+        reason="edit", resource="r",
     )  # fmt: skip
-    (wrote,) = await parent.tell(parent.lead, broken)
+    (wrote,) = await parent.tell(parent.lead, change)
     await world.stored(parent.run, parent.count)
-    fork = Team(world, "run-lost-fork", repository)
-    await fork.base(forked_from="run-lost", forked_at=wrote.seq)
+    fork = Team(world, f"{run}-fork", repository)
+    await fork.base(forked_from=run, forked_at=wrote.seq)
     begun = await fork.changed(fork.lead, "main", base, tree, "fork")
     await world.stored(fork.run, fork.count)
-    found = await world.document(f"runs/{fork.run}/blame", path="m.py")
-    assert (found["lines"][1]["run_id"], found["lines"][1]["seq"]) == (fork.run, begun.seq)
+    return fork.run, begun.seq
+
+
+async def wrote_second_line(world: World, run: str) -> tuple[str, int]:
+    found = await world.document(f"runs/{run}/blame", path="m.py")
+    return found["lines"][1]["run_id"], found["lines"][1]["seq"]
+
+
+async def test_blame_of_a_fork_goes_without_a_parent_whose_files_are_past_rebuilding(world: World) -> None:
+    fork = await fork_of(world, "run-lost", patch="no patch")
+    assert await wrote_second_line(world, fork[0]) == fork
+
+
+async def test_blame_of_a_fork_goes_without_a_parent_whose_long_list_of_files_is_gone(world: World) -> None:
+    large = state_change(
+        workspace_id="other", previous_tree="", new_tree="", patch="", files=(), reason="edit", resource="r"
+    )
+    large.blobs.append(FieldBlob(field=FILES, sha256="ab" * 32, size=9))
+    fork = await fork_of(world, "run-listless", before=large)
+    assert (await world.get("runs/run-listless/blame", path="m.py")).json()["code"] == "content-unavailable"
+    assert await wrote_second_line(world, fork[0]) == fork
+
+
+async def test_blame_of_a_fork_goes_without_parents_that_are_too_much_or_cannot_be_rebuilt_now(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork = await fork_of(world, "run-large")
+    with monkeypatch.context() as limits:
+        limits.setattr(lineage, "MOST_BYTES", 100)
+        assert await wrote_second_line(world, fork[0]) == fork
+    trees = Contents.trees
+
+    def without_parents(self: Contents, run: str, events: list[StoredEvent], wanted: list[str]) -> object:
+        if {run_of(stored.event) for stored in events} != {run}:
+            raise ContentDelayed("it takes long")
+        return trees(self, run, events, wanted)
+
+    with monkeypatch.context() as slow:
+        slow.setattr(Contents, "trees", without_parents)
+        assert await wrote_second_line(world, fork[0]) == fork
+    assert (await wrote_second_line(world, fork[0]))[0] == "run-large"
 
 
 def _commit(folder: Path, files: dict[bytes, bytes]) -> None:
