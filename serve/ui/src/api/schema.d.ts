@@ -701,8 +701,8 @@ export interface paths {
          * Play
          * @description A run's events as they came, idle gaps cut; each frame's id is its SEQ.
          *
-         *     What the run has when it is asked for is played. The last frame is of the kind `end`: where its `closed` is false
-         *     the run goes on, and `GET /stream` with `after` its `last_seq` shows how.
+         *     What the table has of the run when it is asked for is played, at most 32 plays at a time. The last frame is of the
+         *     kind `end`: where its `closed` is false the run goes on, and `GET /stream` with `after` its `last_seq` shows how.
          */
         get: operations["play_api_v1_runs__run__play_get"];
         put?: never;
