@@ -11,18 +11,17 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from urllib.parse import ParseResult
 
-import nats
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from enchanted.bus import frames
+from enchanted.bus.dialing import Connection, Dialer
 from enchanted.bus.errors import (
     ApiRefused,
     BusAccessDenied,
@@ -31,16 +30,9 @@ from enchanted.bus.errors import (
     BusUnavailable,
     BusUnreachable,
 )
-from enchanted.bus.refusals import Refusals
-from enchanted.bus.replies import LEADER_ELECTED, Replies
-from enchanted.bus.servers import another, parse_servers
+from enchanted.bus.servers import parse_servers
 
 API = "$JS.API"
-_RECONNECT_WAIT = 0.1
-_PING_INTERVAL = 2
-"""Seconds; a server that hangs, or a network that is cut, is found out after the third."""
-# Above this nats-py's publish waits for the socket and swallows the cancellation of our deadlines.
-_PENDING_BYTES = 64 * 1024 * 1024
 _SWITCH_AFTER = 10.0
 """Seconds a cluster's node answers no request before another is tried: longer than an election (4 to 9 s)."""
 
@@ -77,16 +69,6 @@ class Inbox:
         self._wake()
 
 
-@dataclass(slots=True)
-class _Connection:
-    """One nats-py client and what waits on it."""
-
-    client: Client = field(default_factory=Client)
-    replies: Replies = field(default_factory=lambda: Replies(""))
-    server: str = ""
-    """Where it is, or was, connected to."""
-
-
 class Link:
     """Keeps one connection to the server, or to one of a cluster's, alive until closed.
 
@@ -94,12 +76,18 @@ class Link:
     """
 
     def __init__(self, url: str, *, name: str, connect_timeout: float = 10.0, request_timeout: float = 5.0) -> None:
-        self._servers = parse_servers(url)
-        self.where = self._servers.where
-        self._name = name
-        self._connect_timeout = connect_timeout
+        servers = parse_servers(url)
+        self.where = servers.where
+        self._dialer = Dialer(
+            servers=servers,
+            name=name,
+            timeout=connect_timeout,
+            on_disconnected=self._on_disconnected,
+            on_reconnected=self._on_reconnected,
+            on_closed=self._on_closed,
+        )
         self._request_timeout = request_timeout
-        self._connection = _Connection()
+        self._connection = Connection()
         self._inboxes: set[Inbox] = set()
         self._connected = asyncio.Event()
         self._reopening: asyncio.Task[None] | None = None
@@ -113,7 +101,7 @@ class Link:
             BusAccessDenied: the server refuses the credentials.
             BusNotTrusted: no certificate is that of a server we trust.
         """
-        self._connection = await self._connect()
+        self._connection = await self._dialer.connect()
         self._connected.set()
 
     async def close(self) -> None:
@@ -126,7 +114,7 @@ class Link:
         self._connection.replies.fail("closed")
         for inbox in list(self._inboxes):
             inbox.lose()
-        await _close_client(self._connection.client)
+        await self._connection.close()
 
     @property
     def max_payload(self) -> int:
@@ -328,76 +316,7 @@ class Link:
         except (nats.errors.Error, OSError) as error:
             log.debug("inbox of a lost connection: %s", error)
 
-    async def _connect(self) -> _Connection:
-        refusals = Refusals(self._servers)
-        give_up = time.monotonic() + self._connect_timeout
-        while refusals.urls and (remaining := give_up - time.monotonic()) > 0:
-            connection = await self._try(refusals, remaining)
-            if connection is not None:
-                return connection
-        raise refusals.error()
-
-    async def _try(self, refusals: Refusals, timeout: float) -> _Connection | None:
-        """Connect one client; None when a server refused it for good, or none took it in time."""
-        connection = _Connection()
-        refusals.changed.clear()
-        connecting = asyncio.create_task(self._connect_client(connection, refusals))
-        refused = asyncio.create_task(refusals.changed.wait())
-        try:
-            await asyncio.wait({connecting, refused}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if connecting.done():
-                await connecting
-                return connection
-            return None
-        finally:
-            refused.cancel()
-            if not connecting.done():
-                connecting.cancel()
-                await asyncio.wait({connecting})
-                await _close_client(connection.client)
-
-    async def _connect_client(self, connection: _Connection, refusals: Refusals) -> None:
-        async def on_error(error: Exception) -> None:
-            log.debug("nats: %s", str(error) or type(error).__name__)
-            tried = connection.client._current_server
-            refusals.note(tried.uri if tried is not None else None, error)
-
-        async def on_disconnected() -> None:
-            self._on_disconnected(connection)
-
-        async def on_reconnected() -> None:
-            connection.server = _netloc(connection.client.connected_url)
-            if connection is self._connection:
-                self._connected.set()
-
-        async def on_closed() -> None:
-            self._on_closed(connection)
-
-        await connection.client.connect(
-            refusals.urls,
-            name=self._name,
-            user=self._servers.user,
-            password=self._servers.password,
-            token=self._servers.token,
-            error_cb=on_error,
-            disconnected_cb=on_disconnected,
-            reconnected_cb=on_reconnected,
-            closed_cb=on_closed,
-            max_reconnect_attempts=-1,
-            reconnect_to_server_handler=lambda servers, _: another(servers, connection.server, _RECONNECT_WAIT),
-            reconnect_time_wait=_RECONNECT_WAIT,  # type: ignore[arg-type]  # annotated int, used as seconds
-            ping_interval=_PING_INTERVAL,
-            connect_timeout=2,
-            pending_size=_PENDING_BYTES,
-        )
-        connection.server = _netloc(connection.client.connected_url)
-        prefix = connection.client.new_inbox()
-
-        connection.replies = Replies(prefix)
-        await connection.client.subscribe(f"{prefix}.*", cb=connection.replies.on_reply)
-        await connection.client.subscribe(f"{LEADER_ELECTED}.*", cb=connection.replies.on_leader)
-
-    def _on_disconnected(self, connection: _Connection) -> None:
+    def _on_disconnected(self, connection: Connection) -> None:
         if connection is not self._connection:
             return
         self._connected.clear()
@@ -405,7 +324,11 @@ class Link:
         for inbox in list(self._inboxes):
             inbox.lose()
 
-    def _on_closed(self, connection: _Connection) -> None:
+    def _on_reconnected(self, connection: Connection) -> None:
+        if connection is self._connection:
+            self._connected.set()
+
+    def _on_closed(self, connection: Connection) -> None:
         if connection is self._connection and not self._closed:
             self._on_disconnected(connection)
             self._reopening = asyncio.get_running_loop().create_task(self._reopen())
@@ -413,23 +336,10 @@ class Link:
     async def _reopen(self) -> None:
         while not self._closed:
             try:
-                self._connection = await self._connect()
+                self._connection = await self._dialer.connect()
             except (BusUnreachable, BusAccessDenied, BusNotTrusted) as error:
                 log.warning("%s", error)
                 await asyncio.sleep(1.0)
             else:
                 self._connected.set()
                 return
-
-
-def _netloc(url: ParseResult | None) -> str:
-    return url.netloc if url is not None else ""
-
-
-async def _close_client(client: Client) -> None:
-    # nats-py's close raises when the server went away first; the socket is gone either way.
-    try:
-        async with asyncio.timeout(5.0):
-            await client.close()
-    except (nats.errors.Error, OSError) as error:
-        log.debug("close: %s", error)
