@@ -145,7 +145,7 @@ async def test_while_the_disk_of_the_bus_takes_no_writes_nothing_is_acknowledged
         assert await world.differences() == NONE
 
 
-@pytest.mark.parametrize(("fault", "said"), [("read-only", "Read-only file system"), ("full", " space")])
+@pytest.mark.parametrize(("fault", "said"), [("read-only", "Read-only file system"), ("full", "NOT_ENOUGH_SPACE")])
 async def test_while_the_disk_of_the_table_takes_no_writes_events_wait_in_the_stream_and_reads_go_on(
     tmp_path: Path, fault: Fault, said: str
 ) -> None:
