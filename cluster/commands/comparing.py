@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,15 +11,15 @@ from enchanted.cluster.commands.reading import JsonOption, RunArgument, checked_
 from enchanted.cluster.commands.reading_access import TokenOption, UrlOption, api
 from enchanted.cluster.commands.reading_text import Document, one_line, plain
 
+if TYPE_CHECKING:
+    from enchanted.serve.client import ApiClient
+
 ROWS = (
     "state", "reason", "seconds", "events", "decisions", "changes", "model_calls", "tool_calls", "input_tokens",
     "output_tokens",
 )  # fmt: skip
 FILES = 20
-LINES = 20
-"""Of a file's diff that are shown unasked."""
-WIDEST = 400
-"""Characters of a line that are shown unasked."""
+"""That are named where no diffs are asked for."""
 NOTES = {
     "binary": "binary",
     "cut": "the diff goes on: it is cut after 32 KiB",
@@ -39,31 +38,44 @@ def compare(
         ),
     ],
     diffs: Annotated[
-        bool | None,
-        typer.Option(
-            "--diffs/--no-diffs",
-            help="Show whole diffs of the files that differ, or none; by default the beginning of each.",
-            show_default=False,
-        ),
-    ] = None,
+        bool,
+        typer.Option("--diffs", help="Show the diffs of the files that differ too; both runs' files may be rebuilt."),
+    ] = False,
     as_json: JsonOption = False,
     url: UrlOption = None,
     token_file: TokenOption = None,
 ) -> None:
-    """Show two runs side by side: where they part first, what they cost, how their files differ."""
+    """Show two runs side by side: where they part first, what they cost, which files differ."""
     with api(url, token_file) as client:
-        document = client.compare(run, str(checked_id(other)), diffs=diffs is not False)
+        document: Document = client.compare(run, str(checked_id(other)))
+        if not as_json:
+            _costs(document)
+            _parting(document)
+        if diffs:
+            document = _with_diffs(client, document)
     if as_json:
         console.emit_json(document)
-        return
+    else:
+        _files(document, whole=diffs)
+
+
+def _with_diffs(client: ApiClient, document: Document) -> Document:
+    """The same comparison with diffs, or with why there are none: rebuilding may take longer than anybody waits."""
+    from enchanted.serve.client import ApiUnreachable  # httpx costs a tenth of a second of every `--help`
+
+    try:
+        return client.compare(document["a"]["run_id"], document["b"]["run_id"], diffs=True)
+    except ApiUnreachable as error:
+        return {**document, "diffs_unavailable": str(error)}
+
+
+def _costs(document: Document) -> None:
     a, b = document["a"], document["b"]
     rows = [(name, one_line(str(a[name])), one_line(str(b[name]))) for name in ROWS]
     console.emit_table(("", a["run_id"], b["run_id"]), rows)
     forked_at = document["forked_at"] or document["a_forked_at"]
     since = f" since the fork at {forked_at}" if forked_at else ""
     console.say(f"{document['equal_events']} events are the same{since}")
-    _parting(document)
-    _files(document, whole=bool(diffs))
 
 
 def _parting(document: Document) -> None:
@@ -83,19 +95,13 @@ def _files(document: Document, *, whole: bool) -> None:
     for file in files:
         note = NOTES.get(file["diff_note"], "")
         console.say(f"differs: {one_line(file['path'], 200)}{f' ({note})' if note else ''}")
-        _diff(file["diff"].splitlines(), whole=whole)
+        # Only at newlines: a line of a file may hold other characters that str.splitlines() breaks at.
+        for line in file["diff"].removesuffix("\n").split("\n") if file["diff"] else ():
+            console.say(f"  {plain(line)}")
     if document["files_differing"] > len(files):
         console.say(f"and {document['files_differing'] - len(files)} more files")
     if document["diffs_unavailable"]:
         console.say(f"no diffs: {one_line(document['diffs_unavailable'], 400)}")
-
-
-def _diff(lines: Sequence[str], *, whole: bool) -> None:
-    shown = lines if whole else [line[:WIDEST] for line in lines[:LINES]]
-    for line in shown:
-        console.say(f"  {plain(line)}")
-    if len(lines) > len(shown):
-        console.say(f"  and {len(lines) - len(shown)} more lines; --diffs shows them")
 
 
 def register(app: typer.Typer) -> None:

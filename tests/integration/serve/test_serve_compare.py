@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.bus.agent_log import AgentLog
 from enchanted.cluster.cli import execute
 from enchanted.schemas.events import run_transition, state_change
+from enchanted.serve.client import ApiClient, ApiSlow
 from enchanted.serve.moments import file_diffs
 from enchanted.serve.testing import Files, World
 
@@ -31,7 +33,7 @@ B: Files = {
     "große datei.txt": LONG.replace(b"line", b"zeile"),
     "huge.txt": b"y",
     "latin.txt": b"caf\xe8\n",
-    "new.txt": b"\x1b[31mred\n",
+    "new.txt": b"\x1b[31mred\x0b-two\x0c+three\n",
     "same.txt": b"same\n",
     "turned": b"-> same.txt",
     "word.py": b"a = 1\nb = 3\n",
@@ -81,7 +83,7 @@ async def test_each_file_that_differs_has_its_unified_diff_or_says_why_not(world
     assert (document["diffs_unavailable"], document["files_differing"]) == ("", 8)
     assert found["word.py"][0].endswith("--- a/word.py\n+++ b/word.py\n@@ -1,2 +1,2 @@\n a = 1\n-b = 2\n+b = 3\n")
     assert found["gone.txt"][0].endswith("+++ /dev/null\n@@ -1 +0,0 @@\n-it was here\n")
-    assert found["new.txt"][0].endswith("+++ b/new.txt\n@@ -0,0 +1 @@\n+\x1b[31mred\n")
+    assert found["new.txt"][0].endswith("+++ b/new.txt\n@@ -0,0 +1 @@\n+\x1b[31mred\x0b-two\x0c+three\n")
     assert found["latin.txt"][0].endswith("-caf\\xe9\n+caf\\xe8\n")
     assert {found[name][1] for name in ("word.py", "gone.txt", "new.txt", "latin.txt")} == {""}
     assert "-a file\n" in found["turned"][0]
@@ -126,8 +128,8 @@ async def test_a_run_whose_files_are_past_rebuilding_is_compared_without_diffs(
     assert document["files_differing"] == 8
 
 
-async def test_compare_shows_cost_and_the_beginning_of_each_diff_all_of_it_or_none(
-    world: World, pair: tuple[str, str], capsys: pytest.CaptureFixture[str]
+async def test_compare_shows_cost_and_which_files_differ_and_asks_for_their_diffs_only_where_they_are_wanted(
+    world: World, pair: tuple[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def typed(*more: str) -> tuple[dict[str, list[str]], str]:
         where = ["--url", world.url, "--token-file", str(world.token_file)]
@@ -138,16 +140,27 @@ async def test_compare_shows_cost_and_the_beginning_of_each_diff_all_of_it_or_no
 
     rows, said = await typed()
     _, whole = await typed("--diffs")
-    _, none = await typed("--no-diffs")
+    asked = ApiClient.compare
+
+    def without_diffs(self: ApiClient, run: str, other: str, *, diffs: bool = False) -> dict[str, Any]:
+        if diffs:
+            raise ApiSlow(self.url, 150)
+        return asked(self, run, other)
+
+    monkeypatch.setattr(ApiClient, "compare", without_diffs)
+    unasked = await typed()
+    slow, why = await typed("--diffs")
 
     assert [len(rows[name]) for name in ("seconds", "input_tokens", "output_tokens")] == [2, 2, 2]
     assert "differs: word.py\n" in said
-    assert "  -b = 2\n  +b = 3\n" in said
-    assert "differs: b.bin (binary)\n" in said
-    assert "more lines; --diffs shows them" in said
-    assert "+zeile 1\n" not in said
+    assert "b = 3" not in said
+    assert "  -b = 2\n  +b = 3\n" in whole
+    assert "differs: b.bin (binary)\n" in whole
     assert "differs: große datei.txt (the diff goes on" in whole
     assert whole.count("\n  -line ") > 1_000
     assert "\x1b" not in said + whole
-    assert "differs: word.py\n" in none
-    assert "b = 3" not in none
+    assert "\n  +\ufffd[31mred\ufffd-two\ufffd+three\n" in whole, "one line of a file is one line here"
+    assert unasked == (rows, said)
+    assert slow == rows
+    assert "differs: word.py\n" in why
+    assert "no diffs: the API at" in why
