@@ -12,6 +12,8 @@ LONGEST_GAP = 2.0
 SLOWEST, FASTEST = 0.01, 100_000.0
 MOST_GAP = 3_600.0
 """Seconds that may be asked for as the longest gap."""
+LONGEST_REST = 3_600.0
+"""Seconds that anybody waits for one event, however slow."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +29,7 @@ class Pace:
         """Seconds to wait before an event of ``now`` when the one before was of ``last``; the first has none."""
         if last is None:
             return 0.0
-        return max(0.0, min(self.max_gap, (now - last).total_seconds())) / self.speed
+        return min(LONGEST_REST, max(0.0, min(self.max_gap, (now - last).total_seconds())) / self.speed)
 
 
 def said_at(event: Mapping[str, Any]) -> datetime:

@@ -16,20 +16,21 @@ from starlette.responses import Response
 from enchanted.serve.errors import SequenceAhead
 from enchanted.serve.live.pacing import FASTEST, LONGEST_GAP, MOST_GAP, SLOWEST, SPEED, Pace, said_at
 from enchanted.serve.live.shared import PIECE, Piece
-from enchanted.serve.live.stream import Framed, LiveResponse, Streams, position, taken_place
+from enchanted.serve.live.stream import Framed, LiveResponse, Streams, position
 from enchanted.serve.queries.events import row_document
 from enchanted.serve.queries.runs import find_run
-from enchanted.serve.sources.arrival import arrived
 from enchanted.serve.sources.dependencies import Dependencies, Deps
-from enchanted.serve.sources.parameters import MAX_SEQ, RunId, Sequence
+from enchanted.serve.sources.parameters import RunId, Sequence
 from enchanted.serve.sources.store import EventRow
 
 router = APIRouter(prefix="/api/v1", tags=["live"])
 
 PAGE = 500
-"""Events read at a time."""
+"""Events read at a time at most."""
+FIRST = 50
+"""Events read first, when nobody knows how large they are."""
 HELD = 1 << 20
-"""Bytes of them that are held while the client waits, which may be for hours; the others are read again."""
+"""Bytes of them that are held while the client waits, which may be for an hour; the others are read again."""
 LEAST_REST = 0.01
 """Seconds; pauses are saved up to this, so that a fast play is few large pieces."""
 
@@ -42,9 +43,9 @@ class PlayQuery(BaseModel):
     speed: Annotated[float, Query(ge=SLOWEST, le=FASTEST, allow_inf_nan=False)] = SPEED
     """Times as fast as it was."""
     start: Annotated[Sequence, Query(alias="from")] = 0
-    """The first sequence. A Last-Event-ID goes before it."""
+    """The first sequence; one beyond the run is its end. A Last-Event-ID goes before it."""
     max_gap: Annotated[float, Query(ge=0, le=MOST_GAP, allow_inf_nan=False)] = LONGEST_GAP
-    """Longest pause between two events, in seconds of the run."""
+    """Longest pause between two events, in seconds of the run; no event is waited for longer than an hour."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,10 +63,17 @@ class End:
         return b"id: %d\nevent: end\ndata: %b\n\n" % (self.seq, document)
 
 
+async def _taken_place(request: Request) -> AsyncGenerator[None, None]:
+    """A play may take days; it has places of its own, so that it takes none of those who watch live."""
+    streams: Streams = request.app.state.streams
+    with streams.plays.one():
+        yield
+
+
 @router.get(
     "/runs/{run}/play",
     response_model=None,
-    dependencies=[Depends(taken_place)],
+    dependencies=[Depends(_taken_place)],
     responses={200: {"content": {"text/event-stream": {}}, "description": "Events, then one of the kind `end`"}},
 )
 async def play(
@@ -77,12 +85,11 @@ async def play(
 ) -> Response:
     """A run's events as they came, idle gaps cut; each frame's id is its SEQ.
 
-    What the run has when it is asked for is played. The last frame is of the kind `end`: where its `closed` is false
-    the run goes on, and `GET /stream` with `after` its `last_seq` shows how.
+    What the table has of the run when it is asked for is played, at most 32 plays at a time. The last frame is of the
+    kind `end`: where its `closed` is false the run goes on, and `GET /stream` with `after` its `last_seq` shows how.
     """
-    await arrived(deps, run, MAX_SEQ)
     known = await find_run(deps, run)
-    after = max(0, query.start - 1)
+    after = min(max(0, query.start - 1), known["last_seq"])
     if last_event_id is not None and (after := position(last_event_id)) > known["last_seq"]:
         raise SequenceAhead(after, known["last_seq"])
     streams: Streams = request.app.state.streams
@@ -94,8 +101,8 @@ async def _played(deps: Dependencies, known: dict[str, Any], after: int, pace: P
         yield Piece(seen=after)
     last, owed, size = None, 0.0, 0
     ready: list[tuple[int, bytes]] = []
-    while rows := await _next_rows(deps, known, after):
-        for row in rows:
+    async with aclosing(_rows(deps, known, after)) as rows:
+        async for row in rows:
             document = row_document(row)
             now = said_at(document)
             owed, last = owed + pace.rest(last, now), now
@@ -123,10 +130,20 @@ async def _rested(seconds: float, heartbeat: float) -> AsyncGenerator[Framed, No
     await asyncio.sleep(seconds)
 
 
-async def _next_rows(deps: Dependencies, known: dict[str, Any], after: int) -> list[EventRow]:
-    """What comes after a sequence, as much as may be held; empty at the end."""
+async def _rows(deps: Dependencies, known: dict[str, Any], after: int) -> AsyncGenerator[EventRow, None]:
+    """What the table has after a sequence, few at a time where they are large."""
+    most = FIRST
+    while held := await _page(deps, known, after, most):
+        most = min(PAGE, max(1, HELD * len(held) // max(1, sum(len(row.raw) for row in held))))
+        for row in held:
+            yield row
+        after = held[-1].seq
+
+
+async def _page(deps: Dependencies, known: dict[str, Any], after: int, most: int) -> list[EventRow]:
+    """The next rows, as much as may be held; empty at the end."""
     bounds = {"after": after, "until": known["last_seq"]}
-    rows, _ = await deps.store.fitting_events("run_events", PAGE, run=known["run_id"], **bounds)
+    rows, _ = await deps.store.fitting_events("run_events", most, run=known["run_id"], **bounds)
     held, size = list[EventRow](), 0
     for row in rows:
         held.append(row)

@@ -97,6 +97,7 @@ class Streams:
     def __init__(self, deps: Dependencies) -> None:
         self._deps = deps
         self.places = Places(deps.max_streams)
+        self.plays = Places(deps.max_plays)
         self.waiting = Places(deps.max_streams)
         """Of sockets that have not said who they are: they must not take the places of those who have."""
         self._sharing = Sharing(self._tail)

@@ -20,6 +20,7 @@ from enchanted.serve.sources.store import Store
 HEARTBEAT = 15.0
 SLOW_CLIENT = 30.0
 MAX_STREAMS = 256
+MAX_PLAYS = 32
 SETTLED = timedelta(minutes=2)
 MAX_SPAN = timedelta(days=400)
 RATE = Rate()
@@ -78,6 +79,8 @@ class Dependencies:
     settled: timedelta = SETTLED
     """Age of an event after which none before it is still on its way into the table, where producers number theirs."""
     max_streams: int = MAX_STREAMS
+    max_plays: int = MAX_PLAYS
+    """Runs that are played at a time; those may take days, and have places of their own."""
     max_span: timedelta = MAX_SPAN
     """Time that one question may be about, from `since` to `until`; 0 is no limit."""
     rate: Rate = RATE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from enchanted.bus.batch import Outgoing
 from enchanted.schemas.events import SwarmEvent, decision
 from enchanted.serve.client import ApiClient, NothingFound
 from enchanted.serve.guard.auth import Access
+from enchanted.serve.live import play
+from enchanted.serve.live.shared import Piece
 from enchanted.serve.sources.buslink import BusLink
 from enchanted.serve.sources.dependencies import Dependencies
-from enchanted.serve.sources.store import Store
+from enchanted.serve.sources.store import EventRow, Store
 from enchanted.serve.testing import History, World, served, until
 
 FAST = 100_000
@@ -114,19 +117,25 @@ async def test_nothing_is_executed_or_written_by_a_play(world: World, history: H
 async def test_pauses_are_as_they_were_and_idle_gaps_are_cut(world: World) -> None:
     await timed_run(world, "run-paced", 0.0, 0.4, 3_600.0, 3_600.0)
     found = await played(world.http, "run-paced", speed=1, max_gap=0.8)
-    first, second, third, fourth = (one - found.came[0] for one in found.came)
+    first, second, third, _ = (one - found.came[0] for one in found.came)
     assert first == 0.0
-    assert 0.35 < second < third - 0.7
-    assert fourth - third < 0.3
-    assert third < 20.0, "an hour is not waited for"
+    assert second > 0.35
+    # The end of a pause that was late takes from the next; the first event may have been late too.
+    assert third > 1.1, "`played` gives up after half a minute: an hour is not waited for"
 
 
-async def test_twice_as_fast_takes_half_as_long(world: World) -> None:
-    await timed_run(world, "run-speed", 0.0, 2.0)
-    slow = await played(world.http, "run-speed", speed=1)
-    fast = await played(world.http, "run-speed", speed=4)
-    assert slow.came[1] - slow.came[0] >= 1.9
-    assert 0.45 <= fast.came[1] - fast.came[0] < 1.9
+async def test_a_play_at_another_speed_rests_by_the_pace(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    rests: list[float] = []
+
+    async def noted(seconds: float, heartbeat: float) -> AsyncIterator[Piece]:
+        rests.append(seconds)
+        yield Piece()
+
+    monkeypatch.setattr(play, "_rested", noted)
+    await timed_run(world, "run-speed", 0.0, 2.0, 50.0)
+    for speed in (1, 4):
+        await played(world.http, "run-speed", speed=speed, max_gap=10)
+    assert rests == pytest.approx([2.0, 10.0, 0.5, 2.5])
 
 
 async def test_a_play_that_was_cut_goes_on_after_the_last_event_seen(world: World, history: History) -> None:
@@ -153,11 +162,49 @@ async def test_of_an_open_run_what_there_is_is_played_and_the_end_says_that_it_g
     assert found.end == {"run_id": "run-open-play", "closed": False, "last_seq": told[-1].seq}
 
 
-async def test_what_the_stream_has_taken_in_is_waited_for(world: World) -> None:
-    log = AgentLog(world.bus, run_id="run-young-play", role="coder", agent_name="coder-1")
-    told = await log.emit(decision(context_hash="", trigger="", rationale="just now", action={}))
-    found = await played(world.http, "run-young-play", speed=FAST)
+async def test_what_is_not_in_the_table_yet_is_not_waited_for_and_comes_by_the_stream(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def behind(self: BusLink, durable: str) -> int:
+        return 0
+
+    monkeypatch.setattr(BusLink, "acknowledged", behind)
+    monkeypatch.setattr(BusLink, "read_run", None)
+    await timed_run(world, "run-behind", 0.0, 1.0)
+    found = await played(world.http, "run-behind", speed=FAST)
+    assert (len(found.seqs), found.end) == (
+        2,
+        {"run_id": "run-behind", "closed": False, "last_seq": found.seqs[-1]},
+    )
+
+
+async def test_a_play_from_beyond_the_run_ends_with_a_sequence_that_the_run_has(world: World, history: History) -> None:
+    last = history.events[-1].seq
+    found = await played(world.http, history.run, speed=FAST, **{"from": 10**9})
+    assert (found.seqs, found.end) == ([], {"run_id": history.run, "closed": True, "last_seq": last})
+    assert (await played(world.http, history.run, after=found.end_id)).end == found.end
+
+
+async def test_large_events_are_read_few_at_a_time_and_not_again_and_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = AgentLog(world.bus, run_id="run-large-play", role="coder", agent_name="coder-1")
+    filler, count = "x" * 100_000, 60
+    told = await log.emit(
+        *(decision(context_hash="", trigger="", rationale=f"{n} {filler}", action={}) for n in range(count))
+    )
+    await world.stored("run-large-play", count)
+    read, fitting = list[int](), Store.fitting_events
+
+    async def counted(self: Store, name: str, limit: int, **parameters: Any) -> tuple[list[EventRow], bool]:
+        rows, more = await fitting(self, name, limit, **parameters)
+        read.append(len(rows))
+        return rows, more
+
+    monkeypatch.setattr(Store, "fitting_events", counted)
+    found = await played(world.http, "run-large-play", speed=FAST)
     assert found.seqs == [stored.seq for stored in told]
+    assert sum(read) < 2 * count, read
 
 
 async def test_a_run_of_more_than_a_page_is_played_whole(world: World) -> None:
@@ -190,21 +237,26 @@ async def test_an_unknown_run_and_a_position_it_never_had_are_refused(world: Wor
     assert (odd.status_code, odd.json()["code"]) == (400, "bad-request")
 
 
-async def test_a_play_takes_a_streams_place_and_a_client_that_goes_gives_it_back(world: World, tmp_path: Path) -> None:
+async def test_a_play_has_a_place_that_no_stream_lacks_and_a_client_that_goes_gives_it_back(
+    world: World, tmp_path: Path
+) -> None:
     await timed_run(world, "run-place", 0.0, 3_000.0)
     async with (
-        serving(world, tmp_path, max_streams=1, heartbeat=0.1) as url,
+        asyncio.timeout(60),
+        serving(world, tmp_path, max_plays=1, heartbeat=0.1) as url,
         httpx.AsyncClient(base_url=url, headers=HEADERS, timeout=20) as http,
     ):
         path = "/api/v1/runs/run-place/play?speed=1&max_gap=3000"
         async with http.stream("GET", path) as first:
-            signs = [line async for line in _up_to(first, ": alive")]
+            lines = first.aiter_lines()  # held: when it is collected the connection is closed
+            signs = [line async for line in _up_to(lines, ": alive")]
             assert sum(line.startswith("data: ") for line in signs) == 1, "the second is fifty minutes away"
-            assert (await http.get("/api/v1/stream")).status_code == 429
+            async with http.stream("GET", "/api/v1/stream") as live:
+                assert live.status_code == 200
             assert (await http.get(path)).status_code == 429
 
         async def free() -> bool:
-            async with http.stream("GET", "/api/v1/stream") as again:
+            async with http.stream("GET", path) as again:
                 return again.status_code == 200
 
         await until(free)
@@ -212,8 +264,8 @@ async def test_a_play_takes_a_streams_place_and_a_client_that_goes_gives_it_back
             assert (await http.get("/api/v1/runs/run-nobody/play")).status_code == 404
 
 
-async def _up_to(response: httpx.Response, last: str) -> Any:
-    async for line in response.aiter_lines():
+async def _up_to(lines: AsyncIterator[str], last: str) -> Any:
+    async for line in lines:
         yield line
         if line == last:
             return
