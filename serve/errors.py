@@ -134,6 +134,15 @@ class ContextUnavailable(NotFound):
         )
 
 
+class ContextTooLarge(ServeError):
+    """The messages of a model call are more than an answer holds."""
+
+    status, code, title = 422, "context-too-large", "The messages of this model call are too large"
+
+    def __init__(self, size: int, most: int) -> None:
+        super().__init__(f"they have {size} bytes, at most {most} are shown; other sequences may have smaller ones")
+
+
 class BinaryFile(ServeError):
     """A file without lines."""
 

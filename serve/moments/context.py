@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
@@ -11,9 +12,16 @@ from starlette.responses import Response
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import StoredEvent
 from enchanted.schemas.fold import AgentState, RunState
+from enchanted.schemas.gen.events_pb2 import FieldBlob
 from enchanted.serve.documents.answer import NOT_MODIFIED, JsonResponse, described, tagged
 from enchanted.serve.documents.state import ContextDocument
-from enchanted.serve.errors import AgentNotFound, ContentUnavailable, ContextNotFound, ContextUnavailable
+from enchanted.serve.errors import (
+    AgentNotFound,
+    ContentUnavailable,
+    ContextNotFound,
+    ContextTooLarge,
+    ContextUnavailable,
+)
 from enchanted.serve.moments.seek import Seeker, events_between
 from enchanted.serve.queries.runs import parsed
 from enchanted.serve.sources.dependencies import Dependencies, Deps
@@ -23,6 +31,8 @@ router = APIRouter(prefix="/api/v1", tags=["history"])
 
 MESSAGES = "model_call.messages"
 """The field's path among what was moved to the object store."""
+LARGEST = 32 << 20
+"""Bytes of messages that are shown; a prompt of a million tokens has about four million."""
 AgentPath = Annotated[str, Path(min_length=1, max_length=256), AfterValidator(printable)]
 
 
@@ -41,7 +51,8 @@ async def read_context(run: RunId, agent: AgentPath, request: Request, deps: Dep
     found = agent_named(state, agent, seq)
     call = await _call_of(deps, run, found)
     content = await _messages(deps, call)
-    digest, stated = sha256_hex(content), call.event.model_call.context_hash
+    stated = call.event.model_call.context_hash
+    digest, messages = await asyncio.to_thread(_read, content)
     document: dict[str, Any] = {
         "run_id": run,
         "at": state.seq,
@@ -55,9 +66,14 @@ async def read_context(run: RunId, agent: AgentPath, request: Request, deps: Dep
         "context_hash": stated,
         "sha256": digest,
         "matches": digest == stated if stated else None,
-        "messages": parsed(content.decode("utf-8", "backslashreplace")),
+        "messages": messages,
     }
-    return tagged(request, JsonResponse(document))
+    return await asyncio.to_thread(lambda: tagged(request, JsonResponse(document)))
+
+
+def _read(content: bytes) -> tuple[str, Any]:
+    """The hash of the messages, and what they say."""
+    return sha256_hex(content), parsed(content.decode("utf-8", "backslashreplace"))
 
 
 def agent_named(state: RunState, agent: str, asked: int) -> AgentState:
@@ -83,19 +99,33 @@ async def _call_of(deps: Dependencies, run: str, agent: AgentState) -> StoredEve
     raise ContextUnavailable(f"event {agent.context_event_id} (sequence {agent.context_seq}) is no longer in the table")
 
 
+async def _fetched(deps: Dependencies, blob: FieldBlob) -> bytes:
+    _check_size(blob.size)
+    try:
+        content = await deps.bus.blob(blob.sha256)
+    except ContentUnavailable as error:
+        raise ContextUnavailable(str(error.__cause__ or error)) from error
+    # An event says what it likes.
+    _check_size(len(content))
+    return content
+
+
+def _check_size(size: int) -> None:
+    if size > LARGEST:
+        raise ContextTooLarge(size, LARGEST)
+
+
 async def _messages(deps: Dependencies, call: StoredEvent) -> bytes:
     """The very bytes that the call's hash is of.
 
     Raises:
         ContextNotFound: who wrote the call left them out.
         ContextUnavailable: they are in the object store, which does not have them any more.
+        ContextTooLarge: they are longer than any that are shown.
     """
     for blob in call.event.blobs:
         if blob.field == MESSAGES:
-            try:
-                return await deps.bus.blob(blob.sha256)
-            except ContentUnavailable as error:
-                raise ContextUnavailable(str(error.__cause__ or error)) from error
+            return await _fetched(deps, blob)
     if not call.event.model_call.messages:
         raise ContextNotFound(
             f"the model call at sequence {call.seq} says no messages: its producer records no prompts"

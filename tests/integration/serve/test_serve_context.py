@@ -18,6 +18,7 @@ from enchanted.bus.batch import Outgoing
 from enchanted.cluster.cli import execute
 from enchanted.schemas.canonical import canonical_json, sha256_hex
 from enchanted.schemas.events import StoredEvent, SwarmEvent, model_call, system_signal
+from enchanted.serve.moments import context
 from enchanted.serve.testing import World
 
 LARGE = "x" * 300_000
@@ -163,6 +164,25 @@ async def test_what_has_no_context_is_a_problem_that_says_why(world: World, told
     assert (before.status_code, before.json()["code"]) == (404, "agent-not-found")
     assert (await world.get(f"runs/{told.run}/agents/%00/context")).status_code == 422
     assert (await world.get(f"runs/{told.run}/agents/coder-1/context", seq=-1)).status_code == 422
+
+
+async def test_messages_larger_than_any_that_are_shown_are_refused_whatever_size_their_event_states(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256 = await world.bus.blobs.put(json.dumps(["x" * 2_000]).encode())
+    field = {"field": "model_call.messages", "sha256": sha256}
+    gone = {"field": "model_call.messages", "sha256": "0" * 64, "size": context.LARGEST + 1}
+    await published(
+        world, "run-prompts-large",
+        SwarmEvent(agent_id="honest", model_call={"model": "m"}, blobs=[gone]),
+        SwarmEvent(agent_id="lying", model_call={"model": "m"}, blobs=[{**field, "size": 9}]),
+    )  # fmt: skip
+    assert (await world.document("runs/run-prompts-large/agents/lying/context"))["messages"] == ["x" * 2_000]
+    monkeypatch.setattr(context, "LARGEST", 1_000)
+    for agent, size in (("honest", 2**25 + 1), ("lying", 2_004)):
+        response = await world.get(f"runs/run-prompts-large/agents/{agent}/context")
+        assert (response.status_code, response.json()["code"]) == (422, "context-too-large")
+        assert f"they have {size} bytes, at most 1000" in response.json()["detail"]
 
 
 async def test_messages_that_are_not_what_their_call_says_are_told(world: World) -> None:

@@ -121,7 +121,9 @@ async def test_a_run_of_a_real_swarm_never_alarms(world: World, commands: Comman
     code, out, err = await commands.verify(recording.run_id, "--json")
     patches = json.loads(out)["patches"]
     assert (code, patches["intact"], patches["skipped"]) == (0, True, 0), err
-    assert patches["changes"] == sum(kind_of(one.event) == "state_change" for one in recording.events) > 5
+    # Whoever else has brought this run into the world may have told more of it.
+    page = await world.document("events", run=recording.run_id, kind="state_change", limit=1_000)
+    assert patches["changes"] == len(page["data"]) > 5
 
 
 @pytest.mark.parametrize(("alter", "place", "why"), FORGERIES, ids=lambda one: getattr(one, "__name__", None))
