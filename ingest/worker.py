@@ -77,7 +77,7 @@ class IngestWorker(PullWorker[Row, Written, IngestStatistics]):
         bus: Bus | None = None,
         writer: Writer | None = None,
     ) -> None:
-        """``ack_wait``: seconds after which a message without acknowledgement comes again; longer than an insert.
+        """``ack_wait``: seconds after which a message without acknowledgement comes again; longer than three inserts.
 
         ``bus`` and ``writer`` are used instead of those the URLs lead to; they are closed with the worker.
         """
@@ -85,7 +85,8 @@ class IngestWorker(PullWorker[Row, Written, IngestStatistics]):
         self._writer = writer or Writer(clickhouse_url)
         super().__init__(
             bus,
-            PullConsumer(bus, durable=DURABLE, batch=limits.rows, ack_wait=ack_wait),
+            # Half: what is held here waits for two inserts before its own, and comes again if the three are too slow.
+            PullConsumer(bus, durable=DURABLE, batch=max(1, limits.rows // 2), ack_wait=ack_wait),
             self._writer,
             limits=limits,
             now=now,

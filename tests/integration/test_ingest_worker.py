@@ -278,6 +278,23 @@ async def test_a_worker_that_starts_before_the_store_waits_for_it(
     await store.stop()
 
 
+async def test_a_worker_whose_store_is_away_holds_two_batches_and_half_of_one(
+    server: NatsServer, stream: JetStreamContext
+) -> None:
+    await _publish(stream, [_event("h" * 32, n) for n in range(500)])
+    async with Bus.connect(server.url) as bus, _ingesting(server.url, "http://127.0.0.1:1/x") as worker:
+        held = 0
+
+        async def full() -> bool:
+            nonlocal held
+            info = await bus.link.api(f"CONSUMER.INFO.ENCHANTED_SWARM.{DURABLE}")
+            held = info["num_ack_pending"]
+            return held > 230 and info["num_waiting"] == 0 and not worker._consumer._credit.asking
+
+        await _until(full)
+        assert held <= 250
+
+
 async def test_a_crash_between_insert_and_acknowledgement_doubles_nothing(
     server: NatsServer, store: StoreProcess, stream: JetStreamContext, table: AsyncClient
 ) -> None:
