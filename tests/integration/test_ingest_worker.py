@@ -20,6 +20,7 @@ from nats.js import JetStreamContext
 from enchanted.bus.connection import Bus
 from enchanted.bus.consumer import PullConsumer
 from enchanted.bus.dead_letters import DeadLetters
+from enchanted.bus.delivery import Delivery
 from enchanted.bus.testing import NatsServer, nats_server
 from enchanted.cluster.chaos.killed import Victim, kill
 from enchanted.cluster.store.testing import StoreProcess, store_process
@@ -380,14 +381,16 @@ async def test_a_row_the_table_refuses_does_not_hold_up_the_others(
     await _publish(stream, [_event("r" * 32, n) for n in range(4)])
     writer = Writer(store.url)
     async with Bus.connect(server.url) as bus, PullConsumer(bus, durable="other") as consumer:
-        (first, *rest) = await consumer.next_batch(4, 10**6, 5.0)
+        deliveries = list[Delivery]()
+        while len(deliveries) < 4:
+            deliveries += await consumer.next_batch(4, 10**6, 5.0)
         created = (await bus.stream_info()).created
     rows = [
         row_of(
             StoredEvent(seq=d.seq, time=d.time, subject=d.subject, raw=d.payload, event=parse_event(d.payload)),
             redelivered=False,
         )
-        for d in (first, *rest)
+        for d in deliveries
     ]
     # Only a sequence no UInt64 can hold makes the client refuse a row of ours.
     rows[1] = replace(rows[1], seq=2**70, plain=False)
