@@ -27,6 +27,7 @@ from enchanted.bus.streams import EVENTS_STREAM, StreamLimits
 from enchanted.bus.testing import NatsServer, nats_server
 from enchanted.cluster.chaos.proxy import TcpProxy
 from enchanted.cluster.store.testing import StoreProcess, store_process
+from enchanted.ingest.tables import apply_ddl, connect
 from enchanted.ingest.worker import DURABLE
 
 BACK_SECONDS = 60.0
@@ -227,6 +228,10 @@ async def pipeline(
     async with AsyncExitStack() as stack:
         nats = await stack.enter_async_context(nats_server(folder / "nats", limits=limits))
         store = await stack.enter_async_context(store_process(folder / "store"))
+        # A worker that is killed before it has made them would leave the checker without a table to ask.
+        client = await connect(store.url)
+        await apply_ddl(client)
+        await client.close()
         urls, proxies = {"bus": nats.url, "store": store.url}, {}
         for where, port in (("bus", nats.port), ("store", store.port)) if proxied else ():
             proxies[where] = await stack.enter_async_context(TcpProxy(port))
