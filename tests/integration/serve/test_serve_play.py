@@ -69,6 +69,7 @@ async def played(http: httpx.AsyncClient, run: str, most: int = 10_000, after: i
 
 async def timed_run(world: World, run: str, *seconds: float) -> None:
     """A foreign run whose events say they were at these seconds."""
+    assert (await world.get(f"runs/{run}")).status_code == 404, "another file of this world has a run of this name"
     for number, second in enumerate(seconds):
         event = SwarmEvent(event_id=f"{run}-{number}", trace_id=run, run_id=run, agent_id="tool")
         event.timestamp.FromMilliseconds(1_767_225_600_000 + int(second * 1_000))
@@ -168,13 +169,13 @@ async def test_what_is_not_in_the_table_yet_is_not_waited_for_and_comes_by_the_s
     async def behind(self: BusLink, durable: str) -> int:
         return 0
 
+    await timed_run(world, "run-played-behind", 0.0, 1.0)
     monkeypatch.setattr(BusLink, "acknowledged", behind)
     monkeypatch.setattr(BusLink, "read_run", None)
-    await timed_run(world, "run-behind", 0.0, 1.0)
-    found = await played(world.http, "run-behind", speed=FAST)
+    found = await played(world.http, "run-played-behind", speed=FAST)
     assert (len(found.seqs), found.end) == (
         2,
-        {"run_id": "run-behind", "closed": False, "last_seq": found.seqs[-1]},
+        {"run_id": "run-played-behind", "closed": False, "last_seq": found.seqs[-1]},
     )
 
 
