@@ -308,7 +308,7 @@ async def test_blame_of_a_fork_goes_without_a_parent_whose_long_list_of_files_is
 async def test_blame_of_a_fork_goes_without_parents_that_are_too_much_or_cannot_be_rebuilt_now(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fork = await fork_of(world, "run-large")
+    fork = await fork_of(world, "run-too-large")
     with monkeypatch.context() as limits:
         limits.setattr(lineage, "MOST_BYTES", 100)
         assert await wrote_second_line(world, fork[0]) == fork
@@ -322,7 +322,7 @@ async def test_blame_of_a_fork_goes_without_parents_that_are_too_much_or_cannot_
     with monkeypatch.context() as slow:
         slow.setattr(Contents, "trees", without_parents)
         assert await wrote_second_line(world, fork[0]) == fork
-    assert (await wrote_second_line(world, fork[0]))[0] == "run-large"
+    assert (await wrote_second_line(world, fork[0]))[0] == "run-too-large"
 
 
 def _commit(folder: Path, files: dict[bytes, bytes]) -> None:
