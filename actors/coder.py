@@ -139,9 +139,9 @@ class Coder:
     async def _look_at_check(self, job: Assignment, desk: Desk, tried: dict[str, Tried]) -> View:
         check = job.task.check
         # Setting a variable changes no file: what is known of the tree holds. Without offers all is looked at anew.
-        if not self._offers or desk.tree not in tried:
-            tried[desk.tree] = await try_check(job, desk)
-        plain = tried[desk.tree]
+        plain = tried.get(desk.tree) if self._offers else None
+        if plain is None or plain.result.outcome == "TIMED_OUT":
+            plain = tried[desk.tree] = await try_check(job, desk)
         if passes(plain.result):
             return View(problem=f"{check!r} passes", actions=())
         actions = [repair_action(repair, check) for repair in plain.repairs[:MAX_OPTIONS]]

@@ -283,26 +283,30 @@ def _judged(service: ServiceState, wrong: str | None) -> ServiceState:
     return ServiceState(**{**asdict(service), "state": "unhealthy", "detail": wrong})
 
 
+_NO_ANSWER = (NotReady, OSError, ValueError, LookupError, TypeError, AttributeError)
+"""Nobody answers, the token cannot be read, or something that is none of ours answers there."""
+
+
 async def _actors(endpoints: Endpoints) -> tuple[ServiceState, ...]:
     """Our named actors in Ray, as its dashboard lists them; none when it cannot be asked."""
     if not endpoints.ray_dashboard_url:
         return ()
     url = f"{endpoints.ray_dashboard_url}/api/v0/actors?detail=true&limit=1000"
-    headers = ray_head.authorization(endpoints.ray_token_file)
     try:
-        answer = await probes.http_json(url, headers=headers, timeout=5)
-    except NotReady:
+        answer = await probes.http_json(url, headers=ray_head.authorization(endpoints.ray_token_file), timeout=5)
+        rows = answer["data"]["result"]["result"]
+        ingest = [row for row in rows if str(row["name"]).startswith("ingest-") and row["state"] != "DEAD"]
+        return tuple(map(_actor, sorted(ingest, key=lambda row: str(row["name"]))))
+    except _NO_ANSWER:
         return ()
-    rows = answer["data"]["result"]["result"]
-    ingest = [row for row in rows if str(row.get("name", "")).startswith("ingest-") and row["state"] != "DEAD"]
-    return tuple(
-        ServiceState(
-            name=row["name"],
-            state="healthy" if row["state"] == "ALIVE" else "restarting",
-            pid=row.get("pid") or None,
-            restarts=int(row.get("num_restarts") or 0),
-        )
-        for row in sorted(ingest, key=lambda row: str(row["name"]))
+
+
+def _actor(row: Mapping[str, Any]) -> ServiceState:
+    return ServiceState(
+        name=row["name"],
+        state="healthy" if row["state"] == "ALIVE" else "restarting",
+        pid=row.get("pid") or None,
+        restarts=int(row.get("num_restarts") or 0),
     )
 
 
@@ -311,10 +315,10 @@ async def _figures(endpoints: Endpoints) -> dict[str, str]:
     url = f"{endpoints.api_url}/api/v1/pipeline"
     try:
         answer = await probes.http_json(url, headers=ray_head.authorization(endpoints.token_file), timeout=5)
-    except (NotReady, OSError, ValueError):  # also where the token cannot be read, or something else answers there
+        workers = answer.get("workers")  # what runs may be older than this command
+        return {worker["name"]: _in_words(worker["events"]) for worker in workers or () if worker["events"]}
+    except _NO_ANSWER:
         return {}
-    workers = answer.get("workers")  # what runs may be older than this command
-    return {worker["name"]: _in_words(worker["events"]) for worker in workers or () if worker["events"]}
 
 
 def _in_words(figures: Mapping[str, Any]) -> str:

@@ -134,7 +134,7 @@ class Reconciler:
         self._told: object = None
         self._settled: _Settled | None = None
         self._conflicts: dict[_Copies, Ranges] = {}
-        self._conflicting = Ranges()
+        self._conflicting: dict[datetime, Ranges] = {}
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self._bus)
@@ -209,7 +209,7 @@ class Reconciler:
             beyond=await self._beyond(info.created),
             former_streams=await self._table.former_streams(info.created),
             agents=await self._table.agents(info.created, reached),
-            conflicting=await self._told_apart(copies, whole=not (report.unhealed or self._table.skip)),
+            conflicting=await self._told_apart(info.created, copies, whole=not (report.unhealed or self._table.skip)),
         )
         report = replace(report, seconds=round(time.monotonic() - begun, 3))
         self._tell(report)
@@ -278,7 +278,7 @@ class Reconciler:
             twofold=report.twofold.plus(found.twofold),
         )
 
-    async def _told_apart(self, copies: list[_Copies], *, whole: bool) -> Ranges:
+    async def _told_apart(self, created: datetime, copies: list[_Copies], *, whole: bool) -> Ranges:
         """Which copies have other bytes than the first; what was known before where the table does not say now.
 
         It looks up all first ones, so it is asked again only where the number of copies has changed. ``whole``: no row
@@ -296,8 +296,9 @@ class Reconciler:
         except TableUnavailable as error:
             # Only told, and acted upon by nobody: nothing else waits for it.
             log.warning("not looked for copies with other bytes than the first, the next check does: %s", error)
-            return self._conflicting
-        self._conflicts, self._conflicting = known if whole else {}, told
+            self._conflicts |= known if whole else {}
+            return self._conflicting.get(created, Ranges())
+        self._conflicts, self._conflicting = known if whole else {}, {created: told}
         return told
 
     async def _settle(self, look: Look, deep: bool) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.errors import StateConflict
 from enchanted.bus.ports import BusPort
+from enchanted.bus.subjects import matches, state_filter
 from enchanted.schemas.events import StoredEvent, kind_of, variable_change
 from enchanted.schemas.fold import ENV_VAR, workspace_of
 from enchanted.serve.errors import UndoRefused
@@ -57,10 +58,12 @@ def find_variable(events: Sequence[StoredEvent], change: StoredEvent) -> Variabl
 def changes_of(events: Sequence[StoredEvent], workspace: str) -> tuple[list[StoredEvent], int]:
     """A workspace's changes, of files and of what is set in it, and the newest sequence of its subject (0: none).
 
-    A main workspace may go without a name, which is a subject of its own; an undo names it.
+    A main workspace may go without a name, and a foreign producer publishes to a subject without one: subjects of
+    their own, which are none of what the undo's condition is about.
     """
     held = [one for one in events if kind_of(one.event) == "state_change" and workspace_of(one) == workspace]
-    return held, max((one.seq for one in held if one.event.workspace_id == workspace), default=0)
+    ours = (one.seq for one in held if matches(state_filter(one.event.run_id, workspace), one.subject))
+    return held, max(ours, default=0)
 
 
 def _former(before: Sequence[StoredEvent], change: StoredEvent) -> tuple[str, str]:

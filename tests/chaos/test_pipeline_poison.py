@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +90,14 @@ async def until_visible(made: Pipeline, count: int) -> None:
             await asyncio.sleep(0.2)
 
 
+async def until_told(log: Callable[[], str], words: str) -> str:
+    """A log with ``words`` in it: a batch's letters are put after its rows, which are visible before."""
+    async with asyncio.timeout(120):
+        while words not in log():  # noqa: ASYNC110 - nor has a file of another process
+            await asyncio.sleep(0.2)
+    return log()
+
+
 async def letters_of(bus: Bus) -> Counter[bytes]:
     return Counter(letter.payload for letter in await DeadLetters(bus).list(limit=10 * FLOOD))
 
@@ -125,8 +134,7 @@ async def test_poison_that_finds_no_room_among_the_dead_letters_waits_for_it_and
         poison = await flood(bus, FLOOD)
         await publish([made.nats.url], ledger, GOOD, seed=SEED + 1)
         await until_visible(made, 2 * GOOD)
-        log = (tmp_path / "worker.log").read_text()
-        assert "dead letters cannot be put now" in log
+        log = await until_told((tmp_path / "worker.log").read_text, "dead letters cannot be put now")
         assert 0 < log.count("raise its max_bytes") < 50, "told once for a batch"
         assert await made.acknowledged() < await made.last_seq(), "what is nowhere was acknowledged"
         put = await letters_of(bus)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from base64 import b64decode
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from enchanted.ingest.errors import TableUnavailable
 from enchanted.ingest.ranges import Ranges
 from enchanted.ingest.reconcile_report import AgentGap, Agents, Report
 from enchanted.ingest.reconcile_table import Table
-from enchanted.ingest.reconciler import Reconciler
+from enchanted.ingest.reconciler import Reconciler, _Copies
 from enchanted.ingest.tables import apply_ddl, connect
 from enchanted.ingest.worker import DURABLE, IngestWorker
 from enchanted.schemas.events import SwarmEvent
@@ -86,11 +87,11 @@ class Slow(Table):
     """Counts how often it is asked for copies with other bytes, and may not say."""
 
     asked = 0
-    fails = False
+    fails_from: float = math.inf
 
     async def conflicting(self, created: datetime, first: int, last: int) -> list[int]:
         self.asked += 1
-        if self.fails:
+        if first >= self.fails_from:
             raise TableUnavailable("Timeout exceeded")
         return await super().conflicting(created, first, last)
 
@@ -188,12 +189,22 @@ async def test_a_check_heals_and_ends_also_where_the_table_does_not_say_which_co
         await world.publish([_event(4, event_id="e-3")], "later")
         await world.ingest()
         await world.lose("stream_seq IN (1, 3)")
-        table.fails = True
+        table.fails_from = 0
         report = await reconciler.check()
         assert (report.sound, report.healed, report.agents) == (True, 2, Agents())
         assert report.conflicting == Ranges(1, ((2, 2),)), "what was known before"
-        table.fails = False
+        table.fails_from = math.inf
         assert (await reconciler.check()).conflicting == Ranges(2, ((2, 2), (4, 4)))
+
+
+async def test_what_the_table_said_is_not_asked_again_because_it_did_not_say_all(world: World) -> None:
+    table, now = Slow(world.store.url), datetime.now(UTC)
+    copies = [_Copies(now, (1, 10), 1), _Copies(now, (11, 20), 1)]
+    async with world.reconciler(table) as reconciler:
+        table.fails_from = 11
+        for asked in (2, 3):
+            assert await reconciler._told_apart(now, copies, whole=True) == Ranges()
+            assert table.asked == asked
 
 
 async def test_copies_are_looked_at_once_but_again_after_a_first_one_was_away_and_only_these_are_remembered(

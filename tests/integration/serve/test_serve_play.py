@@ -120,9 +120,9 @@ async def test_pauses_are_as_they_were_and_idle_gaps_are_cut(world: World) -> No
     found = await played(world.http, "run-paced", speed=1, max_gap=0.8)
     first, second, third, _ = (one - found.came[0] for one in found.came)
     assert first == 0.0
-    assert second > 0.35
     # The end of a pause that was late takes from the next; the first event may have been late too.
-    assert third > 1.1, "`played` gives up after half a minute: an hour is not waited for"
+    assert second > 0.2
+    assert third > 0.9, "`played` gives up after half a minute: an hour is not waited for"
 
 
 async def test_a_play_at_another_speed_rests_by_the_pace(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 from enchanted.actors.rerun import file
 from enchanted.actors.rerun.recording import Recording
 from enchanted.bus.agent_log import AgentLog
+from enchanted.bus.batch import Outgoing
 from enchanted.cluster import cli
 from enchanted.cluster.commands.importing import RECORDED
 from enchanted.schemas.canonical import sha256_hex
@@ -124,6 +125,25 @@ async def test_a_workspace_without_a_name_is_the_main_one_for_an_undo_as_well(wo
         assert (answer.status_code, answer.json()["workspace"]) == (200, "main"), answer.text
         assert await setting.now("main") == left
     assert (await world.bus.read_run(setting.run))[-1].event.workspace_id == "main"
+
+
+async def test_a_change_that_a_foreign_producer_published_to_its_own_subject_is_undone(world: World) -> None:
+    setting = Setting(world, "run-variable-foreign")
+    event = SwarmEvent(event_id="set-by-another", run_id=setting.run, agent_id="tool", workspace_id="main")
+    event.timestamp.GetCurrentTime()
+    change = variable_change(
+        workspace_id="main", name="LEVEL", previous_hash="", new_hash=sha256_hex("1"), value="1", reason="edit"
+    )
+    event.state_change.CopyFrom(change.state_change)
+    subject = "swarm.events.coder.state_change"
+    await world.bus.publisher.publish(
+        Outgoing(subject=subject, payload=event.SerializeToString(), event_id=event.event_id)
+    )
+    await world.stored(setting.run, 1)
+    answer = await act(world, setting.run, "undos", event_id=event.event_id)
+    assert answer.status_code == 200, answer.text
+    await world.stored(setting.run, 2)
+    assert await setting.now("main") == {}
 
 
 async def test_files_of_a_workspace_without_a_name_are_undone_as_those_of_the_main_one(world: World) -> None:
