@@ -110,7 +110,9 @@ async def test_the_tables_are_made_once_and_stay(tmp_path: Path) -> None:
         kept = [name for (name,) in (await client.query("SHOW TABLES")).result_rows]
         await client.close()
 
-    assert first == ["001_events", "002_spans", "003_events_list", "004_agent_hourly", "005_sharper_filters"]
+    assert first == [
+        "001_events", "002_spans", "003_events_list", "004_agent_hourly", "005_sharper_filters", "006_denser_bodies",
+    ]  # fmt: skip
     assert second == third == []
     assert {"events", "events_list", "agent_hourly", "spans", "schema_migrations"} <= set(kept)
 
@@ -130,7 +132,7 @@ async def test_a_store_of_before_gets_what_is_new_and_keeps_its_rows(
         filters = await client.query("SELECT name FROM system.data_skipping_indices WHERE table = 'events'")
         await client.close()
 
-    assert new == ["005_sharper_filters"]
+    assert new == ["005_sharper_filters", "006_denser_bodies"]
     assert found.result_rows == [("run-1", "t-1")]
     names = {name for (name,) in filters.result_rows}
     assert {"by_run", "by_trace"} <= names
