@@ -135,6 +135,10 @@ class TreeNotMade(CannotRebuild):
         super().__init__(f"it begins at tree {tree[:80]!r}, which no change before it leads to")
 
 
+OF_THE_LOG = (BadPatch, CannotRebuild, MissingContent)
+"""What only a run's own patches and bundles cause: a check ends in them at any other time too."""
+
+
 class TargetChanged(ActorError):
     """Files in a folder would be overwritten that nothing else has."""
 

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from enchanted.actors.errors import ActorError, CannotRebuild
+from enchanted.actors.errors import OF_THE_LOG, ActorError, CannotRebuild, GitFailed, MissingContent
+from enchanted.actors.repository.git import Git
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.repository.rebuild import Rebuilder, is_object_id
 from enchanted.schemas.canonical import sha256_hex
@@ -46,12 +47,12 @@ class Contents:
         """The content of a git blob that ``tree`` holds.
 
         Raises:
-            ContentUnavailable: the tree cannot be rebuilt.
+            ContentUnavailable: the tree cannot be rebuilt, or has no such blob.
         """
         if not is_object_id(blob):
             raise ContentUnavailable(f"{blob[:80]!r} is no git blob id")
         async with self.trees(run, events, [tree]) as repository:
-            return await asyncio.to_thread(repository.store.git.run, "cat-file", "blob", blob)
+            return await asyncio.to_thread(_blob, repository.store.git, blob)
 
     async def diff(self, run: str, events: Sequence[StoredEvent], old: str, new: str) -> str:
         """A unified diff between two trees of the run; "" is the empty tree.
@@ -83,7 +84,7 @@ class Contents:
         except (ActorError, OSError) as error:
             # The cache may have been deleted under us: begin anew next time.
             self._scratches.pop(run, None)
-            wrong = ContentDelayed if isinstance(error, OSError) else ContentUnavailable
+            wrong = ContentUnavailable if isinstance(error, OF_THE_LOG) else ContentDelayed
             raise wrong(str(error)) from error
 
     async def _make(self, rebuilder: Rebuilder, run: str, events: Sequence[StoredEvent], trees: Sequence[str]) -> None:
@@ -105,6 +106,16 @@ class Contents:
         while len(self._scratches) > OPEN_REPOSITORIES:
             self._scratches.popitem(last=False)
         return self._scratches[run]
+
+
+def _blob(git: Git, blob: str) -> bytes:
+    try:
+        return git.run("cat-file", "blob", blob)
+    except GitFailed as error:
+        # An event may name what no tree has; of an object that cannot be read git says more.
+        if error.why == f"fatal: git cat-file {blob}: bad file":
+            raise MissingContent(f"file {blob}") from error
+        raise
 
 
 def folder_of(cache: Path, run: str) -> Path:

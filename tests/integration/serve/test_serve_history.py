@@ -13,7 +13,8 @@ from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.batch import Outgoing
 from enchanted.cluster.cli import execute
 from enchanted.schemas.canonical import sha256_hex
-from enchanted.schemas.events import StoredEvent, decision, system_signal
+from enchanted.schemas.events import StoredEvent, SwarmEvent, decision, system_signal
+from enchanted.serve.moments.contents import folder_of
 from enchanted.serve.proof import verify
 from enchanted.serve.testing import History, World, scripted
 
@@ -39,6 +40,33 @@ async def test_the_state_at_every_sequence_is_what_the_files_were(world: World, 
 
 def _decoded(text: str) -> bytes:
     return base64.b64decode(text)
+
+
+async def test_a_disk_without_room_delays_what_a_file_holds(world: World) -> None:
+    history = await scripted(world, "run-without-room")
+    base, first = [one.seq for one in history.events if one.event.state_change.reason in ("base", "merge")][:2]
+    path = f"runs/{history.run}/state"
+    await world.document(path, at=base, path="a.py")
+    objects = folder_of(world.folder / "cache", history.run) / "objects"
+    for place in [one for number in range(256) if not (one := objects / f"{number:02x}").exists()]:
+        place.write_text("")
+    response = await world.get(path, at=first, path="a.py")
+    assert (response.status_code, response.json()["code"]) == (503, "content-delayed")
+    for place in objects.iterdir():
+        if place.is_file():
+            place.unlink()
+    assert (await world.document(path, at=first, path="a.py"))["content"] == "print('b')\nprint('ü')\n"
+
+
+async def test_a_file_whose_blob_is_in_no_tree_will_not_come_later(world: World, history: History) -> None:
+    draft = SwarmEvent(workspace_id="main")
+    draft.state_change.CopyFrom(history.events[1].event.state_change)
+    for file in draft.state_change.files:
+        file.new_blob = "ab" * 32
+    await AgentLog(world.bus, run_id="run-no-blob", role="operator", agent_name="orchestrator").emit(draft)
+    await world.stored("run-no-blob", 1)
+    response = await world.get("runs/run-no-blob/state", path="a.py")
+    assert (response.status_code, response.json()["code"]) == (404, "content-unavailable")
 
 
 async def test_a_path_or_workspace_that_is_not_there_is_not_found(world: World, history: History) -> None:
