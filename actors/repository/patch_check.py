@@ -28,7 +28,7 @@ class PatchCheck:
     """
 
     def __init__(self, folder: Path, index: Path, *, fetch: FetchBlob, inflate: Inflate) -> None:
-        self._folder = folder
+        self.folder = folder
         self._index = index
         self._fetch = fetch
         self._inflate = inflate
@@ -39,13 +39,17 @@ class PatchCheck:
 
     def _reopen(self) -> None:
         with suppress(OSError, ValueError, KeyError, TypeError):
-            self._made.update((self._folder / _MADE).read_text().split())
-            self._repository = ShadowRepository.open(self._folder)
+            self._made.update((self.folder / _MADE).read_text().split())
+            self._repository = ShadowRepository.open(self.folder)
 
     def save(self) -> None:
-        """Let another check go on from here, in this folder."""
-        self._folder.mkdir(exist_ok=True)
-        (self._folder / _MADE).write_text("\n".join(sorted(self._made)))
+        """Let another check go on from here, in this folder or in a copy, which is of few files."""
+        self.folder.mkdir(exist_ok=True)
+        partial = self.folder / f"{_MADE}.partial"
+        partial.write_text("\n".join(self._made))
+        partial.replace(self.folder / _MADE)
+        if self._repository is not None:
+            self._repository.store.pack()
 
     def within(self, seconds: float) -> None:
         """Give each command that applies a patch from now on so long."""
@@ -68,7 +72,7 @@ class PatchCheck:
         change = event.state_change
         if change.content_sha256:
             bundle = await self._fetch(change.content_sha256)
-            self._repository = await ShadowRepository.from_bundle(self._folder, bundle)
+            self._repository = await ShadowRepository.from_bundle(self.folder, bundle)
             made = self._repository.base_tree
         else:
             whole = await self._inflate(event) if event.blobs else event

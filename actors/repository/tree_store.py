@@ -203,6 +203,10 @@ class TreeStore:
         settings = ("-c", "pack.threads=1", "-c", "pack.window=0")
         self.git.run(*settings, "bundle", "create", "-q", str(into), reference)
 
+    def pack(self) -> None:
+        """Put the objects into packs, each of twice as many as the one before it, so that they are few files."""
+        self.git.run("repack", "-d", "-n", "-q", "--geometric=2", "--window=0")
+
     def unbundle(self, bundle: Path) -> str:
         """Take a bundle in; gives its tree.
 

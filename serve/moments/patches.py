@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
-import time
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from time import monotonic
 from typing import Any
 
-from enchanted.actors.errors import ActorError, BadPatch, CannotRebuild, MissingContent
+from enchanted.actors.errors import OF_THE_LOG, ActorError, GitFailed
 from enchanted.actors.repository.patch_check import PatchCheck
 from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import StoredEvent, kind_of
 from enchanted.schemas.links import Fault
 from enchanted.serve.errors import BusUnavailable, ContentUnavailable, TooManyChecks
-from enchanted.serve.moments.checked import Checked
+from enchanted.serve.moments.checked import Checked, scratch
 from enchanted.serve.sources.dependencies import Dependencies
 from enchanted.serve.sources.store import EventRow
+
+log = logging.getLogger(__name__)
 
 NO_BASE = "the run names no base bundle, so there is nothing that its patches could be laid onto"
 GONE = "what was made of the run so far is no longer in the cache; begin again with after=0"
@@ -55,7 +56,6 @@ class PatchChecks:
     def __init__(self, deps: Dependencies) -> None:
         self._deps = deps
         self._places = asyncio.Semaphore(AT_ONCE)
-        self._keeping = asyncio.Lock()
 
     async def hold(self, run: str, *, after: int = 0, seconds: float) -> dict[str, Any]:
         """Check the changes after a sequence, in stream order, to the first that is false or for so many seconds.
@@ -64,10 +64,10 @@ class PatchChecks:
             TooManyChecks: no place became free.
         """
         async with self._place():
-            begun = time.monotonic()
+            begun = monotonic()
             found = _Found(until=after)
             try:
-                await self._go(run, found, after, begun + seconds)
+                await self._go(run, found, seconds)
             except OSError as error:
                 found.why = f"there is no place for the trees: {error}"
         return {
@@ -77,7 +77,7 @@ class PatchChecks:
             "changes": found.changes,
             "skipped": found.skipped,
             "until": found.until,
-            "seconds": round(time.monotonic() - begun, 3),
+            "seconds": round(monotonic() - begun, 3),
             "why": found.why,
             "first_bad": asdict(found.first_bad) if found.first_bad else None,
         }
@@ -94,25 +94,20 @@ class PatchChecks:
         finally:
             self._places.release()
 
-    async def _go(self, run: str, found: _Found, after: int, end: float) -> None:
+    async def _go(self, run: str, found: _Found, seconds: float) -> None:
         """In a repository of its own: what other views, or other checks, made of the run is no proof."""
-        checked = Checked(self._deps.cache, run)
-        self._deps.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=self._deps.cache, prefix="deep-") as scratch:
-            folder = Path(scratch, "trees.git")
-            if after:
-                async with self._keeping:
-                    there = await asyncio.to_thread(checked.take, after, folder)
-                if not there:
-                    found.why = GONE
-                    return
-            bus = self._deps.bus
-            check = PatchCheck(folder, Path(scratch, "index"), fetch=bus.blob, inflate=bus.inflate)
-            await self._walk(run, check, found, end)
-            if found.first_bad is None:
-                check.save()
-                async with self._keeping:
-                    await asyncio.to_thread(checked.keep, found.until, folder)
+        checked, bus = Checked(self._deps.cache, run), self._deps.bus
+        after = found.until
+        async with scratch(self._deps.cache) as room:
+            folder = room / "trees.git"
+            if after and not await asyncio.to_thread(checked.take, after, folder):
+                found.why = GONE
+                return
+            check = await asyncio.to_thread(PatchCheck, folder, room / "index", fetch=bus.blob, inflate=bus.inflate)
+            # What getting there took is none of the seconds to check for: each request comes further.
+            await self._walk(run, check, found, monotonic() + seconds)
+            if found.first_bad is None and found.until > after:
+                await asyncio.to_thread(_keep, check, checked, found.until)
 
     async def _walk(self, run: str, check: PatchCheck, found: _Found, end: float) -> None:
         async for row in self._deps.store.run_events(run, after=found.until):
@@ -120,7 +115,7 @@ class PatchChecks:
             if found.why or found.first_bad:
                 return
             found.until = row.seq
-            if time.monotonic() > end:
+            if monotonic() > end:
                 return
         found.whole = True
 
@@ -138,17 +133,26 @@ async def _take(check: PatchCheck, row: EventRow, found: _Found, end: float) -> 
     if not check.begun and not change.content_sha256:
         found.why = NO_BASE
         return
-    check.within(max(SHORTEST, end - time.monotonic()))
+    check.within(max(SHORTEST, end - monotonic()))
     try:
         await check.check(stored.event)
         found.changes += 1
-    except (BadPatch, CannotRebuild, MissingContent) as error:
+    except OF_THE_LOG as error:
         if stored.event.agent_seq:
             found.first_bad = _fault(stored, str(error))
         else:
             found.skipped += 1  # by somebody without a chain, whose hashes need not be those of trees
     except (BusUnavailable, ContentUnavailable, ActorError, OSError) as error:
         found.why = f"the change at sequence {row.seq} cannot be checked: {error}"
+
+
+def _keep(check: PatchCheck, checked: Checked, seq: int) -> None:
+    """Where that fails the verdict stands, and whoever goes on from here begins again."""
+    try:
+        check.save()
+        checked.keep(seq, check.folder)
+    except (OSError, GitFailed) as error:
+        log.warning("what a check of patches has made up to sequence %d is not kept: %s", seq, error)
 
 
 def _fault(stored: StoredEvent, why: str) -> Fault:
