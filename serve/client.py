@@ -7,11 +7,20 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
 
+from enchanted.serve.client_errors import (
+    ApiBusy,
+    ApiFailed,
+    ApiSlow,
+    ApiUnreachable,
+    ClientError,
+    NothingFound,
+    RequestRefused,
+)
 from enchanted.serve.guard.codes import NONCE, new_code
 from enchanted.serve.live.frames import Frame, parse_frames
 
@@ -28,50 +37,10 @@ POLL = 0.1
 LAST_SEQ = 2**63 - 1
 GONE = 60.0
 """Seconds a server may be away before following it ends."""
-
-
-class ClientError(Exception):
-    """Base of what asking the API can end in; the message is "cause; remedy"."""
-
-    exit_code: ClassVar[int] = 1
-
-
-class ApiUnreachable(ClientError):
-    """Nothing answers, or a backend of the API does not."""
-
-    exit_code = 4
-
-
-class ApiSlow(ApiUnreachable):
-    """The API took the request, and its answer does not come."""
-
-    def __init__(self, url: str, seconds: float | None) -> None:
-        super().__init__(
-            f"the API at {url} did not answer within {seconds or 0:.0f} s and may still be at work; "
-            "see `enchanted runs` and `enchanted status` before you ask again"
-        )
-
-
-class NothingFound(ClientError):
-    """The API knows no such thing."""
-
-    exit_code = 3
-
-
-class RequestRefused(ClientError):
-    """The API does not take the request, or the token."""
-
-    exit_code = 2
-
-
-class ApiFailed(ClientError):
-    """The API answered with an error of its own."""
-
-
+BUSY = 10.0
+"""Seconds until a server is asked again that is busy and does not say for how long."""
 _BY_STATUS: dict[int, type[ClientError]] = {
     404: NothingFound,
-    # Too much at once: it is there, but not for now.
-    429: ApiUnreachable,
     502: ApiUnreachable,
     503: ApiUnreachable,
     504: ApiUnreachable,
@@ -401,5 +370,8 @@ def _checked(response: httpx.Response) -> httpx.Response:
         message = f"{problem['title']}; {problem['detail']}"
     except (ValueError, KeyError, TypeError):
         message = f"the API answered {response.status_code}; is this address Enchanted's?"
+    if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        wait = response.headers.get("Retry-After", "")
+        raise ApiBusy(message, float(wait) if wait.isdecimal() else BUSY)
     kind = _BY_STATUS.get(response.status_code, RequestRefused if response.is_client_error else ApiFailed)
     raise kind(message)

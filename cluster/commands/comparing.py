@@ -10,6 +10,7 @@ from enchanted.cluster import console
 from enchanted.cluster.commands.reading import JsonOption, RunArgument, checked_id
 from enchanted.cluster.commands.reading_access import TokenOption, UrlOption, api
 from enchanted.cluster.commands.reading_text import Document, one_line, plain
+from enchanted.serve.client_errors import ApiUnreachable
 
 if TYPE_CHECKING:
     from enchanted.serve.client import ApiClient
@@ -61,8 +62,6 @@ def compare(
 
 def _with_diffs(client: ApiClient, document: Document) -> Document:
     """The same comparison with diffs, or with why there are none: rebuilding may take longer than anybody waits."""
-    from enchanted.serve.client import ApiUnreachable  # httpx costs a tenth of a second of every `--help`
-
     try:
         return client.compare(document["a"]["run_id"], document["b"]["run_id"], diffs=True)
     except ApiUnreachable as error:

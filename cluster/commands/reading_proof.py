@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ from enchanted.cluster.commands.reading_access import TokenOption, UrlOption, ap
 from enchanted.cluster.commands.reading_text import Document, plain
 from enchanted.cluster.errors import CHECK_FAILED, USAGE, CommandFailed
 from enchanted.cluster.whole_file import written
+from enchanted.serve.client_errors import ApiBusy
 
 if TYPE_CHECKING:
     from enchanted.schemas.receipt import Receipt
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 NAMED = 20
 """Differences that are named."""
+TURNS = 20
+"""Times that a piece is asked for again while other checks have the places, half a minute each."""
 
 ExportOption = Annotated[
     Path | None,
@@ -111,7 +115,7 @@ def _hold_patches(client: ApiClient, document: dict[str, Any]) -> None:
     """Piece by piece, since a long run takes minutes."""
     whole: Document = {"changes": 0, "skipped": 0, "seconds": 0.0, "until": 0}
     while True:
-        found = client.verify_patches(document["run_id"], after=whole["until"])
+        found = _piece(client, document["run_id"], whole["until"])
         sums = {name: whole[name] + found[name] for name in ("changes", "skipped", "seconds")}
         whole = {**found, **sums}
         if found["whole"] or found["why"] or found["first_bad"]:
@@ -122,6 +126,17 @@ def _hold_patches(client: ApiClient, document: dict[str, Any]) -> None:
     document["patches"] = whole
     document["intact"] = document["intact"] and whole["intact"] is not False
     document["first_bad"] = document["first_bad"] or whole["first_bad"]
+
+
+def _piece(client: ApiClient, run: str, after: int) -> Document:
+    """The next of them; what those before have taken is not lost because others check too."""
+    for _ in range(TURNS):
+        try:
+            return client.verify_patches(run, after=after)
+        except ApiBusy as busy:
+            console.say(f"other checks are under way; asking again in {busy.seconds:g} s")
+            time.sleep(busy.seconds)
+    return client.verify_patches(run, after=after)
 
 
 def _write(path: Path, receipt: Document | None) -> None:

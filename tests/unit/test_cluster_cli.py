@@ -21,6 +21,7 @@ from enchanted.cluster.commands import acting
 from enchanted.cluster.errors import CommandFailed
 from enchanted.cluster.settings import Settings
 from enchanted.serve import client
+from enchanted.serve.client_errors import ApiSlow, ApiUnreachable
 
 
 def test_help_does_not_import_what_is_heavy() -> None:
@@ -221,9 +222,9 @@ def test_whoever_asks_for_a_state_waits_as_long_as_it_may_take_to_rebuild() -> N
             lambda: api.undo("r", "e"),
             lambda: api.fork("r", {}),
         ):
-            with pytest.raises(client.ApiSlow, match="did not answer within 150 s and may still be at work; see"):
+            with pytest.raises(ApiSlow, match="did not answer within 150 s and may still be at work; see"):
                 ask()
-        with pytest.raises(client.ApiSlow, match="within 60 s"):
+        with pytest.raises(ApiSlow, match="within 60 s"):
             api.run("r")
     assert waited == dict.fromkeys(("state", "diff", "blame", "restores", "undos", "forks"), 150.0) | {"r": 60.0}
 
@@ -233,6 +234,6 @@ def test_an_api_that_is_not_there_is_no_slow_one() -> None:
         raise httpx.ConnectError("Connection refused", request=request)
 
     with client.ApiClient("http://api", "token", transport=httpx.MockTransport(refused)) as api:
-        with pytest.raises(client.ApiUnreachable, match=r"does not answer .*`enchanted up` starts it") as caught:
+        with pytest.raises(ApiUnreachable, match=r"does not answer .*`enchanted up` starts it") as caught:
             api.state("r")
-        assert not isinstance(caught.value, client.ApiSlow)
+        assert not isinstance(caught.value, ApiSlow)

@@ -13,7 +13,8 @@ from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.bus.agent_log import AgentLog
 from enchanted.cluster.cli import execute
 from enchanted.schemas.events import run_transition, state_change
-from enchanted.serve.client import ApiClient, ApiSlow
+from enchanted.serve.client import ApiClient
+from enchanted.serve.client_errors import ApiSlow
 from enchanted.serve.moments import file_diffs
 from enchanted.serve.testing import Files, World
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from enchanted.actors.repository.patch_check import PatchCheck
+from enchanted.cluster.cli import execute
+from enchanted.cluster.commands import reading_proof
 from enchanted.schemas.canonical import sha256_hex
-from enchanted.schemas.events import kind_of
+from enchanted.schemas.events import SwarmEvent, kind_of
 from enchanted.serve.moments import history as history_routes
 from enchanted.serve.moments import patches
 from enchanted.serve.moments.checked import Checked
@@ -114,3 +118,38 @@ async def test_a_check_that_cannot_be_kept_has_its_verdict_and_one_that_cannot_b
         found = await world.document(path_of(history), after=last)
     assert (found["intact"], found["until"]) == (None, last)
     assert "No space left on device" in found["why"]
+
+
+async def test_the_command_waits_for_a_place_as_long_as_it_is_told_and_goes_on(
+    world: World, history: History, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going, free, loop, check = asyncio.Semaphore(0), asyncio.Event(), asyncio.get_running_loop(), PatchCheck.check
+    waited: list[float] = []
+
+    async def held(self: PatchCheck, event: SwarmEvent) -> None:
+        going.release()
+        await free.wait()
+        await check(self, event)
+
+    def waits(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            patches.WAIT = 60.0
+            loop.call_soon_threadsafe(free.set)
+
+    monkeypatch.setattr(PatchCheck, "check", held)
+    monkeypatch.setattr(patches, "WAIT", 0.05)
+    monkeypatch.setattr(reading_proof, "time", SimpleNamespace(sleep=waits))
+    others = [asyncio.create_task(world.get(path_of(history))) for _ in range(patches.AT_ONCE)]
+    for _ in others:
+        await going.acquire()
+    typed = ["verify", history.run, "--deep", "--url", world.url, "--token-file", str(world.token_file)]
+    with monkeypatch.context() as impatient:
+        impatient.setattr(reading_proof, "TURNS", 1)
+        assert await asyncio.to_thread(execute, typed) == 4
+    assert "Too many checks" in capfd.readouterr().err
+    assert await asyncio.to_thread(execute, typed) == 0
+    assert waited == [10.0] * 3
+    assert "other checks are under way; asking again in 10 s" in capfd.readouterr().err
+    for answer in await asyncio.gather(*others):
+        assert answer.json()["intact"] is True

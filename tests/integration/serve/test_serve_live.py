@@ -17,7 +17,8 @@ from enchanted.bus.batch import Outgoing
 from enchanted.bus.connection import Bus
 from enchanted.bus.testing import NatsServer, free_port, nats_server
 from enchanted.schemas.events import SwarmEvent, decision
-from enchanted.serve.client import ApiClient, ApiUnreachable, NothingFound, RequestRefused
+from enchanted.serve.client import ApiClient
+from enchanted.serve.client_errors import ApiUnreachable, NothingFound, RequestRefused
 from enchanted.serve.guard.auth import Access
 from enchanted.serve.sources.buslink import BusLink
 from enchanted.serve.sources.dependencies import Dependencies

@@ -16,7 +16,8 @@ import pytest
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.batch import Outgoing
 from enchanted.schemas.events import SwarmEvent, decision
-from enchanted.serve.client import ApiClient, NothingFound
+from enchanted.serve.client import ApiClient
+from enchanted.serve.client_errors import NothingFound
 from enchanted.serve.guard.auth import Access
 from enchanted.serve.live import play
 from enchanted.serve.live.shared import Piece
