@@ -16,6 +16,7 @@ _PATCH = re.compile(
     |new\ mode\ .*\ does\ not\ match\ old\ mode\ .*|removal\ patch\ leaves\ file\ contents
     |deleted\ file\ .*|new\ file\ .*
     |No\ valid\ patches\ in\ input.*|corrupt\ (?:binary\ )?patch\ .*|unrecognized\ binary\ patch\ .*
+    |inflate:\ .*|missing\ binary\ patch\ data\ for\ .*
     |patch\ with\ only\ garbage\ .*|patch\ fragment\ without\ header\ .*|git\ diff\ header\ lacks\ .*
     |unable\ to\ find\ filename\ in\ patch\ .*|git\ apply:\ bad\ git-diff\ .*
     |inconsistent\ header\ lines\ .*|invalid\ mode\ .*
@@ -34,7 +35,8 @@ _BUNDLE = re.compile(
 def is_of_patch(why: str) -> bool:
     """`git apply` failed since the patch is corrupt or does not apply.
 
-    A file that cannot be read is said not to apply too, after another line that says why.
+    A file that cannot be read is said not to apply too, after another line that says why. An object that cannot be
+    inflated is named after the line that says so; of a binary hunk, the patch is called corrupt.
     """
     return _only(_PATCH, why)
 

@@ -15,6 +15,7 @@ from enchanted.actors.repository.tree_store import TreeStore
 HEAD = "diff --git a/a.py b/a.py\n"
 NAMES = HEAD + "--- a/a.py\n+++ b/a.py\n"
 GOOD = NAMES + "@@ -1 +1 @@\n-hello\n+other\n"
+OLD = "2cf8d83d9ee29543b34a87727421fdecb7e3f3a183d337639025de576db9ebb4"
 WRONG = [
     NAMES + "@@ -1 +1 @@\n-hallo\n+other\n",
     NAMES + "@@ -1,5 +1 @@\n-hello\n+other\n",
@@ -23,6 +24,8 @@ WRONG = [
     "rubbish\n",
     HEAD + "index 123\n",
     HEAD + "GIT binary patch\nliteral 3\nxx\n\n",
+    HEAD + f"index {OLD}..{'1' * 64} 100644\nBinary files a/a.py and b/a.py differ\n",
+    HEAD + f"index {OLD}..{'1' * 64} 100644\nGIT binary patch\nliteral 6\nNdmc~V$w)2Y0ssi10xbXl\n\n",
     HEAD + "index 00..11 100644\nBinary files a/a.py and b/a.py differ\n",
     HEAD + "old mode 100x\nnew mode 1\n",
     HEAD + "old mode 100644\nnew mode 120000\n",
@@ -59,6 +62,22 @@ def emptied(place: Place) -> None:
     place.object.write_bytes(b"")
 
 
+def scrambled(place: Place) -> None:
+    place.object.chmod(0o600)
+    place.object.write_bytes(b"no zlib stream")
+
+
+def scrambled_in_a_pack(place: Place) -> None:
+    place.store.pack()
+    (pack,) = Path(place.store.folder, "objects", "pack").glob("*.pack")
+    rows = place.store.git.run("verify-pack", "-v", str(pack)).decode().splitlines()
+    _, _, _, size, offset = next(row for row in rows if row.startswith(place.blob)).split()
+    content = bytearray(pack.read_bytes())
+    content[int(offset) + 1 : int(offset) + int(size)] = bytes(int(size) - 1)
+    pack.chmod(0o600)
+    pack.write_bytes(content)
+
+
 def lost(place: Place) -> None:
     place.object.unlink()
 
@@ -78,7 +97,7 @@ def test_a_patch_that_is_corrupt_or_does_not_apply_is_a_bad_one(place: Place, pa
         place.apply(patch)
 
 
-@pytest.mark.parametrize("harm", [emptied, lost, no_room])
+@pytest.mark.parametrize("harm", [emptied, scrambled, scrambled_in_a_pack, lost, no_room])
 def test_a_right_patch_on_a_damaged_or_full_disk_is_no_bad_one(place: Place, harm: Callable[[Place], None]) -> None:
     harm(place)
     with pytest.raises(GitFailed):

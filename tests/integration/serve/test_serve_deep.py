@@ -74,6 +74,17 @@ def one_that_does_not_apply(drafts: Drafts) -> None:
     drafts[1].state_change.diff_patch = drafts[1].state_change.diff_patch.replace("-print('a')", "-print('Y')")
 
 
+def binary_that_cannot_be_inflated(drafts: Drafts) -> None:
+    change = drafts[2].state_change
+    assert "\nliteral 256\nzc" in change.diff_patch
+    change.diff_patch = change.diff_patch.replace("\nliteral 256\nzc", "\nliteral 256\nzd")
+
+
+def binary_without_its_data(drafts: Drafts) -> None:
+    change = drafts[2].state_change
+    change.diff_patch = change.diff_patch.partition("GIT binary patch")[0] + "Binary files differ\n"
+
+
 def two_that_arrive_all_the_same(drafts: Drafts) -> None:
     one, other = drafts[1].state_change, drafts[2].state_change
     one.diff_patch, other.diff_patch = other.diff_patch, one.diff_patch
@@ -95,6 +106,8 @@ def another_base(drafts: Drafts) -> None:
 FORGERIES = [
     (another_patch, 1, "it leads to tree"),
     (one_that_does_not_apply, 1, "patch"),
+    (binary_that_cannot_be_inflated, 2, "corrupt binary patch"),
+    (binary_without_its_data, 2, "patch does not apply"),
     (two_that_arrive_all_the_same, 1, "it leads to tree"),
     (no_patch, 1, "it leads to tree"),
     (a_tree_that_nothing_leads_to, 1, "which no change before it leads to"),
