@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -149,6 +150,7 @@ async def _asked(servers: Plane, folder: Path, bare: BareGit, parts: list[Part],
         told("patches against trees")
         deep = [await _deep(http, parts[0]) for _ in range(scale.repeats)]
         rows.append(Row(name="verify --deep, patches against trees", unit="changes/s", samples=deep))
+        rows += await _deep_to_the_end(http, parts[-1])
         return rows + await _growth(http, parts, scale)
 
 
@@ -278,12 +280,32 @@ async def _content(http: httpx.AsyncClient, part: Part, seq: int) -> None:
 
 async def _deep(http: httpx.AsyncClient, part: Part) -> float:
     """Changes a second, from the run's beginning, over one piece of some seconds."""
-    answer = await http.get(f"/api/v1/runs/{part.run}/verify/patches")
+    found = await _piece(http, part, 0)
+    return float(found["changes"] / found["seconds"])
+
+
+async def _deep_to_the_end(http: httpx.AsyncClient, part: Part) -> list[Row]:
+    """Does a piece late in a run come as far as an early one?"""
+    found = [await _piece(http, part, 0)]
+    while not found[-1]["whole"]:
+        told(f"patches against trees, {found[-1]['until'] - part.before} of {part.changes}")
+        found.append(await _piece(http, part, found[-1]["until"]))
+    changes, seconds = (sum(one[name] for one in found) for name in ("changes", "seconds"))
+    rates = [one["changes"] / one["seconds"] for one in found if one["changes"]]
+    name = f"verify --deep, {part.changes} changes"
+    return [
+        Row(name=f"{name}, all of them", unit="changes/s", samples=[changes / seconds]),
+        Row(name=f"{name}, the last three pieces", unit="changes/s", samples=rates[-3:]),
+    ]
+
+
+async def _piece(http: httpx.AsyncClient, part: Part, after: int) -> dict[str, Any]:
+    answer = await http.get(f"/api/v1/runs/{part.run}/verify/patches", params={"after": after})
     answer.raise_for_status()
-    found = answer.json()
+    found: dict[str, Any] = answer.json()
     if found["why"] or found["first_bad"]:
         raise RuntimeError(f"an untouched run is said to have a false patch: {found}")
-    return float(found["changes"] / found["seconds"])
+    return found
 
 
 async def _restored(http: httpx.AsyncClient, into: Path, part: Part) -> None:
