@@ -177,7 +177,7 @@ def _explain(document: Document) -> None:
     if not document["closed"]:
         console.say("the run is open: its tail is not anchored yet")
     elif document["unanchored"]:
-        console.say(f"{document['unanchored']} events came after the close: nothing but a receipt vouches for them")
+        console.say(f"events after the close: {document['unanchored']}; nothing but a receipt vouches for them")
     if "patches" in document:
         _explain_patches(document["patches"])
     if "receipt" in document:
