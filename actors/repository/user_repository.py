@@ -189,16 +189,21 @@ class UserRepository:
         with self._scratch_objects() if dry_run else nullcontext():
             tree = self._write_tree(changes, source=source, base=base)
         if status == 0:
-            found = self.git.run("log", "-1", "--format=%T %P", existing.decode().strip()).decode().strip()
-            if found != f"{tree} {base}":
-                raise BranchExists(branch)
-            return existing.decode().strip()
+            return self._require_same(branch, existing, tree, base)
         commit = self._commit(tree, base, message, author)
         try:
             self.git.run("update-ref", reference, commit, "0" * len(base))
         except GitFailed as error:
-            made_meanwhile = self.git.result("rev-parse", "--verify", "-q", reference, ok=(0, 1))[0] == 0
-            raise (BranchExists(branch) if made_meanwhile else BranchRefused(branch, error.why)) from error
+            status, existing = self.git.result("rev-parse", "--verify", "-q", reference, ok=(0, 1))
+            if status:
+                raise BranchRefused(branch, error.why) from error
+            return self._require_same(branch, existing, tree, base)  # made meanwhile
+        return commit
+
+    def _require_same(self, branch: str, existing: bytes, tree: str, base: str) -> str:
+        commit = existing.decode().strip()
+        if self.git.run("log", "-1", "--format=%T %P", commit).decode().strip() != f"{tree} {base}":
+            raise BranchExists(branch)
         return commit
 
     def extend_branch(

@@ -475,12 +475,21 @@ async def test_what_git_says_against_a_branch_is_passed_on_and_a_branch_made_mea
 ) -> None:
     shadow, git = workspace.repository, Git(cwd=user)
     tree = await tree_of(workspace, {"a.py": "1"})
-    meanwhile = {"stale": (user / ".git/refs/heads/stale.lock").touch, "other": lambda: git.run("branch", "other")}
+    meanwhile = {
+        "stale": (user / ".git/refs/heads/stale.lock").touch,
+        "other": lambda: git.run("branch", "other"),
+        "as-this": lambda: None,
+    }
     monkeypatch.setattr(user_repository, "require_new", lambda _git, _folder, branch: meanwhile[branch]())
     with pytest.raises(BranchRefused, match=r"Unable to create '.*stale\.lock': File exists"):
         await shadow.export_branch(user, "stale", tree, "work")
     with pytest.raises(BranchExists):
         await shadow.export_branch(user, "other", tree, "work")
+
+    # By a former orchestrator of the run that was not quite dead, say.
+    made = await shadow.export_branch(user, "as-this", tree, "work")
+    meanwhile["same"] = lambda: git.run("branch", "same", made)
+    assert await shadow.export_branch(user, "same", tree, "work again") == made
 
 
 async def test_a_branch_is_tried_without_a_trace_and_refused_as_it_would_be(workspace: Workspace, user: Path) -> None:
