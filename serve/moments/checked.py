@@ -19,7 +19,8 @@ KEPT = 8
 RUNS = 16
 """Runs that have such sequences."""
 ABANDONED = 3_600.0
-"""Seconds after which a folder that nothing is written to is of a check that was killed: no command takes as long."""
+"""Seconds after which a folder that nothing is written to is of a check or a rerun that was killed: no command, and no
+rerun, takes as long."""
 
 
 @asynccontextmanager
@@ -35,7 +36,7 @@ async def scratch(cache: Path) -> AsyncIterator[Path]:
 def _scratch(cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     since = time.time() - ABANDONED
-    outdated = [one for one in cache.glob("deep-*") if _time(one) < since]
+    outdated = [one for kind in ("deep-*", "rerun-*") for one in cache.glob(kind) if _time(one) < since]
     room = Path(tempfile.mkdtemp(dir=cache, prefix="deep-"))
     for one in (*outdated, *cache.glob("*-deep.git")):  # the latter are of a former version
         _give_way(one, room)

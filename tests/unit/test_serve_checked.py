@@ -68,10 +68,11 @@ async def test_the_newest_sequences_of_the_newest_runs_are_kept(
 async def test_what_killed_checks_and_a_former_version_left_is_removed_and_what_is_in_use_is_not(
     tmp_path: Path,
 ) -> None:
-    left, former = tmp_path / "deep-killed", tmp_path / "0a-deep.git"
-    for folder in (left, former):
+    left, rerun, former = tmp_path / "deep-killed", tmp_path / "rerun-killed", tmp_path / "0a-deep.git"
+    for folder in (left, rerun, former):
         (folder / "objects").mkdir(parents=True)
-    os.utime(left, (0, 0))
+    for folder in (left, rerun):
+        os.utime(folder, (0, 0))
     async with scratch(tmp_path) as other, scratch(tmp_path) as room:
         assert sorted(names(tmp_path)) == sorted([other.name, room.name])
     assert names(tmp_path) == []
