@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from enchanted.bus.agent_log import AgentLog
 from enchanted.ingest.testing import export_of, span_of
+from enchanted.schemas.events import model_call
 from enchanted.serve.openapi import COMMITTED
 from enchanted.serve.testing import World, scripted, until
 
@@ -33,6 +35,13 @@ _TRACE = 0x5C5C
 async def known(world: World, tmp_path: Path) -> dict[str, Any]:
     """Values of things that exist, by the names of parameters and members; a change is undone once, so of a new run."""
     history = await scripted(world, f"run-{tmp_path.name}")
+    asked = AgentLog(world.bus, run_id=history.run, role="coder", agent_name="asked")
+    await asked.emit(
+        model_call(
+            model="m", messages=[{"role": "user", "content": "?"}], parameters={}, completion="!", finish_reason="stop"
+        )
+    )
+    await world.stored(history.run, len(history.events) + 1)
     body, kind = export_of(span_of(1, _TRACE)).SerializeToString(), {"Content-Type": "application/x-protobuf"}
     assert (await world.http.post("/v1/traces", content=body, headers=kind)).status_code == 200
     trace = f"{_TRACE:032x}"
@@ -45,6 +54,7 @@ async def known(world: World, tmp_path: Path) -> dict[str, Any]:
     return {
         "run": history.run,
         "other": history.run,
+        "agent": "asked",
         "event_id": change.event.event_id,
         "trace_id": trace,
         "service": (await world.http.get("/api/services")).json()["data"][0],
