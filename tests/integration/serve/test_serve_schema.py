@@ -71,6 +71,7 @@ async def known(world: World, tmp_path: Path) -> dict[str, Any]:
         "query": "SELECT kind, count() FROM events GROUP BY kind",
         "model": None,
         "models": {},
+        "variables": {},
         "tags": '{"a":"b"}',
         "tag": "a:b",
     }
