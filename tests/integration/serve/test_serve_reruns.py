@@ -15,11 +15,10 @@ import pytest
 from enchanted.actors.rerun import file
 from enchanted.bus.batch import Outgoing
 from enchanted.schemas.canonical import canonical_json
-from enchanted.schemas.events import SwarmEvent, kind_of, parse_event
-from enchanted.serve.testing import World
+from enchanted.schemas.events import SwarmEvent, kind_of
+from enchanted.serve.testing import World, copies
 
 DEMO = next((Path(__file__).parents[2] / "golden").glob("demo*.zip"))
-UUID = re.compile(rb"0[0-9a-f]{7}(-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12})")
 
 
 @dataclass(frozen=True)
@@ -33,18 +32,9 @@ class Published:
 async def published(world: World, run: str, change: Callable[[SwarmEvent], None] = lambda _: None) -> Published:
     """The recorded demo as another run (of the same length of name): other ids throughout."""
     recording = await file.load(DEMO)
-    old, new = recording.run_id.encode(), run.encode()
-    assert len(old) == len(new)
-    prefix = f"{sum(new):08x}".encode()
     for content in recording.blobs.values():
         await world.bus.blobs.put(content)
-    messages = []
-    for stored in recording.events:
-        event = parse_event(UUID.sub(prefix + rb"\1", stored.raw.replace(old, new)))
-        change(event)
-        raw = event.SerializeToString(deterministic=True)
-        subject = stored.subject.replace(recording.run_id, run)
-        messages.append(Outgoing(subject=subject, payload=raw, event_id=event.event_id))
+    messages = copies(recording, run, change)
     await world.bus.publisher.publish_many(messages)
     await world.stored(run, len(messages))
     return Published(run=run, events=len(messages))
