@@ -99,8 +99,13 @@ async def http(url: str, *, headers: Mapping[str, str] | None = None, timeout: f
 
 
 async def http_json(url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 2.0) -> Any:
-    """The JSON of a 200 answer to GET ``url``; raises NotReady as ``http`` does."""
-    return json.loads(await http(url, headers=headers, timeout=timeout))
+    """The JSON of a 200 answer to GET ``url``; raises NotReady as ``http`` does, and when it is not JSON."""
+    body = await http(url, headers=headers, timeout=timeout)
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        # Ray's dashboard says 200 and nothing more while what it passes the question on to is starting.
+        raise NotReady(f"{urlsplit(url).netloc.rpartition('@')[2]} answered 200 without JSON: {body[:80]!r}") from error
 
 
 async def until_ready(probe: ProbeFunction, *, deadline: float, interval: float = 0.05) -> None:

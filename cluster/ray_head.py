@@ -88,7 +88,7 @@ async def ask(dashboard_url: str, token_file: Path | None, *, timeout: float = 2
     """Return when Ray says that at least one node is alive; raise NotReady otherwise."""
     url = f"{dashboard_url}/nodes?view=summary"
     answer = await probes.http_json(url, headers=authorization(token_file), timeout=timeout)
-    nodes = answer.get("data", {}).get("summary", [])
+    nodes = (answer.get("data") or {}).get("summary") or []
     if not any(node.get("raylet", {}).get("state") == "ALIVE" for node in nodes):
         raise NotReady("Ray has no living node yet")
 

@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 
 from enchanted.bus.testing import nats_server
-from enchanted.cluster import probes
+from enchanted.cluster import probes, ray_head
 from enchanted.cluster.probes import NotReady
 
 
 @asynccontextmanager
-async def listening(answer: bytes | None) -> AsyncIterator[int]:
-    """A server that says ``answer`` and closes; None says nothing for ever."""
+async def listening(answer: bytes | None, *, asked: bytes = b"") -> AsyncIterator[int]:
+    """A server that says ``answer``, once it was ``asked``, and closes; None says nothing for ever."""
 
-    async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if asked:
+            await reader.readuntil(asked)
         if answer is None:
             await asyncio.sleep(30)
             return
@@ -76,6 +78,15 @@ async def test_every_answer_but_200_is_not_ready(answer: bytes) -> None:
     async with listening(answer) as port:
         with pytest.raises(NotReady):
             await probes.http(f"http://127.0.0.1:{port}/healthz")
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"data":', b"\xff"])
+async def test_a_200_answer_that_is_not_json_is_not_ready(body: bytes) -> None:
+    async with listening(b"HTTP/1.1 200 OK\r\n\r\n" + body, asked=b"\r\n\r\n") as port:
+        with pytest.raises(NotReady, match=f"127.0.0.1:{port} answered 200 without JSON"):
+            await probes.http_json(f"http://u:secret@127.0.0.1:{port}/nodes")
+        with pytest.raises(NotReady):
+            await ray_head.ask(f"http://127.0.0.1:{port}", None)
 
 
 async def test_a_closed_port_is_not_ready() -> None:
