@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
@@ -60,10 +60,25 @@ def _conversion_of_one(field: FieldDescriptor) -> Convert | None:
 
 
 def _moment(timestamp: Timestamp) -> str | dict[str, Any]:
+    seconds, nanos = timestamp.seconds, timestamp.nanos
+    second = _second(seconds) if 0 <= nanos < 1_000_000_000 else None
+    if second is None:
+        return {"seconds": str(seconds), "nanos": nanos}
+    if not nanos:
+        return f"{second}Z"
+    if not nanos % 1_000:
+        return f"{second}.{nanos // 1_000:06d}Z" if nanos % 1_000_000 else f"{second}.{nanos // 1_000_000:03d}Z"
+    return f"{second}.{nanos:09d}Z"
+
+
+# Events that are shown together are of a few seconds, and their scores of a few values.
+@lru_cache(maxsize=4_096)
+def _second(seconds: int) -> str | None:
+    """As RFC 3339 has it, without what follows; None outside of the calendar."""
     try:
-        return timestamp.ToJsonString()
+        return Timestamp(seconds=seconds).ToJsonString().removesuffix("Z")
     except ValueError:
-        return {"seconds": str(timestamp.seconds), "nanos": timestamp.nanos}
+        return None
 
 
 def _name_in(enum: EnumDescriptor | None) -> Convert:
@@ -79,8 +94,13 @@ def _double(value: float) -> float | str:
 
 def _shortest(value: float) -> float | str:
     """The number of fewest digits that is this float32; 9 always are enough (IEEE 754-2019, 5.12.2)."""
-    if not math.isfinite(value):
+    if not math.isfinite(value) or not value:
         return _double(value)
+    return _fewest_digits(value)
+
+
+@lru_cache(maxsize=4_096)
+def _fewest_digits(value: float) -> float:
     for digits in range(6, 9):
         short = float(f"{value:.{digits}g}")
         if _FLOAT.unpack(_FLOAT.pack(short))[0] == value:

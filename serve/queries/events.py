@@ -117,7 +117,7 @@ def row_document(row: EventRow) -> dict[str, Any]:
 
 def rfc3339(moment: datetime) -> str:
     """UTC with microseconds and a Z."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def rfc3339_of(nanoseconds: int) -> str:
