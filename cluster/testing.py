@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from enchanted.cluster.home import Home
 from enchanted.cluster.processes import ProcessId, end, with_variable
@@ -80,6 +82,17 @@ class HomeUnderTest:
     def processes(self) -> list[ProcessId]:
         """Every living process of this home's supervisor, itself included."""
         return with_variable(MARKER, str(self.home.path))
+
+    def replica(self) -> ProcessId:
+        """The process in Ray Serve that answers for the API."""
+        found = list[ProcessId]()
+        for one in self.processes():
+            # Any of them may end while we look.
+            with suppress(psutil.NoSuchProcess):
+                if "ServeReplica" in "".join(psutil.Process(one.pid).cmdline()):
+                    found.append(one)
+        assert len(found) == 1, found
+        return found[0]
 
 
 @contextmanager

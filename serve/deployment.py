@@ -12,15 +12,16 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 import ray
-from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
+from starlette.types import ASGIApp
 
 from enchanted.actors.config import SwarmConfig
 from enchanted.actors.models.engine_pool import every_engine
 from enchanted.actors.swarm import NAMESPACE, Swarm
 from enchanted.actors.work import RunRequest
 from enchanted.serve.app import create_app
+from enchanted.serve.backpressure import Backpressure
 from enchanted.serve.errors import RunsUnavailable
 from enchanted.serve.guard.auth import access_from
 from enchanted.serve.guard.rate import Rate
@@ -150,6 +151,8 @@ def _host_of(config: Mapping[str, Any]) -> str:
     num_replicas=1,
     max_ongoing_requests=MAX_ONGOING_REQUESTS,
     ray_actor_options={"num_cpus": 0},
+    # A line for each request would cost as much as many an answer.
+    logging_config={"enable_access_log": False},
 )
 @serve.ingress()
 class Api:
@@ -158,9 +161,9 @@ class Api:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         """What Serve mounts."""
-        return create_app(dependencies_from(self._config))
+        return Backpressure(create_app(dependencies_from(self._config)))
 
 
 def build_app(config: Mapping[str, Any]) -> serve.Application:

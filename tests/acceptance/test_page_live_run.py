@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
@@ -309,13 +308,6 @@ async def test_a_change_undone_in_the_page_is_gone_from_state_and_branch_and_the
     assert "intact, complete" in await said(swarm, "verify", seen.run)
 
 
-def replica(home: HomeUnderTest) -> int:
-    """The process in Ray Serve that answers for the API."""
-    found = [one.pid for one in home.processes() if "ServeReplica" in "".join(psutil.Process(one.pid).cmdline())]
-    assert len(found) == 1, found
-    return found[0]
-
-
 async def test_a_run_is_watched_on_to_its_verdict_though_the_api_is_killed_meanwhile(
     swarm: HomeUnderTest, chromium_browser: Browser, tmp_path: Path
 ) -> None:
@@ -326,13 +318,13 @@ async def test_a_run_is_watched_on_to_its_verdict_though_the_api_is_killed_meanw
     async with entered(chromium_browser, swarm, run) as found:
         page = found.page
         await expect(page.locator(".pill-open")).to_have_text("Live")
-        killed = replica(swarm)
+        killed = swarm.replica().pid
         kill(killed)
         await expect(page.locator(".pill-broken")).to_have_text("Reconnecting")
         await expect(page.locator(".pill-open").or_(page.get_by_text("At the end"))).to_be_visible(timeout=60_000)
         await expect(state(page)).to_contain_text("merged", timeout=VERDICT)
         log = await holds_all(page, swarm, run)
         assert await sequences_shown(page) == [one["seq"] for one in log]
-        assert replica(swarm) != killed
+        assert swarm.replica().pid != killed
         # The browser itself notes each answer that did not come.
         assert [wrong for wrong in found.wrongs if "net::ERR_" not in wrong and "status of 5" not in wrong] == []
