@@ -99,15 +99,23 @@ def authorization(token_file: Path | None) -> dict[str, str]:
 
 
 _SERVE = {
-    # One event loop in a replica, for requests and Serve's own work, and logs that are written together.
+    # One event loop in a replica, for requests and for Serve's own work.
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    # Part of it that we do not want: replicas would listen themselves, on ports that a killed one leaves unusable for
+    # Parts of it that we do not want. Replicas would listen themselves, on ports that a killed one leaves unusable for
     # a minute (they are bound without SO_REUSEADDR).
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
+    # What is printed would be logged, also that a log cannot be written.
+    "RAY_SERVE_LOG_TO_STDERR": "1",
+    # A thousand lines of warnings would go with a process that is killed.
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
     # From the proxy to the replica without Ray's calls, which put an answer of more than 100 kB into shared memory.
     "RAY_SERVE_PROXY_USE_GRPC": "1",
     # Bytes; by default gRPC's 4 MiB, and an answer that is larger would be an error.
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
+    # gRPC would ask a proxy that `http_proxy` names for the way to this machine.
+    "no_grpc_proxy": f"{LOOPBACK},localhost",
+    # Seconds, three times: a proxy that starts beside much else is not to be taken for a dead one.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
 }
 """A request costs the proxy and the replica 3.6 ms of CPU together, by Serve's defaults 8."""
 
