@@ -15,12 +15,14 @@ import json
 import logging
 import os
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from enchanted.bus.connection import Bus
-from enchanted.bus.streams import StreamLimits
+from enchanted.bus.errors import BusAccessDenied, BusNotTrusted, StreamDiffers
+from enchanted.bus.streams import Durability, StreamLimits
 from enchanted.cluster import probes, ray_head, registry, state
 from enchanted.cluster.composition import swarm_config
 from enchanted.cluster.errors import ClusterError, DurabilityMissing, RayTaken, RayUnreachable, ServiceFailed
@@ -32,12 +34,18 @@ from enchanted.cluster.settings import ApiSettings, Settings
 from enchanted.cluster.state import Endpoints
 from enchanted.cluster.telemetry import WORKER_HOOK, worker_environment
 from enchanted.ingest import tables
+from enchanted.ingest.errors import BadUrl, SchemaChanged
 
 NAMESPACE = "enchanted"
 APPLICATION = "enchanted"
 PROXY_PATH = "/"
 WAIT_SECONDS = RayHead.start_seconds
 API_SECONDS = 60.0
+
+LASTING = (ClusterError, BusAccessDenied, BusNotTrusted, StreamDiffers, BadUrl, SchemaChanged)
+"""What a second try meets as well."""
+DURABILITY_SECONDS = 30.0
+"""Until a server that does not say how durable it is counts as one that is not."""
 
 log = logging.getLogger("enchanted.deploy")
 
@@ -56,9 +64,10 @@ def main() -> int:
     except Exception as error:  # the process boundary: whatever it is, the supervisor must be told
         log.exception("%s failed", options.verb)
         cause, _, remedy = str(error).partition("; ")
-        report = {"cause": cause or type(error).__name__, "remedy": remedy or f"read {home.logs}/deploy.log"}
+        remedy = remedy or f"read {home.logs}/deploy.log"
+        report = {"cause": cause or type(error).__name__, "remedy": remedy, "final": isinstance(error, LASTING)}
         if isinstance(error, ClusterError):
-            report = {"cause": error.cause, "remedy": error.remedy}
+            report |= {"cause": error.cause, "remedy": error.remedy}
     print(json.dumps(report), flush=True)
     return 1 if "cause" in report else 0
 
@@ -105,7 +114,7 @@ async def prepare_bus_and_store(endpoints: Endpoints, home: Home, settings: Sett
     async with Bus.connect(endpoints.nats_url, name="enchanted-deploy", sys_url=system_url) as bus:
         stream = settings.stream
         await bus.ensure_streams(StreamLimits(events_max_bytes=stream.max_bytes, replicas=stream.replicas))
-        durability = await bus.durability()
+        durability = await _durability(bus, verifiable=system_url is not None)
     await _ready(partial(_store_answers, endpoints.clickhouse_url))
     client = await tables.connect(endpoints.clickhouse_url)
     try:
@@ -119,6 +128,15 @@ async def prepare_bus_and_store(endpoints: Endpoints, home: Home, settings: Sett
             f"the bus does not write before it acknowledges: {durability.detail}", "run `enchanted doctor`"
         )
     return [f"events may be lost in a power cut: {durability.detail}"]
+
+
+async def _durability(bus: Bus, *, verifiable: bool) -> Durability:
+    until = time.monotonic() + DURABILITY_SECONDS
+    while True:
+        found = await bus.durability()
+        if found.sync_always is not None or not verifiable or time.monotonic() > until:
+            return found
+        await asyncio.sleep(0.5)
 
 
 def crowded(settings: Settings) -> list[str]:
@@ -212,12 +230,14 @@ def start_api(endpoints: Endpoints, settings: Settings) -> str:
     """The Serve application; returns the URL it is served on."""
     from ray import serve
     from ray.serve.context import _get_global_client
+    from ray.serve.schema import LoggingConfig
 
     from enchanted.serve.deployment import build_app
 
     host, _, port = endpoints.api_url.rpartition("//")[2].partition(":")
     # A joined Ray may serve other applications already: then its own HTTP address holds, not ours.
-    serve.start(http_options={"host": host, "port": int(port)}, proxy_location="HeadOnly")
+    logs = LoggingConfig(enable_access_log=False)
+    serve.start(http_options={"host": host, "port": int(port)}, proxy_location="HeadOnly", logging_config=logs)
     config = {
         **endpoints.as_dict(),
         "ray_dashboard_url": dashboard_url(),

@@ -52,9 +52,11 @@ class PortTaken(ClusterError):
 class ServiceFailed(ClusterError):
     """A service did not become healthy, or stopped and does not come back."""
 
-    def __init__(self, service: str, cause: str, remedy: str = "") -> None:
+    def __init__(self, service: str, cause: str, remedy: str = "", *, final: bool = True) -> None:
         super().__init__(f"{service}: {cause}", remedy or "`enchanted doctor` checks what it needs")
         self.service = service
+        self.final = final
+        """Trying again would not help."""
 
 
 class StartTimedOut(ClusterError):

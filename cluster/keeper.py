@@ -26,6 +26,8 @@ FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 15.0
 STABLE_SECONDS = 30.0
 DEPLOY_SECONDS = 170.0
+FIRST_TRIES = 3
+"""Of the first deployment, where nothing says that the next one fails as well."""
 REMOVE_SECONDS = 25.0
 DRAIN_SECONDS = 15.0
 """Most of them are for connecting to Ray."""
@@ -139,13 +141,16 @@ class Keeper:
     async def _keep_deployed(self, planned: Plan) -> None:
         """Deploy, and again whenever our Ray was restarted. Raises ServiceFailed when the first time fails."""
         api, pauses = ServiceState(name="api", state="starting", port=planned.api_port), Pauses()
+        tries = 0
         while True:
             self._note(replace(api, state="restarting" if self._deployed else "starting"))
-            begun = time.monotonic()
+            begun, tries = time.monotonic(), tries + 1
+            # Should it end meanwhile, the next one needs the API as well.
+            ray = self._children.get("ray")
             try:
                 found = await self._deploy("deploy", DEPLOY_SECONDS)
             except ServiceFailed as error:
-                if not self._deployed:
+                if not self._deployed and (error.final or tries == FIRST_TRIES):
                     raise
                 log.warning("%s", error)
                 await asyncio.sleep(pauses.next(time.monotonic() - begun))
@@ -155,7 +160,9 @@ class Keeper:
             urls = {"api_url": found["api_url"], "ray_dashboard_url": found["ray_dashboard_url"]}
             endpoints = replace(planned.endpoints, **urls)
             self._publish(phase="healthy", endpoints=endpoints, notes=tuple(found["notes"]))
-            await self._children["ray"].process.wait() if not self._joined_ray else await asyncio.Event().wait()
+            if self._joined_ray:
+                await asyncio.Event().wait()
+            await (ray or self._children["ray"]).process.wait()
 
     async def _deploy(self, verb: str, seconds: float) -> dict[str, Any]:
         """Run the driver; returns what it reports."""
@@ -171,9 +178,9 @@ class Keeper:
             report: dict[str, Any] = json.loads(output.splitlines()[-1])
         except (IndexError, json.JSONDecodeError) as error:
             code = describe_exit(child.process.returncode or 0)
-            raise ServiceFailed("deploy", f"ended with {code} and no report") from error
+            raise ServiceFailed("deploy", f"ended with {code} and no report", final=False) from error
         if "cause" in report:
-            raise ServiceFailed("deploy", report["cause"], report["remedy"])
+            raise ServiceFailed("deploy", report["cause"], report["remedy"], final=report["final"])
         return report
 
     async def _start(self, name: str, command: Command) -> Child:

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from enchanted.cluster import keeper
+from enchanted.cluster.errors import ServiceFailed
 from enchanted.cluster.home import Home
 from enchanted.cluster.keeper import Keeper
 from enchanted.cluster.nats import NatsServer
+from enchanted.cluster.plan import plan
 from enchanted.cluster.processes import ProcessId
 from enchanted.cluster.service import Command
 from enchanted.cluster.settings import Settings
@@ -73,6 +75,29 @@ async def test_where_no_log_can_be_written_ingest_is_drained_and_every_service_h
     assert (tmp_path / "drained").is_dir()
     assert [made._children[name].process.returncode for name in ("ray", "nats", "store")] == [7, 7, 7]
     assert cleaned == [True]
+
+
+FAILS = """
+import json, sys
+from pathlib import Path
+with Path("asked").open("a") as asked:
+    asked.write("x")
+print(json.dumps({"cause": "no", "remedy": "none", "final": sys.argv[1] == "final"}))
+"""
+
+
+@pytest.mark.parametrize(("how", "tries"), [("final", 1), ("passing", keeper.FIRST_TRIES)])
+async def test_a_first_deployment_is_tried_again_unless_the_next_one_would_fail_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, tries: int
+) -> None:
+    home, settings, this = Home(tmp_path), Settings(), ProcessId.of(os.getpid())
+    assert this is not None
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(keeper, "python", lambda _: [sys.executable, "-c", FAILS, how])
+    home.prepare()
+    with pytest.raises(ServiceFailed, match="deploy: no"):
+        await Keeper(home, settings, this)._keep_deployed(plan(settings, home))
+    assert (tmp_path / "asked").read_text() == "x" * tries
 
 
 def test_a_warden_that_cannot_write_the_state_ends_without_an_error_of_its_own(tmp_path: Path) -> None:
