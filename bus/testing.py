@@ -34,11 +34,19 @@ SMALL_LIMITS = StreamLimits(
 _PR_SET_PDEATHSIG = 1
 
 
+_PORTS = range(20_000, 32_000)
+
+
 def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A TCP port that was free a moment ago, and is none of those that Linux gives away by itself (from 32,768 on)."""
+    while True:
+        port = _PORTS.start + secrets.randbelow(len(_PORTS))
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 class NatsServer:
@@ -70,7 +78,7 @@ class NatsServer:
             self._process = await asyncio.create_subprocess_exec(
                 binary, "-c", config, stdout=log.wrapped, stderr=log.wrapped, preexec_fn=_die_with_parent
             )
-        link = Link(self.url, name="readiness")
+        link = Link(self.url, name="readiness", connect_timeout=60.0)
         try:
             await link.open()
             await link.api("INFO")
@@ -89,7 +97,7 @@ class NatsServer:
     async def pause(self) -> None:
         """SIGSTOP: connections stay open, nothing answers. Returns when every thread has stopped."""
         os.kill(self.pid, signal.SIGSTOP)
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(60.0):
             while not all_stopped(self.pid):  # noqa: ASYNC110  # /proc has no event for it
                 await asyncio.sleep(0.002)
 

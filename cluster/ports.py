@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 from dataclasses import asdict, dataclass
 
@@ -11,6 +12,10 @@ from enchanted.cluster.home import Home, write_atomic
 from enchanted.cluster.settings import Settings
 
 LOOPBACK = "127.0.0.1"
+LASTING = range(20_000, 32_768)
+"""Ports that Linux gives to nobody by itself (its `ip_local_port_range` begins at 32,768), so that one that is free now
+is free as well when its service, seconds later, listens."""
+TRIES = 100
 SERVICE_OF = {
     "nats_port": "nats",
     "clickhouse_port": "store",
@@ -71,10 +76,14 @@ def free(wish: int, taken: set[int]) -> int:
     """A port nobody listens on and that is not in ``taken``: ``wish`` if it can be had."""
     if wish and wish not in taken and is_free(wish):
         return wish
+    for _ in range(TRIES):
+        port = LASTING.start + secrets.randbelow(len(LASTING))
+        if port not in taken and is_free(port):
+            return port
     while True:
         with socket.socket() as probe:
             probe.bind((LOOPBACK, 0))
-            port: int = probe.getsockname()[1]
+            port = int(probe.getsockname()[1])
         if port not in taken:
             return port
 
