@@ -368,8 +368,9 @@ def _checked(response: httpx.Response) -> httpx.Response:
     try:
         problem = response.json()
         message = f"{problem['title']}; {problem['detail']}"
-    except (ValueError, KeyError, TypeError):
-        message = f"the API answered {response.status_code}; is this address Enchanted's?"
+    except (ValueError, KeyError, TypeError) as error:
+        # Ray Serve answers so while it starts and does not know the API yet.
+        raise ApiUnreachable(f"the API answered {response.status_code}; is this address Enchanted's?") from error
     if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
         wait = response.headers.get("Retry-After", "")
         raise ApiBusy(message, float(wait) if wait.isdecimal() else BUSY)

@@ -13,9 +13,15 @@ export class ApiProblem extends Error {
   }
 }
 
-/** The API does not change its mind about it, unless it was only asked too often. */
+const UNTOLD = "unknown";
+
+/** The API does not change its mind about it, unless it was only asked too often, or it was not the API who answered. */
 export const isRefusal = (error: unknown): boolean =>
-  error instanceof ApiProblem && error.status >= 400 && error.status < 500 && error.status !== 429;
+  error instanceof ApiProblem &&
+  error.status >= 400 &&
+  error.status < 500 &&
+  error.status !== 429 &&
+  error.code !== UNTOLD;
 
 /** The table does not have the event: not yet, if the live stream told of it. */
 export const isUnknownEvent = (error: unknown): boolean =>
@@ -26,7 +32,7 @@ export async function problemOf(response: Response): Promise<ApiProblem> {
   const told = (document ?? {}) as { code?: string; title?: string; detail?: string; conflicts?: string[] };
   return new ApiProblem(
     response.status,
-    String(told.code ?? "unknown"),
+    String(told.code ?? UNTOLD),
     String(told.title ?? `HTTP ${response.status}`),
     String(told.detail ?? "the API gave no reason"),
     told.conflicts,
