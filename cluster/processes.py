@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +57,9 @@ class ProcessId:
 def _stat(pid: int) -> list[str] | None:
     """The fields of /proc/PID/stat after the command's name."""
     try:
-        text = (PROC / str(pid) / "stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
+        # The name in it has 15 bytes, and may end within a character.
+        text = (PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
         return None
     return text.rpartition(")")[2].split()
 
@@ -133,7 +135,8 @@ def reap_orphans(parent: int, spare: set[int]) -> None:
     for pid in _pids():
         fields = _stat(pid)
         if fields is not None and fields[0] == "Z" and int(fields[1]) == parent and pid not in spare:
-            os.waitpid(pid, os.WNOHANG)
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
 
 
 def die_with_parent(number: signal.Signals, parent: int) -> None:

@@ -80,9 +80,13 @@ class PullWorker(ABC, Generic[R, W, S]):
         self._gave_up = False
 
     async def __aenter__(self) -> Self:
-        await self._stack.enter_async_context(self._bus)
-        self._stack.push_async_callback(self._closing.close)
-        await self._stack.enter_async_context(self._consumer)
+        try:
+            await self._stack.enter_async_context(self._bus)
+            self._stack.push_async_callback(self._closing.close)
+            await self._stack.enter_async_context(self._consumer)
+        except BaseException:
+            await self._stack.aclose()
+            raise
         return self
 
     async def __aexit__(
