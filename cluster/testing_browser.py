@@ -26,7 +26,7 @@ QUIET = (
     "--disable-sync",
 )
 """No sandbox, since tests run as root in containers; the rest keeps the browser from asking anybody else."""
-PATIENCE = 20_000
+PATIENCE = 60_000
 """Milliseconds that the page may take to show what is expected of it, on a machine that does much else."""
 _VIOLATIONS = """
 document.addEventListener("securitypolicyviolation", (event) =>

@@ -48,7 +48,7 @@ async def served_world(folder: Path) -> AsyncIterator[World]:
         deps = Dependencies(
             store=Store(store.url, deadline=30),
             reader=Store(store.reader_url, deadline=9),
-            bus=BusLink(server.url),
+            bus=BusLink(server.url, deadline=30),
             access=Access(token=TOKEN),
             cache=folder / "cache",
             starter=starter,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from enchanted.actors.work import RunRequest
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.batch import Outgoing
 from enchanted.bus.connection import Bus
-from enchanted.bus.testing import NatsServer, free_port
+from enchanted.bus.testing import NatsServer
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.chain import heads_of
 from enchanted.schemas.events import (
@@ -43,7 +44,7 @@ POLL = 0.02
 UUID = re.compile(rb"0[0-9a-f]{7}(-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12})")
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 15.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> None:
     """Wait for what a test is about to look at."""
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110 - what is waited for is in another process
@@ -53,17 +54,17 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 15.0)
 @contextlib.asynccontextmanager
 async def served(deps: Dependencies, port: int = 0) -> AsyncIterator[str]:
     """The API on a real socket; open connections are cut when the block ends."""
-    port = port or free_port()
-    config = uvicorn.Config(create_app(deps), port=port, log_level="critical", timeout_graceful_shutdown=0)
+    listening = socket.create_server(("127.0.0.1", port))
+    config = uvicorn.Config(create_app(deps), log_level="critical", timeout_graceful_shutdown=0)
     server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
+    task = asyncio.create_task(server.serve(sockets=[listening]))
 
     async def started() -> bool:
         return server.started
 
     try:
         await until(started)
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
         await task

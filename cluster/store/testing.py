@@ -14,7 +14,7 @@ from pathlib import Path
 from enchanted.cluster.store.credentials import Credentials, load
 
 START_DEADLINE = 30.0
-STOP_DEADLINE = 10.0
+STOP_DEADLINE = 60.0
 _PR_SET_PDEATHSIG = 1
 
 

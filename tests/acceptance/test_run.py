@@ -85,7 +85,7 @@ async def test_a_run_ends_in_a_verdict_on_a_branch_and_its_log_is_whole(
     verified = swarm.run("verify", run_id)
     assert verified.returncode == 0, verified.stdout + verified.stderr
     # The orchestrator's last sign of life comes after its verdict.
-    eventually(lambda: '"STOPPING"' in last_event(swarm, run_id), seconds=20, about="the orchestrator has left")
+    eventually(lambda: '"STOPPING"' in last_event(swarm, run_id), seconds=60, about="the orchestrator has left")
     log = await stream_of(swarm, run_id)
     listed = swarm.run("events", run_id, "--output", "ndjson").stdout.splitlines()
     assert [json.loads(line)["event_id"] for line in listed] == [stored.event.event_id for stored in log]

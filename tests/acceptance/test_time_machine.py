@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from enchanted.actors.repository.git import Git
-from enchanted.cluster.testing import HomeUnderTest
+from enchanted.cluster.testing import HomeUnderTest, eventually
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -26,8 +26,15 @@ def merged(swarm: HomeUnderTest, tmp_path_factory: pytest.TempPathFactory) -> di
     make_repository(folder, {"shop.py": "import os\nimport sys\n\nprint(1)\n", "old.py": "import re\n\nprint(2)\n"})
     document = json.loads(swarm.run("run", "make the linter pass", "--repo", str(folder), "--json").stdout)
     assert document["verdict"] == "merged"
-    listed = swarm.run("events", document["run_id"], "--output", "ndjson").stdout
-    return {**document, "log": [json.loads(line) for line in listed.splitlines()]}
+
+    def log() -> list[dict[str, Any]]:
+        listed = swarm.run("events", document["run_id"], "--output", "ndjson").stdout
+        return [json.loads(line) for line in listed.splitlines()]
+
+    # The orchestrator's last sign of life comes after its verdict.
+    left = "the orchestrator has left"
+    eventually(lambda: "STOPPING" in str(log()[-1].get("agent_vital")), seconds=60, about=left)
+    return {**document, "log": log()}
 
 
 def main_changes(run: dict[str, Any]) -> list[dict[str, Any]]:

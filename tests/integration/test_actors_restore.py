@@ -309,7 +309,10 @@ def test_two_restores_into_one_folder_do_not_mix(store: TreeStore, tmp_path: Pat
     assert on_disk(tmp_path) == {"a": ("100644", b"1")}
 
 
-def test_a_lock_that_a_killed_restore_leaves_for_a_moment_is_waited_for(store: TreeStore, tmp_path: Path) -> None:
+def test_a_lock_that_a_killed_restore_leaves_for_a_moment_is_waited_for(
+    store: TreeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore_journal, "MOMENT", 30.0)
     restore(store, tmp_path, {"a": ("100644", b"1")})
     lock = (tmp_path / MARK / "lock").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)

@@ -110,7 +110,8 @@ async def until_all_is_there(bus: Bus, consumer: PullConsumer, taken: int) -> No
 
 
 async def test_the_next_pull_is_there_before_the_last_one_is_used_up(bus: Bus, server: NatsServer) -> None:
-    async with listening(server) as wire, PullConsumer(bus, durable=DURABLE, batch=40) as consumer:
+    consumer = PullConsumer(bus, durable=DURABLE, batch=40, heartbeat=12.0, stalled_after=30.0)
+    async with listening(server) as wire, consumer:
         for seq in range(1, 201):
             await publish(bus, 10)
             assert await take(consumer, 1) == [seq]
@@ -191,8 +192,8 @@ async def goes_on(bus: Bus, consumer: Watched) -> float:
 
 
 async def test_a_consumer_that_lives_and_delivers_nothing_is_made_again(bus: Bus) -> None:
-    # Silent, which is another reason, it would be after 2.5 s.
-    async with Watched(bus, durable=DURABLE, heartbeat=1.0, stalled_after=1.5) as consumer:
+    # Silent, which is another reason, it would be after 10 s.
+    async with Watched(bus, durable=DURABLE, heartbeat=4.0, stalled_after=5.0) as consumer:
         await goes_on(bus, consumer)
 
 

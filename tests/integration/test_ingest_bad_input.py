@@ -125,7 +125,7 @@ async def test_bad_ones_harm_only_themselves(store: str, table: AsyncClient, tmp
 
     async with nats_server(tmp_path / "nats") as server:
         connection = await nats.connect(server.url)
-        stream = connection.jetstream()
+        stream = connection.jetstream(timeout=60)
         for n, payload in enumerate(messages):
             await stream.publish(SUBJECTS[n % len(SUBJECTS)], payload)
         await connection.close()
@@ -156,10 +156,10 @@ async def test_poison_on_a_subject_that_is_no_utf_8_holds_up_nobody(
     bad = POISON["undecodable"]
     async with nats_server(tmp_path / "nats") as server:
         connection = await nats.connect(server.url)
-        await connection.jetstream().publish("swarm.events.x", bad + b"1")
+        await connection.jetstream(timeout=60).publish("swarm.events.x", bad + b"1")
         # nats-py sends no such subject, other clients do.
         await connection._send_command(b"PUB swarm.events.\xff 5\r\n" + bad + b"2\r\n")
-        await connection.jetstream().publish("swarm.events.x", bad + b"3")
+        await connection.jetstream(timeout=60).publish("swarm.events.x", bad + b"3")
         await connection.close()
         limits = BatchLimits(rows=100, seconds=0.3)
         async with IngestWorker(nats_url=server.url, clickhouse_url=store, limits=limits) as worker:

@@ -47,7 +47,7 @@ async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
 @pytest.fixture
 async def stream(server: NatsServer) -> AsyncIterator[JetStreamContext]:
     connection = await nats.connect(server.url)
-    yield connection.jetstream()
+    yield connection.jetstream(timeout=60)
     await connection.close()
 
 

@@ -112,9 +112,9 @@ async def test_a_foreign_client_is_refused_8_mib_by_the_server_and_nobody_else_i
         with pytest.raises(MaxPayloadError):
             await foreign.publish(SUBJECT, event_of("huge", HUGE))
         with pytest.raises(APIError) as refused:
-            await foreign.jetstream().publish(SUBJECT, event_of("large", MAX_MESSAGE + 1))
+            await foreign.jetstream(timeout=60).publish(SUBJECT, event_of("large", MAX_MESSAGE + 1))
         assert refused.value.err_code == TOO_LARGE
-        await foreign.jetstream().publish(SUBJECT, event_of("foreign"))
+        await foreign.jetstream(timeout=60).publish(SUBJECT, event_of("foreign"))
         await foreign.close()
         await bus.publisher.publish(Outgoing(subject=SUBJECT, payload=event_of("after"), event_id="after"))
         assert bus.publisher.statistics().retries == 0, "its connection was not touched"
@@ -143,7 +143,7 @@ async def test_the_largest_event_is_a_row_and_the_largest_poison_a_dead_letter_a
     foreign = await nats.connect(server.url)
     assert foreign.max_payload == MAX_PAYLOAD
     for payload in messages:
-        await foreign.jetstream().publish(SUBJECT, payload)
+        await foreign.jetstream(timeout=60).publish(SUBJECT, payload)
     await foreign.close()
     rows = await rows_of(server, tmp_path, len(messages))
     assert [raw for _, raw in rows] == [one for one in messages if one != poison]

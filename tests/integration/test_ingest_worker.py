@@ -64,7 +64,7 @@ async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
 @pytest.fixture
 async def stream(server: NatsServer) -> AsyncIterator[JetStreamContext]:
     connection = await nats.connect(server.url)
-    yield connection.jetstream()
+    yield connection.jetstream(timeout=60)
     await connection.close()
 
 
@@ -138,8 +138,9 @@ async def test_a_thousand_foreign_events_are_queryable_soon_and_byte_equal(
 
     async with _ingesting(server.url, store.url, limits=BatchLimits()) as worker:
         await _publish(stream, payloads)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await _until_count(table, 1000)
+        await _until_acknowledged(server)
         assert worker.statistics().rows == 1000
 
     assert await _rows(table) == payloads
@@ -283,14 +284,16 @@ async def test_a_worker_whose_store_is_away_holds_two_batches_and_half_of_one(
     server: NatsServer, stream: JetStreamContext
 ) -> None:
     await _publish(stream, [_event("h" * 32, n) for n in range(500)])
-    async with Bus.connect(server.url) as bus, _ingesting(server.url, "http://127.0.0.1:1/x") as worker:
+    # By rows, not by age: a batch that is due before it is full would be the last one that is taken.
+    limits = BatchLimits(rows=100, seconds=60.0)
+    async with Bus.connect(server.url) as bus, _ingesting(server.url, "http://127.0.0.1:1/x", limits=limits) as worker:
         held = 0
 
         async def full() -> bool:
             nonlocal held
             info = await bus.link.api(f"CONSUMER.INFO.ENCHANTED_SWARM.{DURABLE}")
             held = info["num_ack_pending"]
-            return held > 230 and info["num_waiting"] == 0 and not worker._consumer._credit.asking
+            return held > 200 and info["num_waiting"] == 0 and not worker._consumer._credit.asking
 
         await _until(full)
         assert held <= 250
@@ -341,7 +344,9 @@ async def test_a_consumer_made_again_delivers_everything_and_doubles_nothing(
     async with _ingesting(server.url, store.url) as worker:
         await _until_count(table, 300)
         await _until_acknowledged(server)
-        assert worker.statistics().present == 200
+        # On a machine that stands still a consumer may be made again, and what it held comes once more.
+        statistics = worker.statistics()
+        assert statistics.present == 200 or (statistics.rebuilds and statistics.present > 200)
 
     assert (await table.query("SELECT count() FROM events")).result_rows == [(300,)]
 

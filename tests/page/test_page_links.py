@@ -27,7 +27,7 @@ async def test_the_chain_is_checked_again_after_an_undo(page: Page, world: World
     change = [one.event for one in history.events if kind_of(one.event) == "state_change"][2]
     answer = await world.http.post(f"/api/v1/runs/{history.run}/undos", json={"event_id": change.event_id})
     assert answer.status_code == 200, answer.text
-    await expect(badge).to_have_attribute("title", f"{count + 1} events checked: intact and complete", timeout=15_000)
+    await expect(badge).to_have_attribute("title", f"{count + 1} events checked: intact and complete")
 
 
 async def test_the_chain_is_checked_again_when_a_live_run_closes(page: Page, world: World) -> None:
@@ -40,10 +40,10 @@ async def test_the_chain_is_checked_again_when_a_live_run_closes(page: Page, wor
         run_transition(subject="run", from_state="created", to_state="failed", reason="r", heads=heads_of(stored))
     )
     badge = page.get_by_text("chain verified")
-    await expect(badge).to_have_attribute("title", "2 events checked: intact and complete", timeout=15_000)
+    await expect(badge).to_have_attribute("title", "2 events checked: intact and complete")
     # An actor's last sign of life may come after the close.
     await log.emit(tool_call(tool="late", arguments={}, outcome="OK"))
-    await expect(badge).to_have_attribute("title", "3 events checked: intact and complete", timeout=15_000)
+    await expect(badge).to_have_attribute("title", "3 events checked: intact and complete")
 
 
 async def test_a_link_to_a_span_far_down_selects_it_in_sight(page: Page, world: World) -> None:

@@ -171,7 +171,7 @@ async def test_an_actor_that_signals_appears_and_what_nobody_told_is_unknown(pag
     # Nobody reloads: the page asks again by itself.
     actor = region(page, "Actors").get_by_role("row").filter(has_text="coder-7")
     for words in ("run-seen", "degraded", "box-2 · 42", "93 %", "1,207 MB", " s ago"):
-        await expect(actor).to_contain_text(words, timeout=15_000)
+        await expect(actor).to_contain_text(words)
     await expect(region(page, "Models").get_by_role("row").filter(has_text="m-1")).to_contain_text("2.0")
     await actor.get_by_role("link", name="run-seen").click()
     await expect(page.locator(".log-row").first).to_be_visible()

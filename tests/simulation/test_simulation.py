@@ -26,6 +26,7 @@ def many(seeds: int, *, start: int = 0) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.timeout(900)
 def test_every_promise_holds_in_a_thousand_histories() -> None:
     many(SEEDS)
 

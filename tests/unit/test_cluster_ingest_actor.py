@@ -100,6 +100,7 @@ LOOPS = pytest.mark.parametrize(("what", "worker"), [("_loop", "IngestWorker"), 
 def test_a_worker_that_is_being_made_while_ingest_is_drained_takes_nothing(
     monkeypatch: pytest.MonkeyPatch, what: str, worker: str
 ) -> None:
+    monkeypatch.setattr(ingest_actor, "DRAINED_SECONDS", 600.0)
     with looping(monkeypatch, what, worker) as (made, opened):
         assert opened.begun.wait(30)
 

@@ -136,6 +136,7 @@ async def test_an_undone_change_is_gone_and_later_work_stays_and_undoing_that_br
     assert after.headers["etag"] != tag
     again = await act(world, history.run, "undos", event_id=document["undo_event_id"])
     assert again.json()["tree"] == before["workspaces"]["main"]["tree"]
+    await world.stored(history.run, len(history.events) + 2)
     verdict = await world.document(f"runs/{history.run}/verify")
     assert (verdict["intact"], verdict["complete"]) == (True, True)
 

@@ -44,7 +44,10 @@ async def act(world: World, resource: str, **body: object) -> httpx.Response:
     return await world.http.post(f"/api/v1/runs/{resource}", json={"dry_run": False, **body})
 
 
-async def test_what_was_undone_is_told_of_by_whoever_is_asked_next(world: World) -> None:
+async def test_what_was_undone_is_told_of_by_whoever_is_asked_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrival, "GRACE", 60)
     history = await scripted(world, "run-undone-and-asked")
     done = await act(world, f"{history.run}/undos", event_id=binary_change(history))
     assert (await world.document(f"runs/{history.run}/state"))["at"] == done.json()["seq"]

@@ -46,7 +46,7 @@ async def asked(world: World, view: View, folder: Path) -> dict[str, Any]:
         cache=folder,
         cluster=view,
     )
-    async with served(deps) as url, httpx.AsyncClient(base_url=url) as http:
+    async with served(deps) as url, httpx.AsyncClient(base_url=url, timeout=30) as http:
         response = await http.get("/api/v1/cluster", headers={"Authorization": f"Bearer {TOKEN}"})
         assert response.status_code == 200, response.text
         document: dict[str, Any] = response.json()

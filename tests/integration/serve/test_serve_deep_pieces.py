@@ -25,6 +25,12 @@ from enchanted.serve.moments.checked import Checked
 from enchanted.serve.testing import History, World
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece ends where a test says so, not after the seconds that one may take."""
+    monkeypatch.setattr(history_routes, "SLICE", 600.0)
+
+
 def path_of(history: History) -> str:
     return f"runs/{history.run}/verify/patches"
 

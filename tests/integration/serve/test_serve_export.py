@@ -176,7 +176,7 @@ async def test_a_client_that_takes_nothing_is_cut_off(world: World, monkeypatch:
     )
     async with (
         served(deps) as url,
-        httpx.AsyncClient(base_url=url, headers={"Authorization": "Bearer t"}) as http,
+        httpx.AsyncClient(base_url=url, headers={"Authorization": "Bearer t"}, timeout=30) as http,
         http.stream("GET", "/api/v1/export") as response,
     ):
         assert response.status_code == 200

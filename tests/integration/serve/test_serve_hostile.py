@@ -88,7 +88,11 @@ async def test_a_store_that_hangs_is_a_problem_within_the_deadline(world: World,
     )
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with served(deps) as url, httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as http:
-        assert (await http.get("/api/v1/runs")).status_code == 200
+
+        async def answers() -> bool:
+            return (await http.get("/api/v1/runs")).status_code == 200
+
+        await until(answers)
         os.kill(world.store_pid, signal.SIGSTOP)
         try:
             begun = time.monotonic()

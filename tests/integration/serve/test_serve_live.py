@@ -124,8 +124,8 @@ async def test_filters_let_through_what_they_name_and_move_the_position_on(nats:
             follower = Follower(url, after=0, **filters).start(5)
             await follower.until(5)
             assert {document["run_id"] for document in follower.seen} == {"run-1"}
-        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}) as http:
-            lines = await _lines(http, f"{url}/api/v1/stream?after=0&kind=tool_call", until=": alive")
+        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30) as http:
+            lines = await _lines(http, f"{url}/api/v1/stream?after=0&kind=tool_call", until="id: 10")
             now = await _lines(http, f"{url}/api/v1/stream", until=": alive")
     assert "id: 10" in lines
     assert "id: 10" in now, "who is cut off before the first event comes back to here"
@@ -134,7 +134,7 @@ async def test_filters_let_through_what_they_name_and_move_the_position_on(nats:
 
 async def _lines(http: httpx.AsyncClient, url: str, *, until: str) -> list[str]:
     found: list[str] = []
-    async with asyncio.timeout(10), http.stream("GET", url) as response:
+    async with asyncio.timeout(30), http.stream("GET", url) as response:
         assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert "content-length" not in response.headers
         async for line in response.aiter_lines():
@@ -158,7 +158,7 @@ async def test_a_foreign_producers_event_has_its_trace_as_its_run(nats: NatsServ
 async def test_a_position_the_stream_never_had_is_refused(nats: NatsServer, tmp_path: Path) -> None:
     async with (
         serving(nats, tmp_path, free_port()) as url,
-        httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}) as http,
+        httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30) as http,
     ):
         ahead = await http.get(f"{url}/api/v1/stream", headers={"Last-Event-ID": "7"})
         assert (ahead.status_code, ahead.json()["code"]) == (409, "sequence-ahead")
@@ -170,14 +170,17 @@ async def test_a_position_the_stream_never_had_is_refused(nats: NatsServer, tmp_
 
 async def test_only_so_many_streams_are_open_at_once(nats: NatsServer, tmp_path: Path) -> None:
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    async with serving(nats, tmp_path, free_port(), max_streams=1) as url, httpx.AsyncClient(headers=headers) as http:
+    async with (
+        serving(nats, tmp_path, free_port(), max_streams=1) as url,
+        httpx.AsyncClient(headers=headers, timeout=30) as http,
+    ):
         async with http.stream("GET", f"{url}/api/v1/stream") as first:
             lines = first.aiter_lines()
             assert await anext(lines) == "retry: 1000"
             refused = await http.get(f"{url}/api/v1/stream")
             assert refused.status_code == 429
             assert refused.headers["retry-after"]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 async with http.stream("GET", f"{url}/api/v1/stream") as again:
                     if again.status_code == 200:
@@ -216,7 +219,10 @@ async def _until_free(http: httpx.AsyncClient, url: str, count: int) -> None:
 
 async def test_a_stream_that_is_refused_gives_its_place_back(nats: NatsServer, tmp_path: Path) -> None:
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    async with serving(nats, tmp_path, free_port(), max_streams=1) as url, httpx.AsyncClient(headers=headers) as http:
+    async with (
+        serving(nats, tmp_path, free_port(), max_streams=1) as url,
+        httpx.AsyncClient(headers=headers, timeout=30) as http,
+    ):
         for _ in range(3):
             assert (await http.get(f"{url}/api/v1/stream", params={"after": 10**9})).status_code == 409
             assert (await http.get(f"{url}/api/v1/stream", params={"role": "king"})).status_code == 422
@@ -225,7 +231,9 @@ async def test_a_stream_that_is_refused_gives_its_place_back(nats: NatsServer, t
             assert answer.status_code == 200
 
 
-async def test_a_client_that_takes_nothing_is_cut_off(nats: NatsServer, tmp_path: Path) -> None:
+async def test_a_client_that_takes_nothing_is_cut_off(
+    nats: NatsServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with Bus.connect(nats.url) as bus, serving(nats, tmp_path, free_port(), slow_client=0.3) as url:
         log = AgentLog(bus, run_id="run-1", role="coder", agent_name="coder-1")
         filler = "x" * 100_000
@@ -236,9 +244,13 @@ async def test_a_client_that_takes_nothing_is_cut_off(nats: NatsServer, tmp_path
         request = f"GET /api/v1/stream?after=0 HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
         writer.write(request.encode())
         await writer.drain()
-        await asyncio.sleep(4)
+
+        async def cut_off() -> bool:
+            return "took nothing for 0.3 s and was cut off" in caplog.text
+
+        await until(cut_off)
         received = 0
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while piece := await reader.read(65536):
                 received += len(piece)
         writer.close()

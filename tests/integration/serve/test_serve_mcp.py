@@ -19,7 +19,7 @@ from enchanted.serve.testing import History, World
 async def session(world: World) -> AsyncIterator[ClientSession]:
     headers = {"Authorization": world.http.headers["authorization"]}
     async with (
-        httpx.AsyncClient(headers=headers) as http,
+        httpx.AsyncClient(headers=headers, timeout=30) as http,
         streamable_http_client(f"{world.url}/mcp", http_client=http) as streams,
         ClientSession(streams[0], streams[1]) as session,
     ):
@@ -81,6 +81,6 @@ async def test_what_is_no_id_is_refused_by_name_and_names_no_other_resource(sess
 
 
 async def test_without_the_token_there_is_no_mcp(world: World) -> None:
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=30) as http:
         answer = await http.post(f"{world.url}/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
     assert answer.status_code == 401

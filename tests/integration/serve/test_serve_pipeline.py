@@ -86,7 +86,7 @@ async def test_a_copy_with_other_bytes_and_what_the_worker_did_are_counted(world
 
 
 async def test_the_pipeline_needs_the_token(world: World) -> None:
-    async with httpx.AsyncClient(base_url=world.url) as stranger:
+    async with httpx.AsyncClient(base_url=world.url, timeout=30) as stranger:
         assert (await stranger.get("/api/v1/pipeline")).status_code == 401
 
 
@@ -121,7 +121,9 @@ async def test_without_ingest_the_lag_grows_and_a_silent_reconciler_is_not_waite
         documents = []
         for one in (deps, replace(deps, store=Store(world.store_url), bus=BusLink(server.url), reconciliation=telling)):
             url = await stack.enter_async_context(served(one))
-            async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+            async with httpx.AsyncClient(
+                base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30
+            ) as client:
                 documents.append((await client.get("/api/v1/pipeline")).json())
     assert [document["reconciliation"] for document in documents] == [None, {"sound": True}]
     assert (documents[0]["ingest"]["connected"], documents[0]["ingest"]["pending"]) == (False, 3)

@@ -70,7 +70,7 @@ async def enchanted(world: World, *arguments: str) -> tuple[int, str, str]:
 
 async def test_a_run_reruns_equal_from_the_table_and_writes_nothing(world: World, demo: Published) -> None:
     before = await world.bus.stream_info()
-    response = await world.http.post(f"/api/v1/runs/{demo.run}/reruns")
+    response = await world.http.post(f"/api/v1/runs/{demo.run}/reruns", timeout=240)
     assert response.status_code == 200, response.text
     document = response.json()
     assert (document["equal"], document["divergence"], document["after"]) == (True, None, 0)
@@ -83,14 +83,14 @@ async def test_a_run_reruns_equal_from_the_table_and_writes_nothing(world: World
 async def test_a_rerun_may_begin_in_the_middle(world: World, demo: Published) -> None:
     events = (await world.document("events", run=demo.run, kind="run_transition", limit=1000))["data"]
     working = next(event["seq"] for event in events if event["run_transition"]["to_state"] == "working")
-    whole = (await world.http.post(f"/api/v1/runs/{demo.run}/reruns")).json()
-    later = (await world.http.post(f"/api/v1/runs/{demo.run}/reruns", params={"from": working + 5})).json()
+    whole = (await world.http.post(f"/api/v1/runs/{demo.run}/reruns", timeout=240)).json()
+    later = (await world.http.post(f"/api/v1/runs/{demo.run}/reruns", params={"from": working + 5}, timeout=240)).json()
     assert (later["equal"], later["after"]) == (True, working)
     assert 0 < later["compared"] == later["recorded"] < whole["compared"]
 
 
 async def test_a_divergence_names_the_recorded_and_the_new_event(world: World, bent: Published) -> None:
-    document = (await world.http.post(f"/api/v1/runs/{bent.run}/reruns")).json()
+    document = (await world.http.post(f"/api/v1/runs/{bent.run}/reruns", timeout=240)).json()
     found = document["divergence"]
     assert document["equal"] is False
     assert found["agent"] == "architect"
@@ -137,5 +137,5 @@ async def test_runs_that_cannot_be_run_again_say_why(world: World, demo: Publish
 
 
 async def test_several_reruns_at_once_all_answer(world: World, demo: Published) -> None:
-    asked = (world.http.post(f"/api/v1/runs/{demo.run}/reruns") for _ in range(5))
+    asked = (world.http.post(f"/api/v1/runs/{demo.run}/reruns", timeout=240) for _ in range(5))
     assert [response.json()["equal"] for response in await asyncio.gather(*asked)] == [True] * 5

@@ -155,7 +155,7 @@ async def test_sockets_that_say_nothing_take_no_place_of_those_who_may_ask(
         http = url.replace("ws:", "http:").replace("/live", "/stream")
         async with connect(url), connect(url):
             headers = {"Authorization": f"Bearer {TOKEN}"}
-            async with httpx.AsyncClient(headers=headers) as client, client.stream("GET", http) as answer:
+            async with httpx.AsyncClient(headers=headers, timeout=30) as client, client.stream("GET", http) as answer:
                 assert answer.status_code == 200
 
         async def free() -> bool:

@@ -112,7 +112,7 @@ async def test_an_export_that_is_repeated_is_stored_once(world: World) -> None:
 
 def _export_with_the_sdk(world: World) -> SpanContext:
     headers = {"Authorization": world.http.headers["Authorization"]}
-    exporter = OTLPSpanExporter(f"{world.url}/v1/traces", headers=headers, compression=Compression.Gzip, timeout=5)
+    exporter = OTLPSpanExporter(f"{world.url}/v1/traces", headers=headers, compression=Compression.Gzip, timeout=60)
     provider = TracerProvider(resource=Resource.create({"service.name": "the-sdk", "host.cpus": 2}))
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("sdk-tests", "3.1")
