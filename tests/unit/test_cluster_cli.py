@@ -21,7 +21,7 @@ from enchanted.cluster.commands import acting
 from enchanted.cluster.errors import CommandFailed
 from enchanted.cluster.settings import Settings
 from enchanted.serve import client
-from enchanted.serve.client_errors import ApiSlow, ApiUnreachable
+from enchanted.serve.client_errors import ApiSlow, ApiUnreachable, NothingFound
 
 
 def test_help_does_not_import_what_is_heavy() -> None:
@@ -237,3 +237,20 @@ def test_an_api_that_is_not_there_is_no_slow_one() -> None:
         with pytest.raises(ApiUnreachable, match=r"does not answer .*`enchanted up` starts it") as caught:
             api.state("r")
         assert not isinstance(caught.value, ApiSlow)
+
+
+def test_who_follows_a_run_goes_on_though_something_else_answers_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter(
+        [
+            httpx.Response(404, text="Path '/api/v1/stream' not found. Ping http://.../-/routes for available routes."),
+            httpx.Response(500, text="Internal Server Error"),
+            httpx.Response(200, text='id: 7\ndata: {"seq": 7}\n\n'),
+            httpx.Response(404, json={"title": "Not found", "detail": "there is no such run"}),
+        ]
+    )
+    monkeypatch.setattr(client, "RESUME_PAUSE", 0.0)
+    with client.ApiClient("http://api", "token", transport=httpx.MockTransport(lambda _: next(answers))) as api:
+        following = api.follow(run="r")
+        assert next(following) == {"seq": 7}
+        with pytest.raises(NothingFound, match="there is no such run"):
+            next(following)

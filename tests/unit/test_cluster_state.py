@@ -82,3 +82,14 @@ def test_a_process_that_ignores_sigterm_is_killed_and_its_children_are_found() -
         assert len(family) == 2
         assert end(lambda: with_variable("_ENCHANTED_TEST_MARK", "x1"), grace=0.3) == []
         assert process.wait() in (-signal.SIGKILL, 0)
+
+
+def test_a_process_whose_name_ends_within_a_character_is_found_like_any_other() -> None:
+    named = "open('/proc/self/comm', 'wb').write('é'.encode() * 9); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", named], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        name = "é".encode() * 7 + "é".encode()[:1]
+        assert name in Path(f"/proc/{process.pid}/stat").read_bytes()
+        assert process.pid in {found.pid for found in descendants(os.getpid())}
+        process.kill()
