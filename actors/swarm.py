@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from opentelemetry import trace
 from ray.actor import ActorHandle
-from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
 from enchanted.actors import spans
 from enchanted.actors.config import SwarmConfig
@@ -109,7 +109,7 @@ class RayTeam:
             if isinstance(error.cause, (ActorError, ModelError, BusError)):
                 raise error.cause from None
             raise
-        except (RayActorError, TimeoutError) as error:
+        except (RayError, TimeoutError) as error:
             await self._bury(name)
             raise AgentLost(name) from error
 
@@ -130,7 +130,11 @@ class RayTeam:
                 )
                 self._actors[name] = await _named(actor, spec)
                 started = _result(self._actors[name].start.remote())
-                self._agents[name] = await asyncio.wait_for(started, START_SECONDS)
+                try:
+                    self._agents[name] = await asyncio.wait_for(started, START_SECONDS)
+                except Exception:
+                    await self._bury(name)
+                    raise
             return self._actors[name]
 
     async def _bury(self, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -119,7 +120,16 @@ class Keeper:
         pauses, restarts = Pauses(), 0
         while True:
             begun = time.monotonic()
-            child = await self._start(service.name, service.command())
+            try:
+                child = await self._start(service.name, service.command())
+            except OSError as error:
+                # Later there may be room on the disk again, or for another process.
+                failed = ServiceFailed(service.name, f"cannot be started: {error.strerror or error}")
+                if not restarts:
+                    raise failed from error
+                log.warning("%s", failed)
+                await asyncio.sleep(pauses.next(0.0))
+                continue
             now = _describe(service, child, restarts)
             self._note(replace(now, state="restarting" if restarts else "starting"))
             try:
@@ -199,7 +209,8 @@ class Keeper:
         trouble = ""
         while True:
             await asyncio.sleep(DISK_SECONDS)
-            server.tend()
+            with contextlib.suppress(OSError):
+                server.tend()
             now = self._home.disk_trouble(ROOM if trouble else FULL)
             if now and not trouble:
                 log.error("the disk of %s %s; events wait until it can be written", self._home.path, now)

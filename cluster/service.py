@@ -114,18 +114,21 @@ class Child:
 
     async def end(self, grace: float) -> None:
         """End it and everything below it: SIGTERM to all at once, SIGKILL to what is left after ``grace`` seconds."""
-        pid = self.process.pid
-        tree = descendants(pid)
+        tree = self._below()
         for process in (*([self.identity] if self.identity else []), *tree):
             process.send(signal.SIGTERM)
         until = time.monotonic() + grace
         while time.monotonic() < until and (self.process.returncode is None or any(p.alive() for p in tree)):  # noqa: ASYNC110
             await asyncio.sleep(0.02)  # nothing tells us when a process ends that is not our child
-        for process in (*tree, *descendants(pid)):
+        for process in (*tree, *self._below()):
             process.send(signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
         await self.process.wait()
+
+    def _below(self) -> list[ProcessId]:
+        """What it has started; nothing when it has ended, since its number may be another's by now."""
+        return descendants(self.identity.pid) if self.identity and self.identity.alive() else []
 
     def last_lines(self, count: int = LOG_LINES) -> tuple[str, ...]:
         """The end of its log."""

@@ -15,7 +15,7 @@ from enchanted.actors.repository.git import Git
 from enchanted.bus.connection import Bus
 from enchanted.cluster.testing import HomeUnderTest, eventually, home_under_test
 from enchanted.ingest.tables import connect_blocking
-from enchanted.schemas.events import StoredEvent, kind_of
+from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -31,7 +31,14 @@ def test_a_runs_spans_are_stored_under_the_ids_of_its_events(tmp_path: Path, rep
         )
         assert done.returncode == 0, done.stderr
         run_id = json.loads(done.stdout)["run_id"]
-        events = [stored.event for stored in asyncio.run(_events(status["nats_url"], run_id))]
+
+        def published() -> list[SwarmEvent]:
+            return [stored.event for stored in asyncio.run(_events(status["nats_url"], run_id))]
+
+        # The orchestrator's last sign of life comes after its verdict.
+        left = "the orchestrator has left"
+        eventually(lambda: "STOPPING" in str(published()[-1].system_signal), seconds=60, about=left)
+        events = published()
         (trace_id,) = {event.trace_id for event in events if kind_of(event) in WORK}
         wanted = {event.span_id for event in events if event.trace_id == trace_id}
 

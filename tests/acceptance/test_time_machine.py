@@ -33,7 +33,7 @@ def merged(swarm: HomeUnderTest, tmp_path_factory: pytest.TempPathFactory) -> di
 
     # The orchestrator's last sign of life comes after its verdict.
     left = "the orchestrator has left"
-    eventually(lambda: "STOPPING" in str(log()[-1].get("agent_vital")), seconds=60, about=left)
+    eventually(lambda: "STOPPING" in str(log()[-1].get("system_signal")), seconds=60, about=left)
     return {**document, "log": log()}
 
 

@@ -95,7 +95,7 @@ def untouched(repository: Path) -> tuple[str, ...]:
 
 async def test_a_run_survives_the_kill_of_every_part(home: HomeUnderTest, repository: Repository) -> None:
     parts = random.Random(SEED).sample(PARTS, len(PARTS))
-    plan = [Strike(victim="coder-1", actions=3), *strikes(parts, first=15, last=90, seed=SEED)]
+    plan = [Strike(victim="coder-1", actions=3), *strikes(parts, first=15, last=60, seed=SEED)]
     survived = await struck_run(home, repository(FILES), plan, "--model", "minimal")
     assert [kill.victim for kill in survived.kills] == ["coder-1", *parts]
     assert survived.verdict == "merged"

@@ -30,7 +30,7 @@ def _mode_of_head(process: psutil.Process) -> str | None:
 async def test_the_ray_of_a_measurement_listens_on_loopback_only_and_asks_for_a_token() -> None:
     absent = free_port()
     urls = (f"nats://127.0.0.1:{absent}", *[f"http://127.0.0.1:{absent}/x"] * 2)
-    async with asyncio.timeout(100), deployed(*urls):
+    async with asyncio.timeout(220), deployed(*urls):
         family = psutil.Process().children(recursive=True)
         (mode,) = filter(None, map(_mode_of_head, family))
         assert mode == "token"

@@ -12,7 +12,7 @@ import pytest
 
 from enchanted.cluster.testing import HomeUnderTest, eventually, home_under_test, kill
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_a_killed_keeper_leaves_no_process_behind(home: HomeUnderTest) -> None:
         warden = home.state()["pid"]
         keeper = int((Path("/proc") / str(warden) / "task" / str(warden) / "children").read_text().split()[0])
         kill(keeper)
-        eventually(lambda: not home.processes(), seconds=20, about="no process of this home is left")
+        eventually(lambda: not home.processes(), seconds=60, about="no process of this home is left")
         assert "error: the supervisor was killed" in up.communicate()[1]
     assert up.returncode == 4
 
@@ -46,15 +46,15 @@ def test_a_killed_warden_leaves_no_process_behind(home: HomeUnderTest) -> None:
     with home.popen("up") as up:
         eventually(lambda: raylet_runs(home), seconds=60, about="Ray is starting")
         kill(home.state()["pid"])
-        eventually(lambda: not home.processes(), seconds=20, about="no process of this home is left")
-        assert up.wait(timeout=20) == 4
+        eventually(lambda: not home.processes(), seconds=60, about="no process of this home is left")
+        assert up.wait(timeout=60) == 4
 
 
 def test_ctrl_c_in_up_ends_what_it_started(home: HomeUnderTest) -> None:
     with home.popen("up") as up:
         eventually(lambda: home.service("nats").get("state") == "healthy", seconds=60, about="nats is healthy")
         up.send_signal(signal.SIGINT)
-        assert up.wait(timeout=30) == 130
+        assert up.wait(timeout=60) == 130
     assert not home.processes()
 
 

@@ -25,7 +25,13 @@ from enchanted.schemas.events import StoredEvent, kind_of, run_transition, state
 from enchanted.schemas.gen.events_pb2 import FileChange
 from enchanted.serve.testing import History, World
 
-AWAY = ("ERR_CONNECTION_REFUSED", "ERR_CONNECTION_RESET", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_EMPTY_RESPONSE")
+AWAY = (
+    "ERR_CONNECTION_REFUSED",
+    "ERR_CONNECTION_RESET",
+    "ERR_CONTENT_LENGTH_MISMATCH",
+    "ERR_EMPTY_RESPONSE",
+    "ERR_INCOMPLETE_CHUNKED_ENCODING",
+)
 """What Chromium itself writes to the console of a server that is gone."""
 
 
@@ -128,10 +134,10 @@ async def test_an_api_that_only_falls_silent_is_noticed_and_left_for_a_new_conne
     await expect(page.locator(".pill-open")).to_have_text("Live")
     api.send(signal.SIGSTOP)
     try:
-        await page.clock.fast_forward(30_000)
+        await page.clock.fast_forward(20_000)
         await expect(page.locator(".pill-open")).to_have_text("Live")
         await talk.say(5)
-        await page.clock.fast_forward(12_000)
+        await page.clock.fast_forward(25_000)
         await expect(page.locator(".pill-broken")).to_have_text("Reconnecting")
     finally:
         api.send(signal.SIGCONT)

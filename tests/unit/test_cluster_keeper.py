@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import subprocess
 import sys
@@ -10,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from enchanted.cluster import keeper
+from enchanted.cluster import service as service_of
 from enchanted.cluster.errors import ServiceFailed
 from enchanted.cluster.home import Home
 from enchanted.cluster.keeper import Keeper
 from enchanted.cluster.nats import NatsServer
 from enchanted.cluster.plan import plan
 from enchanted.cluster.processes import ProcessId
-from enchanted.cluster.service import Command
+from enchanted.cluster.service import Child, Command
 from enchanted.cluster.settings import Settings
 
 SERVICE = """
@@ -98,6 +101,58 @@ async def test_a_first_deployment_is_tried_again_unless_the_next_one_would_fail_
     with pytest.raises(ServiceFailed, match="deploy: no"):
         await Keeper(home, settings, this)._keep_deployed(plan(settings, home))
     assert (tmp_path / "asked").read_text() == "x" * tries
+
+
+class Blocked:
+    """A service that ends at once, and whose second start the disk has no room for."""
+
+    name, port = "blocked", 0
+    start_seconds = grace_seconds = 10.0
+
+    def __init__(self) -> None:
+        self.starts = 0
+        self.third = asyncio.Event()
+
+    def command(self) -> Command:
+        self.starts += 1
+        if self.starts == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if self.starts == 3:
+            self.third.set()
+        return Command(argv=["true"])
+
+    async def probe(self) -> None:
+        """It is well until it ends."""
+
+
+async def test_a_service_that_cannot_be_started_again_for_want_of_room_is_tried_until_there_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    this, service = ProcessId.of(os.getpid()), Blocked()
+    assert this is not None
+    home = Home(tmp_path)
+    home.prepare()
+    keeping = asyncio.create_task(Keeper(home, Settings(), this)._keep(service))
+    try:
+        async with asyncio.timeout(60):
+            await service.third.wait()
+    finally:
+        keeping.cancel()
+        await asyncio.wait({keeping})
+    assert "blocked: cannot be started: No space left on device" in caplog.text
+
+
+async def test_what_had_the_number_of_a_process_that_ended_is_not_taken_for_its_child(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    child = await Child.start("gone", Command(argv=["true"]), tmp_path / "gone.log")
+    await child.process.wait()
+    with subprocess.Popen(["sleep", "60"]) as other:  # noqa: ASYNC220
+        mine = ProcessId.of(other.pid)
+        monkeypatch.setattr(service_of, "descendants", lambda pid: [mine])
+        await child.end(grace=0.1)
+        assert other.poll() is None
+        other.kill()
 
 
 def test_a_warden_that_cannot_write_the_state_ends_without_an_error_of_its_own(tmp_path: Path) -> None:
