@@ -43,7 +43,7 @@ WAIT_SECONDS = RayHead.start_seconds
 API_SECONDS = 60.0
 
 LASTING = (ClusterError, BusAccessDenied, BusNotTrusted, StreamDiffers, BadUrl, SchemaChanged)
-"""What a second try meets as well."""
+"""What a second try meets as well, or what was waited for already."""
 DURABILITY_SECONDS = 30.0
 """Until a server that does not say how durable it is counts as one that is not."""
 

@@ -124,7 +124,7 @@ class Keeper:
                 child = await self._start(service.name, service.command())
             except OSError as error:
                 # Later there may be room on the disk again, or for another process.
-                failed = ServiceFailed(service.name, f"cannot be started: {error.strerror or error}")
+                failed = ServiceFailed(service.name, f"cannot be started: {error}")
                 if not restarts:
                     raise failed from error
                 log.warning("%s", failed)
@@ -155,14 +155,17 @@ class Keeper:
         while True:
             self._note(replace(api, state="restarting" if self._deployed else "starting"))
             begun, tries = time.monotonic(), tries + 1
-            # Should it end meanwhile, the next one needs the API as well.
+            # Should it end meanwhile, the next one needs the API as well; one that has ended is not deployed into.
             ray = self._children.get("ray")
+            if ray is not None and ray.process.returncode is not None:
+                ray = None
             try:
                 found = await self._deploy("deploy", DEPLOY_SECONDS)
             except ServiceFailed as error:
                 if not self._deployed and (error.final or tries == FIRST_TRIES):
                     raise
                 log.warning("%s", error)
+                self._note(replace(api, detail=error.cause))
                 await asyncio.sleep(pauses.next(time.monotonic() - begun))
                 continue
             self._deployed = True
@@ -178,7 +181,10 @@ class Keeper:
         """Run the driver; returns what it reports."""
         token = None if self._joined_ray else self._home.ray_token
         argv = [*python("enchanted.cluster.deploy"), verb, "--home", str(self._home.path)]
-        child = await self._start("deploy", Command(argv=argv, environment=environment(token), pipes=True))
+        try:
+            child = await self._start("deploy", Command(argv=argv, environment=environment(token), pipes=True))
+        except OSError as error:
+            raise ServiceFailed("deploy", f"cannot be started: {error}", final=False) from error
         try:
             output, _ = await asyncio.wait_for(child.process.communicate(), seconds)
         except TimeoutError as error:

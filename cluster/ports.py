@@ -13,8 +13,8 @@ from enchanted.cluster.settings import Settings
 
 LOOPBACK = "127.0.0.1"
 LASTING = range(20_000, 32_768)
-"""Ports that Linux gives to nobody by itself (its `ip_local_port_range` begins at 32,768), so that one that is free now
-is free as well when its service, seconds later, listens."""
+"""Ports that Linux gives to nobody by itself (its `ip_local_port_range` begins at 32,768): one that is free now will be
+when its service, seconds later, listens."""
 TRIES = 100
 SERVICE_OF = {
     "nats_port": "nats",
@@ -75,7 +75,7 @@ def _remembered(home: Home) -> dict[str, int]:
 def free(wish: int, taken: set[int]) -> int:
     """A port nobody listens on and that is not in ``taken``: ``wish`` if it can be had."""
     if wish and wish not in taken and is_free(wish):
-        return wish
+        return wish  # also another one than these: a port that the last start had is known to others
     for _ in range(TRIES):
         port = LASTING.start + secrets.randbelow(len(LASTING))
         if port not in taken and is_free(port):

@@ -59,7 +59,7 @@ def _stat(pid: int) -> list[str] | None:
     try:
         # The name in it has 15 bytes, and may end within a character.
         text = (PROC / str(pid) / "stat").read_text(errors="replace")
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     return text.rpartition(")")[2].split()
 

@@ -112,12 +112,14 @@ _SERVE = {
     "RAY_SERVE_PROXY_USE_GRPC": "1",
     # Bytes; by default gRPC's 4 MiB, and an answer that is larger would be an error.
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
-    # gRPC would ask a proxy that `http_proxy` names for the way to this machine.
-    "no_grpc_proxy": f"{LOOPBACK},localhost",
+    # gRPC would ask a proxy that `http_proxy` names for the way to this machine; it reads this instead of `no_proxy`.
+    "no_grpc_proxy": ",".join(
+        (LOOPBACK, "localhost", *filter(None, (os.environ.get(name) for name in ("no_grpc_proxy", "no_proxy"))))
+    ),
     # Seconds, three times: a proxy that starts beside much else is not to be taken for a dead one.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
 }
-"""A request costs the proxy and the replica 3.6 ms of CPU together, by Serve's defaults 8."""
+"""A request costs the proxy and the replica 3.2 ms of CPU together, by Serve's defaults 8."""
 
 
 def environment(token_file: Path | None) -> Mapping[str, str]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sized
+from itertools import count
 
 from ray.serve._private.http_util import MessageQueue
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MOST = 4 << 20
-"""Bytes of an answer that wait in the replica to be taken."""
+MOST = 256 << 10
+"""Bytes of an answer that wait in the replica to be taken. Serve takes all of them at once, and only when the client
+has what it took before: whoever reads slowly must get through so much before it counts as one that takes nothing."""
+TURNS = 5
+"""Of the event loop, in which Serve takes a message that somebody waits for."""
 PAUSE = 0.01
-"""Seconds until it is looked again; Serve tells nobody that a message was taken."""
+"""Seconds between looks after that; Serve tells nobody that a message was taken."""
 
 
 class Backpressure:
@@ -29,17 +33,19 @@ class Backpressure:
         await self._app(scope, receive, send if queue is None else self._paced(send, queue))
 
     def _paced(self, send: Send, queue: Sized) -> Send:
-        sizes = deque[int]()
+        sizes, held = deque[int](), 0
 
         async def paced(message: Message) -> None:
+            nonlocal held
             sizes.append(len(message.get("body") or message.get("bytes") or message.get("text") or b""))
+            held += sizes[-1]
             await send(message)
-            while True:
+            for look in count():
                 while len(sizes) > len(queue):
-                    sizes.popleft()
-                if sum(sizes) <= self._most:
+                    held -= sizes.popleft()
+                if held <= self._most:
                     return
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(PAUSE if look >= TURNS else 0)
 
         return paced
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -365,14 +365,15 @@ def _document(response: httpx.Response) -> Json:
 def _checked(response: httpx.Response) -> httpx.Response:
     if not response.is_error:
         return response
-    try:
+    message, ours = f"the API answered {response.status_code}; is this address Enchanted's?", False
+    with suppress(ValueError, KeyError, TypeError):
         problem = response.json()
-        message = f"{problem['title']}; {problem['detail']}"
-    except (ValueError, KeyError, TypeError) as error:
-        # Ray Serve answers so while it starts and does not know the API yet.
-        raise ApiUnreachable(f"the API answered {response.status_code}; is this address Enchanted's?") from error
+        message, ours = f"{problem['title']}; {problem['detail']}", True
     if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
         wait = response.headers.get("Retry-After", "")
         raise ApiBusy(message, float(wait) if wait.isdecimal() else BUSY)
+    if not ours:
+        # Ray Serve answers so while it starts and does not know the API yet.
+        raise ApiUnreachable(message)
     kind = _BY_STATUS.get(response.status_code, RequestRefused if response.is_client_error else ApiFailed)
     raise kind(message)

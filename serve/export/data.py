@@ -34,6 +34,8 @@ router = APIRouter(prefix="/api/v1", tags=["query"])
 FIRST_PAGE = 100
 """Events, so that the first bytes come at once."""
 MAX_PAGE = 4_000
+SENT = 256 << 10
+"""Bytes that are sent at once: so much a client must take within its seconds."""
 PAGE_BYTES = 4 << 20
 """What a page is to have, by the sizes of the one before."""
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,100}\Z")
@@ -140,9 +142,9 @@ class ExportResponse(Response):
             log.warning("an export broke off: %s", error)
 
     async def _send(self, send: Send, piece: bytes) -> None:
-        if piece:
+        for begin in range(0, len(piece), SENT):
             async with asyncio.timeout(self._slow):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await send({"type": "http.response.body", "body": piece[begin : begin + SENT], "more_body": True})
 
 
 @router.get(

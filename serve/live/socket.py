@@ -141,8 +141,11 @@ async def _send_all(socket: WebSocket, pieces: AsyncGenerator[Piece, None], slow
 
 async def _close(socket: WebSocket, code: int, document: dict[str, Any]) -> None:
     # Whoever reads nothing is not waited for, and whoever is gone needs no answer.
-    with suppress(RuntimeError, WebSocketDisconnect, TimeoutError):
+    gone = (RuntimeError, WebSocketDisconnect, TimeoutError)
+    with suppress(*gone):
         async with asyncio.timeout(1.0):
             if socket.application_state is WebSocketState.CONNECTED:
                 await socket.send_text(orjson.dumps({"type": "error", "problem": document}).decode())
+    with suppress(*gone):
+        async with asyncio.timeout(1.0):
             await socket.close(code)

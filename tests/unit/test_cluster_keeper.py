@@ -7,6 +7,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,50 @@ async def test_a_first_deployment_is_tried_again_unless_the_next_one_would_fail_
     assert (tmp_path / "asked").read_text() == "x" * tries
 
 
+DEPLOYS = """
+import json
+from pathlib import Path
+with Path("asked").open("a") as asked:
+    asked.write("x")
+while not Path("go").exists():
+    pass
+print(json.dumps({"api_url": "http://127.0.0.1:1", "ray_dashboard_url": "", "notes": []}))
+"""
+
+
+async def until(what: Callable[[], bool]) -> None:
+    while not what():  # noqa: ASYNC110 - it happens in another process
+        await asyncio.sleep(0.01)
+
+
+async def test_a_ray_that_was_restarted_is_deployed_into_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, settings, this = Home(tmp_path), Settings(), ProcessId.of(os.getpid())
+    assert this is not None
+    home.prepare()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(keeper, "python", lambda _: [sys.executable, "-c", DEPLOYS])
+    made, asked = Keeper(home, settings, this), tmp_path / "asked"
+    former, live = Command(argv=["true"]), Command(argv=["sleep", "60"])
+    await (await made._start("ray", former)).process.wait()
+    keeping = asyncio.create_task(made._keep_deployed(plan(settings, home)))
+    try:
+        async with asyncio.timeout(60):
+            await until(asked.exists)
+            ray = await made._start("ray", live)
+            (tmp_path / "go").touch()
+            await until(lambda: made._state.phase == "healthy")
+            await asyncio.sleep(0.5)
+            assert asked.read_text() == "x"
+            ray.process.kill()
+            await made._start("ray", live)
+            await until(lambda: asked.read_text() == "xx" and made._children["deploy"].process.returncode == 0)
+    finally:
+        keeping.cancel()
+        await asyncio.wait({keeping})
+        for child in made._children.values():
+            await child.end(grace=0)
+
+
 class Blocked:
     """A service that ends at once, and whose second start the disk has no room for."""
 
@@ -139,7 +184,7 @@ async def test_a_service_that_cannot_be_started_again_for_want_of_room_is_tried_
     finally:
         keeping.cancel()
         await asyncio.wait({keeping})
-    assert "blocked: cannot be started: No space left on device" in caplog.text
+    assert "blocked: cannot be started: [Errno 28] No space left on device" in caplog.text
 
 
 async def test_what_had_the_number_of_a_process_that_ended_is_not_taken_for_its_child(
