@@ -22,6 +22,8 @@ _PING_INTERVAL = 2
 # Above this nats-py's publish waits for the socket and swallows the cancellation of our deadlines.
 _PENDING_BYTES = 64 * 1024 * 1024
 
+_CANCEL_AGAIN = 0.1
+
 log = logging.getLogger(__name__)
 
 
@@ -87,8 +89,11 @@ class Dialer:
         finally:
             refused.cancel()
             if not connecting.done():
-                connecting.cancel()
-                await asyncio.wait({connecting})
+                while not connecting.done():
+                    # Again: Python 3.11's wait_for, in which nats-py connects, loses a cancellation that comes at the
+                    # moment in which a server refuses, and nats-py would go on for ever.
+                    connecting.cancel()
+                    await asyncio.wait({connecting}, timeout=_CANCEL_AGAIN)
                 await connection.close()
 
     async def _open(self, connection: Connection, refusals: Refusals) -> None:

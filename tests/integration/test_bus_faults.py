@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from nats.aio.client import Client
 
 from enchanted.bus.agent_log import AgentLog, new_id
 from enchanted.bus.batch import MAX_BATCH_MESSAGES, Outgoing, batch_frames
@@ -233,6 +235,26 @@ async def test_wrong_credentials_are_refused_at_once(server: NatsServer) -> None
         with pytest.raises(BusAccessDenied, match="password"):
             async with Bus.connect(f"nats://app:wrong@127.0.0.1:{server.port}", connect_timeout=60.0):
                 pass
+
+
+async def test_a_client_that_loses_a_cancellation_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost, connect = 0, Client.connect
+
+    async def stubborn(self: Client, *servers: Any, **options: Any) -> None:
+        nonlocal lost
+        while True:
+            try:
+                return await connect(self, *servers, **options)
+            except asyncio.CancelledError:
+                lost += 1
+                if lost > 2:
+                    raise
+
+    monkeypatch.setattr(Client, "connect", stubborn)
+    async with asyncio.timeout(30):
+        with pytest.raises(BusUnreachable):
+            await Bus.connect(f"nats://app:secret@127.0.0.1:{free_port()}", connect_timeout=0.2).open()
+    assert lost == 3
 
 
 async def test_no_server_is_said_within_the_connect_timeout() -> None:
