@@ -223,6 +223,22 @@ async def test_damage_whose_reason_is_no_text_is_healed_like_any_other(tmp_path:
         assert sorted(await world.rows()) == sorted(world.acknowledged.items())
 
 
+async def test_a_row_that_somebody_deleted_is_no_damage_of_its_part_and_comes_again(
+    tmp_path: Path, store: StoreProcess
+) -> None:
+    async with world_of(tmp_path, store, 17) as world:
+        async with world.table() as table:
+            # What marks a row as deleted is done as merges are.
+            await table.command("SYSTEM START MERGES events")
+            await table.command("DELETE FROM events WHERE stream_seq = 7")
+        async with world.reconciler() as reconciler:
+            report = await reconciler.check(deep=True)
+            assert (list(report.scrub.damaged_parts), list(report.scrub.detached)) == ([], [])
+            assert (report.missing.spans, report.healed) == (((7, 7),), 1)
+            assert (await reconciler.check(deep=True)).sound
+        assert sorted(await world.rows()) == sorted(world.acknowledged.items())
+
+
 def weighty(part: Path) -> list[Path]:
     """Files of a part in which damage does harm, the larger ones more often."""
     files = [file for file in sorted(part.iterdir()) if file.suffix == ".bin" and file.stat().st_size > 100]
