@@ -54,7 +54,10 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 60.0)
 @contextlib.asynccontextmanager
 async def served(deps: Dependencies, port: int = 0) -> AsyncIterator[str]:
     """The API on a real socket; open connections are cut when the block ends."""
-    listening = socket.create_server(("127.0.0.1", port))
+    # Of a socket whose protocol is not named asyncio does not know that small answers must not wait (TCP_NODELAY).
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(("127.0.0.1", port))
     config = uvicorn.Config(create_app(deps), log_level="critical", timeout_graceful_shutdown=0)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(sockets=[listening]))
