@@ -151,7 +151,7 @@ def _host_of(config: Mapping[str, Any]) -> str:
     num_replicas=1,
     max_ongoing_requests=MAX_ONGOING_REQUESTS,
     ray_actor_options={"num_cpus": 0},
-    # A line for each request would cost as much as many an answer.
+    # Lines are written at once (`cluster/ray_head.py`), so each request would wait for one.
     logging_config={"enable_access_log": False},
 )
 @serve.ingress()
