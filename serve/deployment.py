@@ -25,6 +25,7 @@ from enchanted.serve.backpressure import Backpressure
 from enchanted.serve.errors import RunsUnavailable
 from enchanted.serve.guard.auth import access_from
 from enchanted.serve.guard.rate import Rate
+from enchanted.serve.receiving import LateReceive
 from enchanted.serve.sources.buslink import BusLink
 from enchanted.serve.sources.dependencies import MAX_SPAN, Dependencies
 from enchanted.serve.sources.store import Store
@@ -163,7 +164,7 @@ class Api:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """What Serve mounts."""
-        return Backpressure(create_app(dependencies_from(self._config)))
+        return LateReceive(Backpressure(create_app(dependencies_from(self._config))))
 
 
 def build_app(config: Mapping[str, Any]) -> serve.Application:
