@@ -1,4 +1,4 @@
-"""A short request without a body costs nobody a call between Ray Serve's processes."""
+"""A short request without a body is answered without a call back to Ray Serve's proxy."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Ask = Callable[[Any], Awaitable[bytes]]
 LATE = 0.2
 """Seconds after which a request is worth asking whether its client has gone."""
 _HAVE_BODY = frozenset({b"content-length", b"transfer-encoding"})
-"""Headers without which a request has no body (RFC 9112, 6.3)."""
+"""Headers without which a request of HTTP/1 has no body (RFC 9112, 6.3)."""
 _NO_BODY = pickle.dumps([{"type": "http.request", "body": b"", "more_body": False}])
 
 
 class LateReceive:
-    """A plain ASGI wrapper. For every request Serve's replica calls the proxy actor twice, for the body and for the
-    news that the client has gone: 2 ms of a simple read, whose body is known to be none and whose client stays.
+    """A plain ASGI wrapper. In every request Serve's replica calls the proxy actor twice or more, for the body and
+    for the news that the client has gone: 2 ms of a simple read, which has no body and whose client stays.
 
     Serve has no setting for it. It asks when the app first waits, so what is put in its place here comes in time.
     """
@@ -30,7 +30,8 @@ class LateReceive:
         self._late = late
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if isinstance(receive, ASGIReceiveProxy) and _has_no_body(scope):
+        # Another Ray than the one we know may ask in another way: its requests take longer then.
+        if isinstance(receive, ASGIReceiveProxy) and hasattr(receive, "_receive_asgi_messages") and _has_no_body(scope):
             receive._receive_asgi_messages = self._later(receive._receive_asgi_messages)
         await self._app(scope, receive, send)
 

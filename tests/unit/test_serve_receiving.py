@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from ray.serve._private.http_util import ASGIReceiveProxy
 from starlette.types import Message, Receive, Scope, Send
 
+from enchanted.cluster.home import new_secret, write_once
+from enchanted.serve.deployment import Api
 from enchanted.serve.receiving import LateReceive
 
 NOTHING: Message = {"type": "http.request", "body": b"", "more_body": False}
@@ -90,6 +94,13 @@ async def test_a_socket_is_asked_for_at_once() -> None:
     await through(proxy, app_that_reads(1, got), 60, kind="websocket")
     assert [one["body"] for one in got] == [b"text"]
     assert proxy.asked >= 1
+
+
+async def test_the_deployed_app_asks_late(tmp_path: Path) -> None:
+    write_once(tmp_path / "token", new_secret())
+    config = {"nats_url": "", "clickhouse_url": "", "token_file": str(tmp_path / "token"), "home": str(tmp_path)}
+    replica = SimpleNamespace(_config=config)
+    assert isinstance(cast("Any", Api).func_or_class.__serve_build_asgi_app__(replica), LateReceive)
 
 
 async def test_the_receive_of_another_server_is_left_alone() -> None:
