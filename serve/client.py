@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
@@ -48,10 +48,21 @@ _BY_STATUS: dict[int, type[ClientError]] = {
 
 
 class ApiClient:
-    """One API by URL and token."""
+    """One API by URL and token.
 
-    def __init__(self, url: str, token: str, *, transport: httpx.BaseTransport | None = None) -> None:
+    ``lost`` is told each time that the server of what is followed goes away, and why; it is asked again meanwhile.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        lost: Callable[[ApiUnreachable], None] = lambda _: None,
+    ) -> None:
         self.url = url.rstrip("/")
+        self._lost = lost
         self._token = token
         self._http = httpx.Client(
             base_url=self.url,
@@ -270,9 +281,10 @@ class ApiClient:
         """Wait until the table has the run's event with this sequence; False when it takes longer than ``seconds``."""
         give_up = time.monotonic() + seconds
         while True:
-            newest = self.events(run=run, before=LAST_SEQ, limit=1, fields="seq")["data"]
-            if newest and newest[0]["seq"] >= seq:
-                return True
+            with suppress(ApiUnreachable):
+                newest = self.events(run=run, before=LAST_SEQ, limit=1, fields="seq")["data"]
+                if newest and newest[0]["seq"] >= seq:
+                    return True
             if time.monotonic() > give_up:
                 return False
             time.sleep(POLL)
@@ -281,11 +293,9 @@ class ApiClient:
         """Wait until the table has the run to its closing event; False when it takes longer than ``seconds``."""
         give_up = time.monotonic() + seconds
         while True:
-            try:
+            with suppress(NothingFound, ApiUnreachable):
                 if self.run(run)["closed"]:
                     return True
-            except NothingFound:
-                pass
             if time.monotonic() > give_up:
                 return False
             time.sleep(POLL)
@@ -300,10 +310,11 @@ class ApiClient:
                     after, lost_at = frame.seq, None
                     if frame.document is not None:
                         yield frame.document
-            except ApiUnreachable:
-                now = time.monotonic()
-                lost_at = lost_at or now
-                if now - lost_at > GONE:
+            except ApiUnreachable as error:
+                if lost_at is None:
+                    lost_at = time.monotonic()
+                    self._lost(error)
+                elif time.monotonic() - lost_at > GONE:
                     raise
             time.sleep(RESUME_PAUSE)
 

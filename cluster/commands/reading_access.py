@@ -41,8 +41,13 @@ def api(url: str | None, token_file: Path | None) -> Iterator[ApiClient]:
         token_file = token_file or known
     elif token_file is None:
         raise CommandFailed("--url names another API", "give its token with --token-file", USAGE)
-    with ApiClient(url, _token(token_file)) as client:
+    with ApiClient(url, _token(token_file), lost=say_lost) as client:
         yield client
+
+
+def say_lost(error: Exception) -> None:
+    """What follows a run goes on by itself once the API is back."""
+    console.say(f"{error}; asking again for a minute")
 
 
 def _own() -> tuple[str, Path]:

@@ -20,6 +20,7 @@ from enchanted.actors.work import RoleName
 from enchanted.cluster import console
 from enchanted.cluster.commands.importing import RECORDED, take_in
 from enchanted.cluster.commands.offering import offered
+from enchanted.cluster.commands.reading_access import say_lost
 from enchanted.cluster.commands.run_view import RunProgress, view_of
 from enchanted.cluster.errors import CHECK_FAILED, DONE, INTERRUPTED, USAGE, CommandFailed, RepositoryRefused
 
@@ -139,7 +140,7 @@ def execute(settings: Settings, body: dict[str, Any], *, detach: bool, as_json: 
 
     begun = time.monotonic()
     endpoints = asyncio.run(services.up(settings, console.say))
-    with ApiClient(endpoints.api_url, endpoints.token_file.read_text().strip()) as client:
+    with ApiClient(endpoints.api_url, endpoints.token_file.read_text().strip(), lost=say_lost) as client:
         run_id = started(client, lambda key: client.start(body, key=key))
         follow_to_the_end(client, run_id, body["repo"], detach=detach, as_json=as_json, begun=begun)
 

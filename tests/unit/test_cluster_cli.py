@@ -249,8 +249,20 @@ def test_who_follows_a_run_goes_on_though_something_else_answers_for_a_moment(mo
         ]
     )
     monkeypatch.setattr(client, "RESUME_PAUSE", 0.0)
-    with client.ApiClient("http://api", "token", transport=httpx.MockTransport(lambda _: next(answers))) as api:
+    said, transport = list[str](), httpx.MockTransport(lambda _: next(answers))
+    with client.ApiClient("http://api", "token", transport=transport, lost=lambda why: said.append(str(why))) as api:
         following = api.follow(run="r")
         assert next(following) == {"seq": 7}
+        assert said == ["the API answered 404; is this address Enchanted's?"]
         with pytest.raises(NothingFound, match="there is no such run"):
             next(following)
+
+
+def test_who_waits_until_a_run_can_be_queried_waits_for_the_api_too() -> None:
+    answers = iter([httpx.Response(503, text="starting"), httpx.Response(200, json={"data": [{"seq": 7}]})])
+    with client.ApiClient("http://api", "token", transport=httpx.MockTransport(lambda _: next(answers))) as api:
+        assert api.wait_queryable("r", 7)
+    away = httpx.MockTransport(lambda _: httpx.Response(503, text="away"))
+    with client.ApiClient("http://api", "token", transport=away) as api:
+        assert not api.wait_queryable("r", 7, seconds=0)
+        assert not api.wait_closed("r", seconds=0)
