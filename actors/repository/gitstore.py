@@ -137,16 +137,23 @@ class ShadowRepository:
         return await asyncio.to_thread(self._export, user, branch, tree, "", base, dry_run=True)
 
     async def extend_branch(
-        self, user_repository: Path | str, branch: str, trees: tuple[str, str], message: str, *, base_commit: str = ""
+        self,
+        user_repository: Path | str,
+        branch: str,
+        held: Sequence[str],
+        tree: str,
+        message: str,
+        *,
+        base_commit: str = "",
     ) -> str:
-        """Add a commit that leads from the first tree to the second to a branch that holds the first.
+        """Add a commit that leads to ``tree`` to a branch that holds one of the trees ``held``.
 
         Raises:
             CannotApply: the branch holds something else, or is checked out.
             BaseMissing, NotARepository: see there.
         """
         base = base_commit or self.base_commit
-        return await asyncio.to_thread(self._extend, Path(user_repository), branch, trees, message, base)
+        return await asyncio.to_thread(self._extend, Path(user_repository), branch, held, tree, message, base)
 
     async def apply_to_working_tree(self, user_repository: Path | str, branch: str) -> None:
         """Fast-forward the user's current branch and files to ``branch``.
@@ -198,10 +205,15 @@ class ShadowRepository:
             branch, changes, source=self.store.git, base=base, message=message, author=AUTHOR, dry_run=dry_run
         )
 
-    def _extend(self, path: Path, branch: str, trees: tuple[str, str], message: str, base: str) -> str:
-        sides = tuple(self.store.changes(self.base_tree, tree) for tree in trees)
+    def _extend(self, path: Path, branch: str, held: Sequence[str], tree: str, message: str, base: str) -> str:
         return UserRepository(path).extend_branch(
-            branch, (sides[0], sides[1]), source=self.store.git, base=base, message=message, author=AUTHOR
+            branch,
+            (self.store.changes(self.base_tree, one) for one in held),
+            self.store.changes(self.base_tree, tree),
+            source=self.store.git,
+            base=base,
+            message=message,
+            author=AUTHOR,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,14 +209,17 @@ class UserRepository:
     def extend_branch(
         self,
         branch: str,
-        sides: tuple[Sequence[Change], Sequence[Change]],
+        held: Iterable[Sequence[Change]],
+        changes: Sequence[Change],
         *,
         source: Git,
         base: str,
         message: str,
         author: str,
     ) -> str:
-        """Add a commit to a branch that holds ``base`` plus the first changes: ``base`` plus the second.
+        """Add a commit, of ``base`` plus ``changes``, to a branch that holds ``base`` plus one of ``held``.
+
+        Nothing is added to a branch that holds it already.
 
         Raises:
             CannotApply: the branch is not there, holds something else, or is checked out.
@@ -228,8 +231,11 @@ class UserRepository:
         if status:
             raise CannotApply(f"{self.folder} has no branch {branch}", branch)
         parent = tip.decode().strip()
-        old, new = (self._write_tree(changes, source=source, base=base) for changes in sides)
-        if self.git.run("rev-parse", f"{parent}^{{tree}}").decode().strip() != old:
+        now = self.git.run("rev-parse", f"{parent}^{{tree}}").decode().strip()
+        new = self._write_tree(changes, source=source, base=base)
+        if now == new:
+            return parent
+        if not any(self._write_tree(one, source=source, base=base) == now for one in held):
             raise CannotApply("the branch holds other work", branch)
         if self.git.run("worktree", "list", "--porcelain").decode(errors="replace").find(f"branch {reference}\n") >= 0:
             raise CannotApply("the branch is checked out", branch)

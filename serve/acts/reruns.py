@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +30,8 @@ AT_ONCE = 2
 """Reruns at a time; others wait."""
 DEADLINE = 240.0
 """Seconds one rerun may take."""
+LOOK = 0.2
+"""Seconds until a rerun that nobody waits for any more ends."""
 
 
 class NotRerunnable(ServeError):
@@ -45,6 +50,10 @@ class RerunTooLong(ServeError):
             f"it is not through after {seconds:g} s; "
             "`enchanted rerun RUN --record FILE` and `python -m enchanted.actors.rerun FILE` have no limit"
         )
+
+
+class RerunUnwanted(Exception):
+    """Whoever asked for the rerun has gone."""
 
 
 class PerformedDocument(BaseModel):
@@ -112,35 +121,55 @@ class RerunDocument(BaseModel):
 
 
 class Reruns:
-    """Performs runs, a few at a time, each in a loop of its own so that the API goes on answering."""
+    """Performs runs, a few at a time, each in a loop and a thread of its own so that the API goes on answering."""
 
     def __init__(self, deps: Dependencies) -> None:
         self._deps = deps
         self._places = asyncio.Semaphore(AT_ONCE)
+        # Not the loop's own threads, which states and restores need.
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="rerun")
 
     async def verdict(self, run: str, start: int) -> Verdict:
-        """Perform a run, from the last quiet point at or before a sequence.
+        """Perform a run, from the last quiet point at or before a sequence; who is cancelled ends it.
 
         Raises:
             NotRerunnable: the log does not hold what that needs.
             RerunTooLong: it did not end in time.
         """
+        unwanted = threading.Event()
         async with self._places:
             try:
                 recording = await recording_of(run, self._read, self._deps.bus.blob)
-                return await asyncio.to_thread(self._perform, recording, start)
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._threads, self._perform, recording, start, unwanted)
             except ActorError as error:
                 raise NotRerunnable(str(error)) from error
             except TimeoutError as error:
                 raise RerunTooLong(DEADLINE) from error
+            finally:
+                unwanted.set()
 
     async def _read(self, run: str) -> list[StoredEvent]:
         return await events_between(self._deps, run, 0, MAX_SEQ)
 
-    def _perform(self, recording: Recording, start: int) -> Verdict:
+    def _perform(self, recording: Recording, start: int, unwanted: threading.Event) -> Verdict:
         self._deps.cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._deps.cache, prefix="rerun-") as folder:
-            return asyncio.run(asyncio.wait_for(rerun(recording, Path(folder), start=start), DEADLINE))
+            return asyncio.run(_wanted(rerun(recording, Path(folder), start=start), unwanted))
+
+
+async def _wanted(performing: Coroutine[None, None, Verdict], unwanted: threading.Event) -> Verdict:
+    """What it finds, unless it takes too long or nobody waits for it."""
+    async with asyncio.timeout(DEADLINE):
+        task = asyncio.create_task(performing)
+        try:
+            while not (await asyncio.wait({task}, timeout=LOOK))[0]:
+                if unwanted.is_set():
+                    raise RerunUnwanted
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
 
 
 @router.post("/runs/{run}/reruns", response_model=None, responses=described(RerunDocument))

@@ -18,9 +18,12 @@ from enchanted.schemas.events import StoredEvent, kind_of, state_change
 from enchanted.schemas.fold import DB_SCHEMA, ENV_VAR, FILE_SYSTEM, MAIN_WORKSPACE, workspace_of
 from enchanted.serve.acts.run_facts import facts_of
 from enchanted.serve.acts.undo_variable import (
+    CHANGED,
     VariableTarget,
     changes_of,
     find_variable,
+    ids_of,
+    newest_in_stream,
     record_variable,
     variable_document,
 )
@@ -32,6 +35,9 @@ from enchanted.serve.sources.buslink import RUN_DEADLINE
 from enchanted.serve.sources.dependencies import Dependencies
 from enchanted.serve.sources.parameters import MAX_SEQ
 
+STAYED = 20
+"""Undos that a run's branch may be behind."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
@@ -40,8 +46,10 @@ class Target:
     change: StoredEvent
     tree: str
     """The files of the same workspace as they are now."""
-    last_seq: int
-    """See `changes_of`."""
+    former: tuple[str, ...]
+    """What its files were before the last undos, the newest first: a branch may have stayed there, checked out."""
+    known: frozenset[str]
+    """See `newest_in_stream`."""
 
     @property
     def workspace(self) -> str:
@@ -62,7 +70,7 @@ async def undone(deps: Dependencies, contents: Contents, run: str, event_id: str
         return await _variable_undone(deps, run, find_variable(events, change), dry_run=dry_run)
     target = find_target(events, run, event_id)
     step = target.change.event.state_change
-    trees = [target.tree, step.previous_state_hash, step.new_state_hash]
+    trees = [target.tree, step.previous_state_hash, step.new_state_hash, *target.former]
     async with contents.trees(run, events, trees) as repository:
         patch, tree = await taken_back(repository, target)
         if dry_run:
@@ -137,9 +145,15 @@ def find_target(events: Sequence[StoredEvent], run: str, event_id: str) -> Targe
         As `find_change`.
     """
     change = find_change(events, run, event_id)
-    held, last_seq = changes_of(events, workspace_of(change))
+    held = changes_of(events, workspace_of(change))
     files = [one.event.state_change for one in held if one.event.state_change.target_type == FILE_SYSTEM]
-    return Target(change=change, tree=files[-1].new_state_hash, last_seq=last_seq)
+    undone = [one for one in files if one.reason == "undo"]
+    return Target(
+        change=change,
+        tree=files[-1].new_state_hash,
+        former=tuple(one.previous_state_hash for one in reversed(undone[-STAYED:])),
+        known=ids_of(held),
+    )
 
 
 async def taken_back(repository: ShadowRepository, target: Target) -> tuple[Patch, str]:
@@ -181,10 +195,11 @@ async def record(bus: BusPort, run: str, target: Target, patch: Patch, tree: str
         parent=target.change.event.event_id,
     )
     log = AgentLog(bus, run_id=run, role="operator", agent_name="operator")
+    newest = await newest_in_stream(bus, run, target.workspace, target.known)
     try:
-        return await log.emit_change(change, expected_last=target.last_seq)
+        return await log.emit_change(change, expected_last=newest)
     except StateConflict as error:
-        raise UndoRefused("the workspace was changed meanwhile; look again, then repeat it") from error
+        raise UndoRefused(CHANGED) from error
 
 
 async def _branch_moved(
@@ -198,7 +213,7 @@ async def _branch_moved(
     message = f"Undo {target.change.event.event_id}\n\nEnchanted-Run: {run}"
     try:
         commit = await repository.extend_branch(
-            facts.repo, branch, (target.tree, tree), message, base_commit=facts.base_commit
+            facts.repo, branch, (target.tree, *target.former), tree, message, base_commit=facts.base_commit
         )
     except ActorError as error:
         return f"{branch} is as it was: {error}"

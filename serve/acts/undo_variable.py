@@ -9,11 +9,13 @@ from typing import Any
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.errors import StateConflict
 from enchanted.bus.ports import BusPort
-from enchanted.bus.subjects import matches, state_filter
+from enchanted.bus.subjects import state_filter
 from enchanted.schemas.events import StoredEvent, kind_of, variable_change
 from enchanted.schemas.fold import ENV_VAR, workspace_of
 from enchanted.serve.errors import UndoRefused
 from enchanted.serve.queries.runs import parsed
+
+CHANGED = "the workspace was changed meanwhile; look again, then repeat it"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,8 +25,8 @@ class VariableTarget:
     change: StoredEvent
     now: tuple[str, str]
     former: tuple[str, str]
-    last_seq: int
-    """See `changes_of`."""
+    known: frozenset[str]
+    """See `newest_in_stream`."""
 
     @property
     def name(self) -> str:
@@ -39,7 +41,7 @@ def find_variable(events: Sequence[StoredEvent], change: StoredEvent) -> Variabl
         UndoRefused: the variable was set anew since, or nothing of the change is left, or what it was is not known.
     """
     step = change.event.state_change
-    held, last_seq = changes_of(events, workspace_of(change))
+    held = changes_of(events, workspace_of(change))
     same = [one for one in held if _is_of(one, step.target_resource)]
     newest, before = same[-1], [one for one in same if one.seq < change.seq]
     now = newest.event.state_change.new_state_hash
@@ -52,18 +54,34 @@ def find_variable(events: Sequence[StoredEvent], change: StoredEvent) -> Variabl
         )
     former = _former(before, change) if step.previous_state_hash else ("", "")
     value = newest.event.state_change.diff_patch
-    return VariableTarget(change=change, now=(now, value), former=former, last_seq=last_seq)
+    return VariableTarget(change=change, now=(now, value), former=former, known=ids_of(held))
 
 
-def changes_of(events: Sequence[StoredEvent], workspace: str) -> tuple[list[StoredEvent], int]:
-    """A workspace's changes, of files and of what is set in it, and the newest sequence of its subject (0: none).
+def changes_of(events: Sequence[StoredEvent], workspace: str) -> list[StoredEvent]:
+    """A workspace's changes, of files and of what is set in it."""
+    return [one for one in events if kind_of(one.event) == "state_change" and workspace_of(one) == workspace]
 
-    A main workspace may go without a name, and a foreign producer publishes to a subject without one: subjects of
-    their own, which are none of what the undo's condition is about.
+
+def ids_of(events: Sequence[StoredEvent]) -> frozenset[str]:
+    """Their event ids."""
+    return frozenset(one.event.event_id for one in events)
+
+
+async def newest_in_stream(bus: BusPort, run: str, workspace: str, known: frozenset[str]) -> int:
+    """The sequence of a workspace's newest change that the stream still has (0: none), on which an undo depends.
+
+    The table may have changes that the stream has let go since, and those of a stream before this one: their sequences
+    are none that the stream could compare with. A main workspace may go without a name, and a foreign producer
+    publishes to a subject without one: subjects of their own, which are none of what the condition is about.
+
+    Raises:
+        UndoRefused: it is not among ``known``, the ids of the changes that were looked at.
     """
-    held = [one for one in events if kind_of(one.event) == "state_change" and workspace_of(one) == workspace]
-    ours = (one.seq for one in held if matches(state_filter(one.event.run_id, workspace), one.subject))
-    return held, max(ours, default=0)
+    held = await bus.last_of_each(state_filter(run, workspace))
+    newest = max(held, key=lambda one: one.seq, default=None)
+    if newest is not None and newest.event.event_id not in known:
+        raise UndoRefused(CHANGED)
+    return newest.seq if newest else 0
 
 
 def _former(before: Sequence[StoredEvent], change: StoredEvent) -> tuple[str, str]:
@@ -95,10 +113,11 @@ async def record_variable(bus: BusPort, run: str, target: VariableTarget) -> Sto
         parent=target.change.event.event_id,
     )
     log = AgentLog(bus, run_id=run, role="operator", agent_name="operator")
+    newest = await newest_in_stream(bus, run, workspace_of(target.change), target.known)
     try:
-        return await log.emit_change(draft, expected_last=target.last_seq)
+        return await log.emit_change(draft, expected_last=newest)
     except StateConflict as error:
-        raise UndoRefused("the workspace was changed meanwhile; look again, then repeat it") from error
+        raise UndoRefused(CHANGED) from error
 
 
 def variable_document(run: str, target: VariableTarget) -> dict[str, Any]:

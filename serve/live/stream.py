@@ -145,11 +145,13 @@ class Streams:
     async def _pieces(self, query: LiveQuery, start: int, info: StreamInfo) -> AsyncGenerator[Piece, None]:
         if start:  # whoever is cut off before the first event comes back to here, and not to the "now" of then
             yield Piece(seen=start)
-        if start + 1 < info.first_seq:
+        while start + 1 < info.first_seq:
             async with aclosing(self._from_table(query, start, info.first_seq)) as old:
                 async for piece in old:
                     yield piece
             start = info.first_seq - 1
+            # Reading the table takes minutes where it is long, in which the stream lets go of more.
+            info = await self._deps.bus.stream_info()
         async with aclosing(self._from_stream(query, start, info.last_seq)) as pieces:
             async for piece in pieces:
                 yield piece
@@ -168,16 +170,40 @@ class Streams:
     async def _from_stream(self, query: LiveQuery, after: int, last_seq: int) -> AsyncGenerator[Piece, None]:
         """Up to the newest with a reader of its own, then with all others, and back when they are too far ahead."""
         async with self._sharing.joined(after, last_seq) as shared:
+            begun = False
             while True:
                 if after < shared.window.floor:
                     async with aclosing(self._caught_up(after, shared.window)) as pieces:
                         async for taken in pieces:
-                            yield piece_of(taken, query.wants)
+                            async with aclosing(self._without_gap(query, after, taken)) as whole:
+                                async for piece in whole:
+                                    yield piece
                             after = taken[-1].stored.seq if taken else after
                 taken = await shared.wait(after, self._deps.heartbeat)
-                if taken or after >= shared.window.floor:
+                if taken and not begun:
+                    async with aclosing(self._without_gap(query, after, taken)) as whole:
+                        async for piece in whole:
+                            yield piece
+                elif taken or after >= shared.window.floor:
                     yield shared.piece((*query.bound().values(), after), taken, query.wants)
+                begun = begun or bool(taken)
                 after = taken[-1].stored.seq if taken else after
+
+    async def _without_gap(self, query: LiveQuery, after: int, taken: list[Told]) -> AsyncGenerator[Piece, None]:
+        """What a reader of its own has taken, and before it what the stream let go of while that was on its way."""
+        begin = 0
+        for place, told in enumerate(taken):
+            before = taken[place - 1].stored.seq if place else after
+            # Bytes that are no event leave a gap too.
+            if told.stored.seq == before + 1 or (await self._deps.bus.stream_info()).first_seq <= before + 1:
+                continue
+            if place > begin:
+                yield piece_of(taken[begin:place], query.wants)
+            begin = place
+            async with aclosing(self._from_table(query, before, told.stored.seq)) as missed:
+                async for piece in missed:
+                    yield piece
+        yield piece_of(taken[begin:], query.wants)
 
     async def _caught_up(self, after: int, window: Window) -> AsyncGenerator[list[Told], None]:
         """What comes after a sequence, until the window has all that is to come; empty for a sign of life."""

@@ -75,9 +75,9 @@ class Contents:
         """
         scratch = self._scratch(run)
         try:
-            async with scratch.lock:
-                async with asyncio.timeout(REBUILD_DEADLINE):
-                    await self._make(scratch.rebuilder, run, events, trees)
+            async with asyncio.timeout(REBUILD_DEADLINE) as limit, scratch.lock:
+                await self._make(scratch.rebuilder, run, events, trees)
+                limit.reschedule(None)
                 yield scratch.rebuilder.repository
         except TimeoutError as error:
             raise ContentDelayed(f"rebuilding takes longer than {REBUILD_DEADLINE:g} s") from error

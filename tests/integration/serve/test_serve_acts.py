@@ -163,6 +163,23 @@ async def test_two_undos_at_once_do_not_both_win(world: World) -> None:
     assert sorted(answer.status_code for answer in answers) == [200, 409, 409]
 
 
+async def test_a_branch_that_was_checked_out_during_an_undo_takes_the_next_one_too(world: World) -> None:
+    history = await scripted(world, "run-undo-branch", placed=True)
+    git, branch = Git(cwd=world.folder / history.run / "user"), f"enchanted/{history.run}"
+    assert (await act(world, history.run, "restores", branch=branch)).status_code == 200
+    git.run("checkout", "-q", branch)
+    text, binary = (one.event.event_id for one in changes(history)[1:3])
+    first = await act(world, history.run, "undos", event_id=binary)
+    assert f"{branch} is as it was: the branch is checked out" in first.json()["branch"]
+    git.run("checkout", "-q", "-")
+    second = await act(world, history.run, "undos", event_id=text)
+    assert f"{branch} is at " in second.json()["branch"], second.text
+    assert set(committed(git, branch)) == {"a.py", "dos.txt"}
+    assert committed(git, branch)["a.py"][1] == b"print('a')\n"
+    third = await act(world, history.run, "undos", event_id=second.json()["undo_event_id"])
+    assert f"{branch} is at " in third.json()["branch"], third.text
+
+
 def committed(git: Git, commit: str) -> dict[str, tuple[str, bytes]]:
     """Mode and content of each file of a commit."""
     found = {}

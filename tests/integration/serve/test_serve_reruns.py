@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,11 @@ from enchanted.actors.rerun import file
 from enchanted.bus.batch import Outgoing
 from enchanted.schemas.canonical import canonical_json
 from enchanted.schemas.events import SwarmEvent, kind_of
+from enchanted.serve.acts import reruns
+from enchanted.serve.guard.auth import Access
+from enchanted.serve.sources.buslink import BusLink
+from enchanted.serve.sources.dependencies import Dependencies
+from enchanted.serve.sources.store import Store
 from enchanted.serve.testing import World, copies
 
 DEMO = next((Path(__file__).parents[2] / "golden").glob("demo*.zip"))
@@ -139,3 +145,33 @@ async def test_runs_that_cannot_be_run_again_say_why(world: World, demo: Publish
 async def test_several_reruns_at_once_all_answer(world: World, demo: Published) -> None:
     asked = (world.http.post(f"/api/v1/runs/{demo.run}/reruns", timeout=240) for _ in range(5))
     assert [response.json()["equal"] for response in await asyncio.gather(*asked)] == [True] * 5
+
+
+async def test_a_rerun_that_nobody_waits_for_any_more_ends_and_gives_its_thread_back(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    async def recording(*_: object) -> None:
+        return None
+
+    async def endless(*_: object, start: int) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(reruns, "recording_of", recording)
+    monkeypatch.setattr(reruns, "rerun", endless)
+    bus = BusLink(world.nats.url)
+    access = Access(token="of-nobody")
+    deps = Dependencies(store=Store(world.store_url), reader=None, bus=bus, access=access, cache=tmp_path)
+    performing = reruns.Reruns(deps)
+    for _ in range(2 * reruns.AT_ONCE):
+        begun.clear()
+        ended.clear()
+        asked = asyncio.create_task(performing.verdict("run", 0))
+        assert await asyncio.to_thread(begun.wait, 30)
+        asked.cancel()
+        assert await asyncio.to_thread(ended.wait, 30)
