@@ -8,15 +8,18 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count, islice
 from pathlib import Path
 
-from enchanted.actors.errors import UnsafePath
+from enchanted.actors.errors import TargetChanged, UnsafePath
 from enchanted.actors.repository.tree_store import TreeStore
 
 FileEntry = tuple[str, str]
 """Git mode and git blob id (SHA-256)."""
+Identity = tuple[int, int, int, int, int, int]
+"""Which file lies somewhere, and when it was last touched: told without reading it."""
 LINK = "120000"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
@@ -54,6 +57,25 @@ def entry_at(folder: Path, path: str) -> FileEntry | None:
         return mode, _hashed(parent, name, status.st_size)
 
 
+def identity_at(folder: Path, path: str) -> Identity | None:
+    """Which file lies at a path; None for nothing or a folder."""
+    with _parent(folder, path) as parent:
+        return None if parent is None else _identity(parent, _name(path))
+
+
+def is_free(folder: Path, path: str) -> bool:
+    """Whether a file can be put there with nothing in the way; a link is in the way, wherever it leads."""
+    place = folder
+    for part in path.split("/")[:-1]:
+        place /= part
+        try:
+            if not stat.S_ISDIR(place.lstat().st_mode):
+                return False
+        except FileNotFoundError:
+            return True
+    return not os.path.lexists(folder / path)
+
+
 def keep(folder: Path, path: str, into: Path, *, copy: bool = False) -> None:
     """Give what lies at a path a second name in ``into`` (or a copy there); nothing where nothing lies."""
     with _parent(folder, path) as source:
@@ -67,8 +89,12 @@ def keep(folder: Path, path: str, into: Path, *, copy: bool = False) -> None:
             _copy(source, place, name, name)
 
 
-def replace(source: Path, path: str, folder: Path) -> None:
-    """Move a prepared file to its place, at once; does nothing when it was moved before."""
+def replace(source: Path, path: str, folder: Path, *, was: Identity | None) -> None:
+    """Move a prepared file to its place, at once; does nothing when it was moved before.
+
+    Raises:
+        TargetChanged: something else lies there than what ``was`` there.
+    """
     name = _name(path)
     with _parent(source, path) as prepared:
         if prepared is None or not _is_file(prepared, name):
@@ -76,6 +102,7 @@ def replace(source: Path, path: str, folder: Path) -> None:
         with _parent(folder, path, make=True) as place:
             assert place is not None
             _remove_empty(place, name)
+            _require_unchanged(folder, path, place, was)
             try:
                 os.rename(name, name, src_dir_fd=prepared, dst_dir_fd=place)
             except OSError as error:
@@ -83,16 +110,27 @@ def replace(source: Path, path: str, folder: Path) -> None:
                     raise
                 # A folder in there is another file system: the exchange itself stays a rename.
                 partial = f".enchanted-{secrets.token_hex(8)}"
-                _copy(prepared, place, name, partial)
-                os.rename(partial, name, src_dir_fd=place, dst_dir_fd=place)
+                try:
+                    _copy(prepared, place, name, partial)
+                    # Again: a copy takes its time.
+                    _require_unchanged(folder, path, place, was)
+                    os.rename(partial, name, src_dir_fd=place, dst_dir_fd=place)
+                finally:
+                    with suppress(OSError):
+                        os.unlink(partial, dir_fd=place)
                 os.unlink(name, dir_fd=prepared)
 
 
-def delete(folder: Path, path: str) -> None:
-    """Remove a file, and the folders that are empty without it."""
+def delete(folder: Path, path: str, *, was: Identity | None) -> None:
+    """Remove a file, and the folders that are empty without it.
+
+    Raises:
+        TargetChanged: as in `replace`.
+    """
     with _parent(folder, path) as parent:
         if parent is None:
             return
+        _require_unchanged(folder, path, parent, was)
         with suppress(FileNotFoundError, IsADirectoryError):
             os.unlink(_name(path), dir_fd=parent)
     above = _above(path)
@@ -107,18 +145,16 @@ def delete(folder: Path, path: str) -> None:
         above = _above(above)
 
 
-def others(folder: Path, known: Collection[str], *, skip: Collection[str] = ()) -> Iterator[str]:
-    """Paths of files that are not among ``known``; the top-level names in ``skip`` are left out."""
-    root = os.fspath(folder)
-    for current, folders, files in os.walk(root):
-        inside = os.path.relpath(current, root)
-        prefix = "" if inside == "." else inside + "/"
-        if not prefix:
-            folders[:] = [name for name in folders if name not in skip]
-        links = [name for name in folders if Path(current, name).is_symlink()]
-        for name in sorted([*files, *links]):
-            if prefix + name not in known and not (not prefix and name in skip):
-                yield prefix + name
+def others(
+    folder: Path, known: Collection[str], *, skip: Collection[str] = (), bound: int | None = None
+) -> Iterator[str]:
+    """Paths of files that are not among ``known``, in no order; the top-level names in ``skip`` are left out.
+
+    With ``bound`` it ends after so many, looks into so many folders, and stays on the folder's own file system: of what
+    is mounted in there nothing is found.
+    """
+    enters = _anything if bound is None else _near(folder, bound)
+    return islice((path for path in _beneath(folder, skip, enters) if path not in known), bound)
 
 
 def flush(folder: Path, *, contents: bool = True) -> None:
@@ -151,6 +187,73 @@ def _parents(path: str) -> Iterator[str]:
     while path:
         path = _above(path)
         yield path
+
+
+def _beneath(folder: Path, skip: Collection[str], enters: Callable[[os.DirEntry[str]], bool]) -> Iterator[str]:
+    """Paths of files and links; not by `os.walk`, which holds every name of a folder at once."""
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        for entry in _listed(folder / prefix):
+            path = prefix + entry.name
+            if path in skip:
+                continue
+            if not _is_folder(entry):
+                yield path
+            elif enters(entry):
+                waiting.append(path + "/")
+
+
+def _listed(folder: Path) -> Iterator[os.DirEntry[str]]:
+    # What cannot be looked into, or goes away meanwhile, has nothing to show.
+    with suppress(OSError), os.scandir(folder) as entries:
+        yield from entries
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
+
+
+def _anything(entry: os.DirEntry[str]) -> bool:
+    return True
+
+
+def _near(folder: Path, most: int) -> Callable[[os.DirEntry[str]], bool]:
+    """Takes so many folders, of one file system."""
+    device, number = _device(folder), count(1)
+    return lambda entry: _device(entry) == device and next(number) < most
+
+
+def _device(place: Path | os.DirEntry[str]) -> int | None:
+    try:
+        return place.stat().st_dev
+    except OSError:
+        return None
+
+
+def _identity(parent: int, name: str) -> Identity | None:
+    try:
+        at = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if stat.S_ISDIR(at.st_mode):
+        return None
+    return at.st_dev, at.st_ino, at.st_mode, at.st_size, at.st_mtime_ns, at.st_ctime_ns
+
+
+def _require_unchanged(folder: Path, path: str, parent: int, was: Identity | None) -> None:
+    """The last look before an exchange; with nothing there, nothing can be lost.
+
+    What remains are the microseconds from here to the exchange, since no call compares and renames at once; a write
+    within the same tick of the file system's clock that leaves the size as it was; and whoever has the file open or
+    mapped, and goes on writing into it once it has no name here.
+    """
+    found = _identity(parent, _name(path))
+    if found is not None and found != was:
+        raise TargetChanged(folder, [path])
 
 
 def _linked(source: int, place: int, name: str) -> bool:

@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from heapq import nsmallest
+from itertools import count
 from pathlib import Path
 
 from enchanted.actors.errors import (
@@ -22,10 +24,14 @@ from enchanted.actors.errors import (
 )
 from enchanted.actors.repository.folder_files import (
     FileEntry,
+    Identity,
     delete,
     entries_of,
     entry_at,
     flush_above,
+    flush_folder,
+    identity_at,
+    is_free,
     keep,
     others,
     replace,
@@ -39,6 +45,8 @@ from enchanted.actors.tools.confined_files import forbidden_name
 
 LISTED = 100
 """Kept paths that a preview names."""
+COUNTED = 1_000_000
+"""Kept files that a preview counts, and folders that it looks into for them: it may be a whole disk."""
 Watch = Callable[[str, str], None]
 """Told of each step (what, path) before it is taken."""
 
@@ -52,9 +60,12 @@ class Preview:
     same: int
     """Files that are there already as they should be."""
     kept: int
-    """Other files, which stay."""
+    """Other files, which stay; not counted are those of other file systems mounted in there, which stay too.
+
+    At `COUNTED` files, or folders, the count ends: it is "at least" then.
+    """
     keep: tuple[str, ...]
-    """The first of them."""
+    """The first of those counted, the topmost before others."""
     dirty: tuple[str, ...]
     """Of what would be written or deleted: files that neither git nor an earlier restore knows as they are now."""
     blocked: tuple[str, ...]
@@ -200,13 +211,13 @@ class Target:
         found = dict(self._entries(sorted({*wanted, *owned})))
         write = [path for path, entry in found.items() if path in wanted and entry != wanted[path]]
         gone = [path for path, entry in found.items() if path not in wanted and entry]
-        names = list(others(self.folder, {*wanted, *gone}, skip=(MARK, ".git")))
+        kept, first = _counted(others(self.folder, {*wanted, *gone}, skip=(MARK, ".git"), bound=COUNTED))
         return Preview(
             write=tuple(write),
             delete=tuple(gone),
             same=len(wanted) - len(write),
-            kept=len(names),
-            keep=tuple(names[:LISTED]),
+            kept=kept,
+            keep=tuple(first),
             dirty=tuple(self._unknown({path: found[path] for path in (*write, *gone)})),
             blocked=tuple(_blocked(self.folder, write, {*gone, *wanted})),
         )
@@ -272,27 +283,48 @@ class Target:
         for path in plan.delete:
             self._watch("delete", path)
             with self._step(path, place):
-                self._require_as_planned(place, path, None, force=force)
-                delete(self.folder, path)
+                was = self._as_planned(place, path, None, force=force)
+                delete(self.folder, path, was=was)
         for path in plan.write:
             self._watch("write", path)
             with self._step(path, place):
-                self._require_as_planned(place, path, plan.after.get(path), force=force)
-                replace(place / "new", path, self.folder)
+                was = self._as_planned(place, path, plan.after.get(path), force=force)
+                replace(place / "new", path, self.folder, was=was)
         flush_above(self.folder, (*plan.delete, *plan.write))
         self._watch("done", str(place))
         self._journal.finish(place, plan)
         return True
 
-    def _require_as_planned(self, place: Path, path: str, after: FileEntry | None, *, force: bool) -> None:
-        """Somebody may have written since the plan was made: nothing has that but this file."""
+    def _as_planned(self, place: Path, path: str, after: FileEntry | None, *, force: bool) -> Identity | None:
+        """What may be exchanged: somebody may have written since the plan was made, and nothing has that but this file.
+
+        It may be saved while it is read here or copied, which takes seconds, so its identity is from before: only what
+        still has that when it is exchanged is what was looked at.
+        """
+        was = identity_at(self.folder, path)
         found = entry_at(self.folder, path)
-        if found in (None, entry_at(place / "old", path)) or found == after:
-            return
-        if not force:
-            raise TargetChanged(self.folder, [path])
-        (place / "late").mkdir(exist_ok=True)
-        keep(self.folder, path, place / "late", copy=True)
+        if found not in (None, after, entry_at(place / "old", path)):
+            if not force:
+                raise TargetChanged(self.folder, [path])
+            self._keep_late(place, path, found)
+        return was
+
+    def _keep_late(self, place: Path, path: str, found: FileEntry | None) -> None:
+        """Copy what was written since the plan was made, never over an earlier copy: that is the only one of its kind.
+
+        A copy that is there already does, unless it is half of one that was cut off, which has other content.
+        """
+        for number in count(1):
+            name = "late" if number == 1 else f"late-{number}"
+            free = is_free(place, f"{name}/{path}")
+            if free:
+                (place / name).mkdir(exist_ok=True)
+                keep(self.folder, path, place / name, copy=True)
+            if free or entry_at(place, f"{name}/{path}") == found:
+                # What is exchanged next has no other copy: the names of this one survive a power cut too.
+                flush_above(place / name, [path])
+                flush_folder(place)
+                return
 
     @contextmanager
     def _step(self, path: str, place: Path | None = None) -> Iterator[None]:
@@ -328,6 +360,15 @@ def _git_view(folder: Path) -> tuple[set[str], set[str]]:
         for names in (user.tracked(), user.changed_paths(untracked=False, hidden=True))
     )
     return tracked, changed
+
+
+def _counted(names: Iterator[str]) -> tuple[int, list[str]]:
+    """How many there are, and the first of them; no more are held."""
+    numbers = count()
+    # The names come first: when there are no more, no number is taken.
+    numbered = zip(names, numbers, strict=False)
+    first = nsmallest(LISTED, (name for name, _ in numbered), key=lambda name: (name.count("/"), name))
+    return next(numbers), first
 
 
 def _blocked(folder: Path, write: list[str], free: set[str]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -11,10 +12,12 @@ import subprocess
 import tempfile
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -31,7 +34,8 @@ from enchanted.actors.errors import (
     TargetUnfinished,
     UnsafePath,
 )
-from enchanted.actors.repository import restore_journal
+from enchanted.actors.repository import folder_files, restore_journal
+from enchanted.actors.repository import restore as restoring
 from enchanted.actors.repository.restore import MARK, Restored, Target
 from enchanted.actors.repository.tree_store import EMPTY_TREE, TreeStore
 from enchanted.actors.testing import make_repository
@@ -399,6 +403,161 @@ def test_what_somebody_wrote_after_a_kill_is_not_lost_when_the_restore_is_finish
     assert on_disk(tmp_path / MARK / "x" / "late").keys() == {"a", "gone"}
 
 
+def save_by_rename(path: Path, content: bytes) -> None:
+    """As editors do."""
+    partial = path.with_name(path.name + "~")
+    partial.write_bytes(content)
+    partial.rename(path)
+
+
+def save_in_place(path: Path, content: bytes) -> None:
+    """As editors do that keep a file's inode."""
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("save", [save_by_rename, save_in_place])
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(("step", "path"), [("write", "a"), ("delete", "gone")])
+def test_a_file_that_is_saved_after_it_was_looked_at_is_not_lost(
+    store: TreeStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    save: Callable[[Path, bytes], None],
+    force: bool,
+    step: str,
+    path: str,
+) -> None:
+    new: Tree = {"a": ("100644", b"2")}
+    steps, real = list[tuple[str, str]](), folder_files.entry_at
+
+    def saved_when_looked_at(folder: Path, name: str) -> Any:
+        found = real(folder, name)
+        if steps[-1:] == [(step, path)] and folder == tmp_path:
+            steps.clear()
+            save(tmp_path / path, b"saved meanwhile")
+        return found
+
+    # As on a file system without second names: what is kept is a copy, and the content saved is in one place only.
+    monkeypatch.setattr(folder_files, "_linked", lambda *_: False)
+    restore(store, tmp_path, {"a": ("100644", b"1"), "gone": ("100644", b"1")})
+    target = Target(tmp_path, watch=lambda what, name: steps.append((what, name)))
+    with monkeypatch.context() as patched:
+        patched.setattr(restoring, "entry_at", saved_when_looked_at)
+        with pytest.raises(TargetChanged, match=f"{path} in"):
+            target.restore(store, tree_of(store, new), label="new", operation="x", force=force)
+    assert (tmp_path / path).read_bytes() == b"saved meanwhile"
+    with pytest.raises(TargetChanged):
+        restore(store, tmp_path, new, label="new")
+    assert restore(store, tmp_path, new, label="new", force=True).resumed
+    assert on_disk(tmp_path) == new
+    assert on_disk(tmp_path / MARK / "x" / "late") == {path: ("100644", b"saved meanwhile")}
+
+
+def test_a_file_that_is_saved_after_its_late_copy_was_made_is_not_lost(
+    store: TreeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new: Tree = {"a": ("100644", b"2")}
+    restore(store, tmp_path, {"a": ("100644", b"1")})
+    with pytest.raises(KeyboardInterrupt):
+        Target(tmp_path, watch=cut_off_at("write")).restore(store, tree_of(store, new), label="new", operation="x")
+    save_by_rename(tmp_path / "a", b"saved")
+    real = folder_files.keep
+
+    def saved_when_copied(*arguments: Any, **options: Any) -> None:
+        real(*arguments, **options)
+        save_by_rename(tmp_path / "a", b"saved again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(restoring, "keep", saved_when_copied)
+        with pytest.raises(TargetChanged):
+            restore(store, tmp_path, new, label="new", force=True)
+    assert (tmp_path / "a").read_bytes() == b"saved again"
+    restore(store, tmp_path, new, label="new", force=True)
+    assert on_disk(tmp_path) == new
+    assert on_disk(tmp_path / MARK / "x" / "late") == {"a": ("100644", b"saved")}
+    assert on_disk(tmp_path / MARK / "x" / "late-2") == {"a": ("100644", b"saved again")}
+
+
+def test_a_file_that_is_saved_while_another_file_system_is_copied_to_is_not_lost(
+    store: TreeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new: Tree = {"a": ("100644", b"2")}
+    rename, copy = os.rename, folder_files._copy
+
+    def not_across(source: str, to: str, **folders: Any) -> None:
+        if source == to == "a":
+            raise OSError(errno.EXDEV, "another file system")
+        rename(source, to, **folders)
+
+    def saved_when_copied(source: int, place: int, name: str, to: str) -> None:
+        copy(source, place, name, to)
+        if to != name:
+            save_by_rename(tmp_path / name, b"saved meanwhile")
+
+    restore(store, tmp_path, {"a": ("100644", b"1")})
+    monkeypatch.setattr(os, "rename", not_across)
+    with monkeypatch.context() as patched:
+        patched.setattr(folder_files, "_copy", saved_when_copied)
+        with pytest.raises(TargetChanged):
+            restore(store, tmp_path, new, label="new")
+    assert on_disk(tmp_path) == {"a": ("100644", b"saved meanwhile")}, "and nothing half-way is left beside it"
+    restore(store, tmp_path, new, label="new", force=True)
+    assert on_disk(tmp_path) == new
+
+
+LATE: list[tuple[Tree, Tree]] = [
+    ({"gone": ("100644", b"first")}, {"gone": ("100644", b"second")}),
+    ({"gone": ("120000", b"outside")}, {"gone": ("120000", b"elsewhere")}),
+    ({"gone": ("120000", b"../../../outside")}, {"gone": ("100644", b"second")}),
+    ({"gone": ("100644", b"first")}, {"gone": ("120000", b"outside")}),
+    ({"gone": ("100644", b"same")}, {"gone": ("100755", b"same")}),
+    ({"sub": ("100644", b"first")}, {"sub/gone": ("100644", b"second")}),
+    ({"sub/gone": ("100644", b"first")}, {"sub": ("100644", b"second")}),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), LATE)
+def test_what_was_written_between_two_forced_resumes_is_kept_beside_what_was_written_before_the_first(
+    store: TreeStore, tmp_path: Path, first: Tree, second: Tree
+) -> None:
+    folder, outside = tmp_path / "into", tmp_path / "outside"
+    # A file becomes a folder: both names are in the plan, and either may be written late.
+    tree = tree_of(store, {"a": ("100644", b"2"), "sub/gone": ("100644", b"2")})
+    restore(store, folder, {"a": ("100644", b"1"), "gone": ("100644", b"1"), "sub": ("100644", b"1")})
+    outside.write_text("canary")
+    for until, written in (("write", first), ("done", second), ("done", first), ("done", second), ("done", {})):
+        with pytest.raises(KeyboardInterrupt):
+            Target(folder, watch=cut_off_at(until)).restore(store, tree, label="new", operation="x", force=True)
+        shutil.rmtree(folder / "sub", ignore_errors=True)
+        put(folder, written)
+    assert on_disk(folder / MARK / "x" / "late") == first
+    assert on_disk(folder / MARK / "x" / "late-2") == second
+    assert not (folder / MARK / "x" / "late-3").exists(), "what is kept already is not kept again"
+    assert outside.read_text() == "canary"
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "read-only file"])
+def test_what_lies_where_a_late_copy_would_go_stops_no_resume(open_place: Path, kind: str) -> None:
+    store, folder = TreeStore.create(open_place / "repo.git"), open_place / "into"
+    new: Tree = {"a": ("100644", b"2")}
+    with as_nobody(open_place):
+        restore(store, folder, {"a": ("100644", b"1")})
+        with pytest.raises(KeyboardInterrupt):
+            Target(folder, watch=cut_off_at("write")).restore(store, tree_of(store, new), label="new", operation="x")
+        place = folder / MARK / "x"
+        save_by_rename(folder / "a", b"written meanwhile")
+        if kind == "link":
+            (place / "late").symlink_to(open_place)
+        elif kind == "file":
+            (place / "late").write_text("mine")
+        else:
+            put(place / "late", {"a": ("100444", b"mine")})
+        restore(store, folder, new, label="new", force=True)
+        assert on_disk(place / "late-2") == {"a": ("100644", b"written meanwhile")}
+        assert not (open_place / "a").exists()
+        assert kind != "read-only file" or (place / "late" / "a").read_text() == "mine"
+
+
 def test_going_back_that_was_cut_off_is_finished_and_not_undone(store: TreeStore, tmp_path: Path) -> None:
     first: Tree = {"a": ("100644", b"1"), "b": ("100644", b"1")}
     restore(store, tmp_path, first)
@@ -609,6 +768,58 @@ def test_a_folder_that_cannot_be_made_or_written_says_so(open_place: Path) -> No
             with pytest.raises(refused, match=words):
                 restore(store, open_place / into, {"a": ("100644", b"2")})
     assert (open_place / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
+def test_a_folder_of_another_file_system_is_not_looked_into_for_files_that_stay(
+    store: TreeStore, tmp_path: Path
+) -> None:
+    put(tmp_path, {"sub/mine": ("100644", b"mine"), "sub/mounted/known": ("100644", b"mine")})
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(tmp_path / "sub" / "mounted")], check=True)
+    try:
+        put(tmp_path, {"sub/mounted/mine": ("100644", b"mine"), "sub/mounted/known": ("100644", b"mine")})
+        before = Target(tmp_path).preview(store, tree_of(store, {"sub/mounted/known": ("100644", b"2")}))
+        assert (before.kept, before.keep, before.dirty) == (1, ("sub/mine",), ("sub/mounted/known",))
+        (tmp_path / "sub" / "mine").unlink()
+        before = Target(tmp_path).preview(store, tree_of(store, {"sub": ("100644", b"2")}))
+        assert before.blocked == ("sub",), "what is mounted is in the way of a file all the same"
+    finally:
+        subprocess.run(["umount", str(tmp_path / "sub" / "mounted")], check=True)
+
+
+def test_of_very_many_files_that_stay_the_first_are_named_and_no_more_names_are_held(
+    store: TreeStore, tmp_path: Path
+) -> None:
+    names = [f"{number:05}" + "x" * 200 for number in range(10_000)]
+    (tmp_path / "wide").mkdir()
+    for name in names:
+        (tmp_path / "wide" / name).touch()
+    (tmp_path / "zz").touch()
+    target, tree = Target(tmp_path), tree_of(store, {"a": ("100644", b"1")})
+    tracemalloc.start()
+    try:
+        before = target.preview(store, tree)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert before.kept == 10_001
+    assert before.keep == ("zz", *(f"wide/{name}" for name in names[: restoring.LISTED - 1]))
+    assert peak < 1_000_000
+
+
+def test_a_preview_counts_so_many_files_and_looks_into_so_many_folders_and_no_more(
+    store: TreeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restoring, "COUNTED", 20)
+    put(tmp_path / "files", {f"{number}": ("100644", b"") for number in range(30)})
+    put(tmp_path / "folders", {f"{number}/a": ("100644", b"") for number in range(30)})
+    put(tmp_path / "deep", {"/".join("d" * 30) + "/a": ("100644", b"")})
+    wanted: Tree = {"a": ("100644", b"1")}
+    kept = {name: Target(tmp_path / name).preview(store, tree_of(store, wanted)).kept for name in ("files", "folders")}
+    assert kept == {"files": 20, "folders": 19}, "the folder itself is one of those looked into"
+    assert Target(tmp_path / "deep").preview(store, tree_of(store, wanted)).kept == 0
+    blocked = Target(tmp_path).preview(store, tree_of(store, {"deep": ("100644", b"1")})).blocked
+    assert blocked == ("deep",), "what is in the way is looked for everywhere"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
