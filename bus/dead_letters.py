@@ -6,42 +6,33 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Protocol
+from datetime import UTC, datetime, timedelta
 
-from enchanted.bus.batch import HEADER_NAME, Ack, Outgoing
+from enchanted.bus.batch import Ack, Outgoing
 from enchanted.bus.connection import Bus
-from enchanted.bus.errors import BusError, MessageMissing
+from enchanted.bus.errors import ApiRefused, BusError, MessageMissing
+from enchanted.bus.letter_headers import (
+    DETAIL,
+    LEFT_OUT,
+    MSG_ID,
+    REASON,
+    SEQ,
+    SUBJECT,
+    TIME,
+    Original,
+    letter_headers,
+    producers,
+)
 from enchanted.bus.reader import OrderedReader, RawMessage, message_at
 from enchanted.bus.streams import DEAD_LETTERS_STREAM, EVENTS_STREAM, stream_of
 from enchanted.bus.subjects import DEAD, dead_subject
 
-_SUBJECT = "Enchanted-Subject"
-_SEQ = "Enchanted-Sequence"
-_TIME = "Enchanted-Time"
-_REASON = "Enchanted-Reason"
-_DETAIL = "Enchanted-Detail"
-_MSG_ID = "Enchanted-Msg-Id"
-_MAX_DETAIL = 1024
 _LOGGED = 10
 """Dead letters of one batch that are logged one by one."""
+_YOUNG = timedelta(seconds=30)
+"""A message younger than this has no letter older than the duplicate window, even by a clock that is wrong a bit."""
 
 log = logging.getLogger(__name__)
-
-
-class Original(Protocol):
-    """What is dead-lettered: a Delivery or a RawMessage."""
-
-    @property
-    def seq(self) -> int: ...
-    @property
-    def time(self) -> datetime: ...
-    @property
-    def subject(self) -> str: ...
-    @property
-    def payload(self) -> bytes: ...
-    @property
-    def headers(self) -> Mapping[str, str]: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +57,12 @@ class DeadLetter:
     @property
     def original_headers(self) -> dict[str, str]:
         """Those of the producer, without the server's and ours."""
-        return {name: value for name, value in self.headers.items() if not name.startswith(("Nats-", "Enchanted-"))}
+        return producers(self.headers)
+
+    @property
+    def headers_left_out(self) -> int:
+        """How many headers of the producer, its message id among them, had no room."""
+        return int(self.headers.get(LEFT_OUT, "0"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +75,61 @@ class Origin:
     original_time: datetime
 
 
+_Key = tuple[str, int, str]
+"""Stream, sequence and time: of a stream that was made again the sequences begin again."""
+
+
+class _Letters:
+    """Which messages have a letter: the duplicate window knows the youngest, what is older is read and remembered."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._known: dict[_Key, int] = {}
+        self._read_to = 0
+        self._created = ""
+        self._reading = asyncio.Lock()
+
+    async def of(self, originals: Sequence[Original]) -> dict[_Key, int]:
+        """The letters of those messages that the window may have forgotten, by their sequences."""
+        now = datetime.now(UTC)
+        old = [_key(one) for one in originals if abs(now - one.time) >= _YOUNG]
+        if not old:
+            return {}
+        async with self._reading:
+            first = await self._read()
+        return {key: seq for key in old if (seq := self._known.get(key, 0)) and seq >= first}
+
+    async def _read(self) -> int:
+        """Go on to the end of the stream; returns where it begins."""
+        try:
+            found = await self._bus.link.api(f"STREAM.INFO.{DEAD_LETTERS_STREAM}")
+        except ApiRefused:
+            # No such stream, or none that can be read: publishing says so better.
+            return 0
+        if found["created"] != self._created:
+            self._known, self._read_to, self._created = {}, 0, found["created"]
+        if found["state"]["last_seq"] > self._read_to:
+            async with OrderedReader(
+                self._bus.link, DEAD_LETTERS_STREAM, [f"{DEAD}.>"], after=self._read_to, headers_only=True
+            ) as reader:
+                while (raw := await reader.next(wait=False)) is not None:
+                    self._read_to = raw.seq
+                    if (seq := raw.headers.get(SEQ, "")).isdecimal():
+                        stream = stream_of(raw.headers.get(SUBJECT, ""))
+                        self._known[stream, int(seq), raw.headers.get(TIME, "")] = raw.seq
+        return int(found["state"]["first_seq"])
+
+
+def _key(original: Original) -> _Key:
+    return stream_of(original.subject), original.seq, original.time.isoformat()
+
+
 class DeadLetters:
     """The stream of dead letters."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
+        self._letters = _Letters(bus)
 
     async def put(self, original: Original, reason: str, detail: str) -> Ack:
         """Keep a message with a reason (one word, part of the subject) and a detail for people.
@@ -92,48 +138,46 @@ class DeadLetters:
 
         Raises:
             PublishRefused, PublishOutcomeUnknown: as Publisher.publish.
+            BusUnavailable: whether it is there already cannot be found out.
         """
-        headers = {
-            name: value
-            for name, value in original.headers.items()
-            if HEADER_NAME.fullmatch(name) and not name.startswith("Nats-")
-        }
-        headers |= {
-            _SUBJECT: original.subject.encode(errors="surrogateescape").decode(errors="backslashreplace"),
-            _SEQ: str(original.seq),
-            _TIME: original.time.isoformat(),
-            _REASON: reason,
-            _DETAIL: _one_line(detail),
-        }
-        if msg_id := original.headers.get("Nats-Msg-Id", ""):
-            headers[_MSG_ID] = msg_id
-        return await self._bus.publisher.publish(
-            Outgoing(
-                subject=dead_subject(reason),
-                payload=original.payload,
-                event_id=f"dead-{original.seq}-{original.time.isoformat()}",
-                headers=headers,
-            )
-        )
+        if there := (await self._letters.of([original])).get(_key(original)):
+            return Ack(seq=there, duplicate=True)
+        return await self._keep(original, reason, detail)
 
     async def put_all(self, dead: Sequence[tuple[Original, str, str]]) -> dict[int, BusError]:
         """Keep many messages, each with reason and detail; they are committed together.
 
         Returns what hindered those that could not be put, by sequence.
         """
-        done = await asyncio.gather(*(self.put(*one) for one in dead), return_exceptions=True)
+        try:
+            there = await self._letters.of([original for original, _, _ in dead])
+        except BusError as error:
+            # One for all: each by itself would wait as long for a server that does not answer.
+            return {original.seq: error for original, _, _ in dead}
+        fresh = [one for one in dead if _key(one[0]) not in there]
+        done = await asyncio.gather(*(self._keep(*one) for one in fresh), return_exceptions=True)
         kept: dict[int, BusError] = {}
-        for (original, _, _), outcome in zip(dead, done, strict=True):
+        for (original, _, _), outcome in zip(fresh, done, strict=True):
             if isinstance(outcome, BusError):
                 kept[original.seq] = outcome
             elif isinstance(outcome, BaseException):
                 raise outcome
-        put = [(original, detail) for original, _, detail in dead if original.seq not in kept]
+        put = [(original, detail) for original, _, detail in fresh if original.seq not in kept]
         for original, detail in put[:_LOGGED]:
             log.warning("message %d on %r is a dead letter: %s", original.seq, original.subject, detail)
         if len(put) > _LOGGED:
             log.warning("and %d more of the same batch", len(put) - _LOGGED)
         return kept
+
+    async def _keep(self, original: Original, reason: str, detail: str) -> Ack:
+        return await self._bus.publisher.publish(
+            Outgoing(
+                subject=dead_subject(reason),
+                payload=original.payload,
+                event_id=f"dead-{original.seq}-{original.time.isoformat()}",
+                headers=letter_headers(original, reason, detail),
+            )
+        )
 
     async def list(self, *, after: int = 0, limit: int = 1000) -> list[DeadLetter]:
         """Dead letters in the order they were put, from sequence ``after`` + 1."""
@@ -187,22 +231,17 @@ class DeadLetters:
         return _parse(raw)
 
 
-def _one_line(text: str) -> str:
-    cut = text[:_MAX_DETAIL].encode("utf-8", "replace").decode()
-    return " ".join(cut.split())
-
-
 def _parse(raw: RawMessage) -> DeadLetter:
     headers = raw.headers
     return DeadLetter(
         seq=raw.seq,
         time=raw.time,
-        reason=headers.get(_REASON, ""),
-        detail=headers.get(_DETAIL, ""),
-        original_subject=headers.get(_SUBJECT, ""),
-        original_seq=int(headers.get(_SEQ, "0")),
-        original_time=datetime.fromisoformat(headers[_TIME]) if _TIME in headers else raw.time,
+        reason=headers.get(REASON, ""),
+        detail=headers.get(DETAIL, ""),
+        original_subject=headers.get(SUBJECT, ""),
+        original_seq=int(headers.get(SEQ, "0")),
+        original_time=datetime.fromisoformat(headers[TIME]) if TIME in headers else raw.time,
         payload=raw.payload,
         headers=headers,
-        original_id=headers.get(_MSG_ID, ""),
+        original_id=headers.get(MSG_ID, ""),
     )

@@ -237,10 +237,15 @@ class Publisher:
 
     async def _settle(self, groups: list[Group], *, unsure: bool = False) -> None:
         """Give every group its outcome. ``unsure``: some of it may be stored already."""
+        while groups:
+            groups, unsure = await self._try(groups, unsure=unsure), True
+
+    async def _try(self, groups: list[Group], *, unsure: bool) -> list[Group]:
+        """Send the groups as one batch until the first of their deadlines; returns those without an outcome."""
         first = groups[0]
         if first.after is not None and first.after.error is not None:
             first.fail(first.after.error)
-            return
+            return []
         messages, positions = without_repeats(groups)
         deadline = self._patience(first, min(group.deadline for group in groups))
         try:
@@ -255,10 +260,24 @@ class Publisher:
             else:
                 first.fail(error)
         except BusError as error:
-            await self._undelivered(groups, error)
+            left = self._with_time_left(groups, error)
+            again = set(left)
+            await self._undelivered([group for group in groups if group not in again], error)
+            return left
         else:
             for group, where in zip(groups, positions, strict=True):
                 self._succeed(group, [ack_at(acks, position) for position in where])
+        return []
+
+    def _with_time_left(self, groups: list[Group], error: BusError) -> list[Group]:
+        """Those whose batch ran out of another caller's time: they may be sent again without it."""
+        if self._spool is not None or not isinstance(error, PublishOutcomeUnknown):
+            return []
+        if isinstance(error.__cause__, PublishRefused):
+            # An answer, not silence: it would come again at once, until the last deadline.
+            return []
+        now = self._clock()
+        return [group for group in groups if group.deadline > now]
 
     async def _settle_duplicates(self, group: Group, deadline: float) -> None:
         """One of the group's ids is in the stream: either all of it is, or what is missing goes singly, in order."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import logging
 import os
+import re
 import struct
 import threading
 import zlib
@@ -20,6 +22,13 @@ from enchanted.bus.errors import BusError
 
 _HEAD = struct.Struct(">II")
 _META = struct.Struct(">I")
+_BODY = re.compile(rb"\[\d+, \[")
+"""How what follows `_META` begins."""
+_BODY_AT = _HEAD.size + _META.size
+_PIECE = 16 * 1024 * 1024
+"""Bytes of one read; Linux gives no more than 2 GiB."""
+
+log = logging.getLogger(__name__)
 
 
 class SpoolFull(BusError):
@@ -78,25 +87,25 @@ class Spool:
         return self._end - self._start
 
     def open(self) -> None:
-        """Lock the file and cut off a torn last record.
+        """Lock the file and cut off a torn last record, of which a copy is kept beside it.
 
         Raises:
-            SpoolUnusable: another process has it, or a record before the last is damaged.
+            SpoolUnusable: another process has it, a record before the last is damaged, or the disk refuses.
         """
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._start, self._end = 0, self._whole()
+            self._keep_tail(self._end)
             os.ftruncate(self._fd, self._end)
             os.fsync(self._fd)
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            _sync_folder(self.path)
         except BlockingIOError as error:
             self.close()
             raise SpoolUnusable(self.path, "another process has it open") from error
+        except OSError as error:
+            self.close()
+            raise SpoolUnusable(self.path, str(error)) from error
         except BaseException:
             self.close()
             raise
@@ -176,9 +185,41 @@ class Spool:
     def _is_torn(self, offset: int, size: int) -> bool:
         """Whether the bad record is the last: it reaches the end of the file, or only zeros are there."""
         head = os.pread(self._fd, _HEAD.size, offset)
+        tail = self._tail(offset)
         if len(head) < _HEAD.size or offset + _HEAD.size + _HEAD.unpack(head)[0] >= size:
-            return True
-        return not os.pread(self._fd, size - offset, offset).strip(b"\0")
+            # A length that is damaged may reach beyond the end as well.
+            return not _has_record(tail)
+        return not tail.strip(b"\0")
+
+    def _tail(self, offset: int) -> bytes:
+        """All from ``offset`` on."""
+        parts = []
+        while part := os.pread(self._fd, _PIECE, offset):
+            parts.append(part)
+            offset += len(part)
+        return b"".join(parts)
+
+    def _keep_tail(self, offset: int) -> None:
+        """Copy what is behind ``offset`` to a file of its own: a damaged last record looks as a torn one does."""
+        tail = self._tail(offset)
+        if not tail.strip(b"\0"):
+            return
+        # Named after its content, so that a process that dies here again and again leaves one.
+        aside = self.path.with_name(f"{self.path.name}.cut-off-{offset}-{zlib.crc32(tail):08x}")
+        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            _write_all(fd, tail, 0)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        _sync_folder(aside)
+        log.warning(
+            "the spool %s ended with %d bytes that are no whole record: most likely its process was killed while it "
+            "wrote them, and acknowledged nothing of them; they are cut off, and kept in %s",
+            self.path,
+            len(tail),
+            aside,
+        )
 
     def _read(self, offset: int) -> Record | None:
         head = os.pread(self._fd, _HEAD.size, offset)
@@ -191,6 +232,16 @@ class Spool:
         if not body or len(body) < length or zlib.crc32(body) != checksum:
             return None
         return _decode(body, offset + _HEAD.size + length)
+
+
+def _has_record(tail: bytes) -> bool:
+    """Whether a whole record begins anywhere behind the first byte."""
+    for found in _BODY.finditer(tail, 1 + _BODY_AT):
+        length, checksum = _HEAD.unpack_from(tail, found.start() - _BODY_AT)
+        begin = found.start() - _META.size
+        if length <= len(tail) - begin and zlib.crc32(memoryview(tail)[begin : begin + length]) == checksum:
+            return True
+    return False
 
 
 def _encode(messages: Sequence[Outgoing], after: int) -> bytes:
@@ -208,6 +259,14 @@ def _decode(body: bytes, end: int) -> Record:
         payload, at = body[at : at + length], at + length
         messages.append(Outgoing(subject=subject, payload=payload, event_id=event_id, headers=headers))
     return Record(messages, after, end)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _write_all(fd: int, data: bytes, offset: int) -> None:

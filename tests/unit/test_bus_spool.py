@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -83,6 +84,67 @@ def test_damage_before_the_last_record_is_refused_and_the_file_kept(tmp_path: Pa
     with pytest.raises(SpoolUnusable, match="damaged"):
         ids(path)
     assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("bit", range(32))
+def test_a_flipped_bit_of_a_length_discards_nothing(tmp_path: Path, bit: int) -> None:
+    path = tmp_path / "spool"
+    filled(path, "a", "b", "c")
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 0x80 >> bit % 8
+    path.write_bytes(data)
+    with pytest.raises(SpoolUnusable, match="record at 0 is damaged and others follow"):
+        ids(path)
+    assert path.read_bytes() == data
+
+
+def test_what_is_cut_off_is_kept_beside_the_spool_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "spool"
+    filled(path, "a")
+    whole = path.stat().st_size
+    filled(path, "b")
+    data = bytearray(path.read_bytes())
+    data[whole] ^= 0x40
+    for _ in range(2):
+        path.write_bytes(data)
+        assert ids(path) == ["a"]
+        (aside,) = tmp_path.glob("spool.cut-off-*")
+        assert aside.read_bytes() == data[whole:]
+        assert str(aside) in caplog.text
+
+
+def test_nothing_is_cut_off_while_it_cannot_be_kept_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "spool"
+    filled(path, "a", "b")
+    data = path.read_bytes()[:-1]
+    path.write_bytes(data)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("enchanted.bus.spool._write_all", full)
+    with pytest.raises(SpoolUnusable, match="No space left"):
+        ids(path)
+    assert path.read_bytes() == data
+
+
+def test_zeros_at_the_end_are_cut_off_without_a_copy(tmp_path: Path) -> None:
+    path = tmp_path / "spool"
+    filled(path, "a")
+    path.write_bytes(path.read_bytes() + bytes(5000))
+    assert ids(path) == ["a"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_torn_record_whose_payload_looks_as_records_begin_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "spool"
+    filled(path, "a")
+    spool = Spool(path)
+    spool.open()
+    spool.append([message("b", b"\x00\x00\x00\x09aaaa\x00\x00\x00\x04[7, [[" * 1000)])
+    spool.close()
+    path.write_bytes(path.read_bytes()[:-1])
+    assert ids(path) == ["a"]
 
 
 async def test_a_full_spool_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
