@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from enchanted.bus.connection import Bus
-from enchanted.bus.reader import read_range
+from enchanted.bus.reader import message_at, read_range
 from enchanted.bus.sweep import sweep
 from enchanted.ingest.ranges import Ranges, Span, contains, joined, size_of, spans_of, without
 from enchanted.ingest.scrub_report import DamagedPart
@@ -161,10 +161,14 @@ class PartScrub:
 
         What was set aside is missing in the table then, for the reconciler to write again.
         """
-        found: list[DamagedPart] = []
-        for broken in list(self._broken.values()):
+        # All before the first is set aside: its rows would count as another's, whose own cannot be read.
+        for broken in self._broken.values():
             if broken.finding is None or time.monotonic() >= broken.examined_at + _EXAMINED_EVERY:
                 broken.finding, broken.examined_at = await self._examine(broken, extent), time.monotonic()
+        found: list[DamagedPart] = []
+        for broken in list(self._broken.values()):
+            if broken.finding is None:
+                continue
             if repair and not broken.finding.kept_because:
                 broken.finding = await self._set_aside(broken, broken.finding)
             found.append(broken.finding)
@@ -199,9 +203,19 @@ class PartScrub:
             # Its own sequences cannot be read: what no other part and no dead letter has.
             others = await self._table.held_without(self.broken, extent.created, extent.first, extent.last)
             holds = without(without([(extent.first, extent.last)], others), extent.dead)
-            rows = sum(one.part.rows for one in self._broken.values())
-            few = size_of(holds) < min(rows, part.rows)
-            return holds, "some of its rows are older than the stream, and which they are cannot be read" if few else ""
+            old = await self._may_be_older(part, holds, extent)
+            return holds, "some of its rows are older than the stream, and which they are cannot be read" if old else ""
+
+    async def _may_be_older(self, part: Part, holds: Sequence[Span], extent: Extent) -> bool:
+        """Whether rows may be older than the stream, of a part whose sequences cannot be read.
+
+        ``holds``: what no sound part has. Those are the rows of all broken parts, and those that are in no part now.
+        """
+        if size_of(holds) < sum(one.part.rows for one in self._broken.values()):
+            return True
+        # Rows that are in no part hide as many old ones from the count, but not from the part's own times.
+        oldest = await message_at(self._bus.link, self._stream, {"seq": extent.first, "next_by_subj": ">"})
+        return oldest is None or await self._table.begins(part) < int(oldest.time.timestamp())
 
     async def _elsewhere(self, holds: Sequence[Span], rows: Sequence[DamagedRow]) -> str:
         """Why the stream cannot replace these rows; empty when it can."""

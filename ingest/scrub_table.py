@@ -39,6 +39,10 @@ _PARTS = """
 SELECT name, rows, bytes_on_disk, modification_time FROM system.parts
 WHERE active AND database = currentDatabase() AND table = 'events' ORDER BY name
 """
+_BEGINS = """
+SELECT toUnixTimestamp(min_time) FROM system.parts
+WHERE active AND database = currentDatabase() AND table = 'events' AND name = {part:String}
+"""
 _DETACHED = """
 SELECT name, ifNull(reason, ''), ifNull(bytes_on_disk, 0) FROM system.detached_parts
 WHERE database = currentDatabase() AND table = 'events' ORDER BY name LIMIT 1000
@@ -139,6 +143,11 @@ class ScrubTable:
     async def expiring(self) -> bool:
         """Whether rows go for their age."""
         return bool((await self._query(_EXPIRING))[0][0])
+
+    async def begins(self, part: Part) -> int:
+        """The second since 1970 of a part's oldest row, known without reading a column; 0 if the part is gone."""
+        found = await self._query(_BEGINS, part=part.name)
+        return int(found[0][0]) if found else 0
 
     async def read(self, part: Part, chunk: int) -> Reading:
         """Read some rows of a part, all columns, whatever the checksums say.

@@ -53,6 +53,8 @@ class SpanRow:
     start: int
     """Nanoseconds since 1970."""
     values: tuple[Any, ...]
+    redelivered: bool = False
+    """Its message was delivered before, so whoever had it then may still be at work."""
 
     @property
     def identity(self) -> str:
@@ -65,7 +67,7 @@ class SpanRow:
         return self.values[7], self.values[5], self.start // 1_000_000_000
 
 
-def rows_of(export: TraceExport, seq: int) -> tuple[list[SpanRow], list[str]]:
+def rows_of(export: TraceExport, seq: int, *, redelivered: bool = False) -> tuple[list[SpanRow], list[str]]:
     """The rows of a message, and why some of its spans are none."""
     rows: list[SpanRow] = []
     faults: list[str] = []
@@ -76,7 +78,8 @@ def rows_of(export: TraceExport, seq: int) -> tuple[list[SpanRow], list[str]]:
                 if fault := fault_of(span):
                     faults.append(fault)
                 else:
-                    rows.append(SpanRow(seq, span.start_time_unix_nano, _values(resource, attributes, scope, span)))
+                    values = _values(resource, attributes, scope, span)
+                    rows.append(SpanRow(seq, span.start_time_unix_nano, values, redelivered))
     return rows, faults
 
 

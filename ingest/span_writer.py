@@ -6,22 +6,27 @@ looked up where the sorting key puts it. That also finds a span that an exporter
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 from clickhouse_connect.driver.asyncclient import AsyncClient
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from enchanted.ingest.errors import IngestError, RowRefused
+from enchanted.ingest.errors import IngestError, RowRefused, TableUnavailable
 from enchanted.ingest.span_rows import COLUMNS, SpanRow, columns_of
-from enchanted.ingest.tables import apply_ddl, connect, understood
+from enchanted.ingest.tables import EXECUTION_DEADLINE, apply_ddl, connect, understood
 
 MOST_DAYS = 64
 """Days, so parts, of one insert; ClickHouse refuses more than a hundred."""
 LOOKED_UP = 10_000
 """Spans looked up at a time."""
+_ASKED_EVERY = 0.1
+_AT_WORK = "SELECT query_id FROM system.processes WHERE query_kind = 'Insert' AND query LIKE '%spans%'"
 _DAY = 86_400 * 1_000_000_000
 _PRESENT = """
 WITH places AS
@@ -57,6 +62,7 @@ class SpanWriter:
     def __init__(self, url: str) -> None:
         self._url = url
         self._client: AsyncClient | None = None
+        self._has_written = False
 
     async def close(self) -> None:
         """Give the connections back. Idempotent."""
@@ -73,6 +79,10 @@ class SpanWriter:
 
         ``salt`` is the same for another try of the same rows: one that ended without an answer may still be at work.
         """
+        # A consumer that was made again calls what it delivers new; who has just begun may follow someone all the same.
+        if not self._has_written or any(row.redelivered for row in rows):
+            await self._outlast_others()
+        self._has_written = True
         written = SpansWritten()
         fresh: list[SpanRow] = []
         seen: set[str] = set()
@@ -87,14 +97,31 @@ class SpanWriter:
             await self._split(batch, salt, written)
         return written
 
+    async def _outlast_others(self) -> None:
+        """Wait for the inserts that are at work now: a killed worker's goes on, and is looked up in vain until its end.
+
+        Raises:
+            TableUnavailable: one takes longer than any should.
+        """
+        until = time.monotonic() + EXECUTION_DEADLINE
+        left = await self._asked(_AT_WORK)
+        while left:
+            if time.monotonic() >= until:
+                raise TableUnavailable(f"an insert into spans has been at work for more than {EXECUTION_DEADLINE} s")
+            await asyncio.sleep(_ASKED_EVERY)
+            left &= await self._asked(_AT_WORK)
+
     async def _present(self, rows: Sequence[SpanRow]) -> set[str]:
         sql = lookup(rows)
+        return await self._asked(sql, {"max_query_size": len(sql) + 1024})
+
+    async def _asked(self, sql: str, settings: dict[str, Any] | None = None) -> set[str]:
         client = await self._connected()
         try:
-            found = await client.query(sql, settings={"max_query_size": len(sql) + 1024})
+            found = await client.query(sql, settings=settings)
         except (ClickHouseError, aiohttp.ClientError, OSError) as error:
             raise await self._failed(error) from error
-        return {str(identity) for (identity,) in found.result_rows}
+        return {str(one) for (one,) in found.result_rows}
 
     async def _split(self, rows: Sequence[SpanRow], salt: str, written: SpansWritten) -> None:
         """Insert, in halves where ClickHouse refuses."""

@@ -94,7 +94,7 @@ def decoded(deliveries: Sequence[Delivery]) -> tuple[list[SpanRow], Verdicts]:
     dead: Verdicts = {}
     for one in deliveries:
         try:
-            found, faults = rows_of(read_protobuf(one.payload), one.seq)
+            found, faults = rows_of(read_protobuf(one.payload), one.seq, redelivered=one.num_delivered > 1)
         except NotAnExport as error:
             dead[one.seq] = ("undecodable", str(error))
             continue

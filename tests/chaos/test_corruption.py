@@ -312,21 +312,68 @@ async def outcome(reads: Store, world: World, event_id: str) -> Literal["right",
     return "right" if sha256_hex(row.raw) == world.acknowledged[event_id] else "WRONG"
 
 
+@pytest.mark.parametrize("set_aside_by", ["the store", "the scrub"])
 async def test_rows_older_than_the_stream_are_named_when_their_part_is_lost(
-    tmp_path: Path, store: StoreProcess
+    tmp_path: Path, store: StoreProcess, set_aside_by: str
 ) -> None:
     async with world_of(tmp_path, store, 51) as world:
         part, held = await world.part_of(1)
-        async with Bus.connect(world.server.url, name="ageing") as bus:
-            middle = held[len(held) // 2]
-            await bus.link.api(f"STREAM.PURGE.{EVENTS_STREAM}", {"seq": middle})
-        await hurt(world, part / "data.bin", "cut short", restarted=True)
+        middle = held[len(held) // 2]
+        await age(world, middle)
+        if set_aside_by == "the store":
+            await hurt(world, part / "data.bin", "cut short", restarted=True)
+        else:
+            await set_aside(world, part)
         async with world.reconciler() as reconciler:
             report = await reconciler.check()
         assert report.scrub.lost == Ranges().plus(spans_of(seq for seq in held if seq < middle))
         assert report.missing == Ranges().plus(spans_of(seq for seq in held if seq >= middle))
         assert report.healed == report.missing.count
         assert not report.sound
+
+
+async def age(world: World, first: int) -> None:
+    """The stream has what comes before gone for its age."""
+    async with Bus.connect(world.server.url, name="ageing") as bus:
+        await bus.link.api(f"STREAM.PURGE.{EVENTS_STREAM}", {"seq": first})
+
+
+async def set_aside(world: World, part: Path) -> None:
+    """As the scrub does, so ClickHouse gives no reason."""
+    async with world.table() as table:
+        await table.command(f"ALTER TABLE events DETACH PART '{part.name}'")
+
+
+@pytest.mark.parametrize("other", ["damaged too", "set aside before"])
+async def test_a_part_with_the_only_copy_of_old_rows_is_kept_although_its_sequences_cannot_be_read(
+    tmp_path: Path, store: StoreProcess, other: str
+) -> None:
+    async with world_of(tmp_path, store, 52, wide=True) as world:
+        part, held = await world.part_of(1)
+        # Their times are told apart by the second.
+        await asyncio.sleep(1.1)
+        await world.publish(EVENTS)
+        await world.ingest()
+        old = held[len(held) // 3] if other == "damaged too" else EVENTS + 1
+        await age(world, old)
+        beside = [await world.part_of(seq) for seq in (EVENTS + 1, 2 * EVENTS)]
+        assert sum(len(rows) for _, rows in beside) > len(held) / 3, "enough to be taken for the old ones"
+        cut_in_half(part / "stream_seq.bin")
+        for one in {path for path, _ in beside}:
+            if other == "damaged too":
+                cut_in_half(one / "stream_seq.bin")
+            else:
+                await set_aside(world, one)
+        async with world.reconciler() as reconciler:
+            report = await reconciler.check(deep=True)
+        kept = {one.name: one.kept_because for one in report.scrub.left}
+        assert kept[part.name] == "some of its rows are older than the stream, and which they are cannot be read"
+        assert part in await world.parts()
+        assert not report.sound
+
+
+def cut_in_half(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
 
 
 @pytest.mark.slow

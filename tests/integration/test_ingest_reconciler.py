@@ -20,21 +20,24 @@ from clickhouse_connect.driver.asyncclient import AsyncClient
 from enchanted.bus.batch import Outgoing
 from enchanted.bus.connection import Bus
 from enchanted.bus.dead_letters import DeadLetters
-from enchanted.bus.reader import RawMessage, consumer_state, holes, read_range
+from enchanted.bus.reader import RawMessage, consumer_state, holes, message_at, read_range
 from enchanted.bus.streams import EVENTS_STREAM, stream_configs
 from enchanted.bus.testing import SMALL_LIMITS, NatsServer, free_port, nats_server
 from enchanted.cluster.cli import execute
 from enchanted.cluster.commands import data
 from enchanted.cluster.state import Endpoints
 from enchanted.cluster.store.testing import StoreProcess, store_process
+from enchanted.ingest import reconciler as reconciler_module
 from enchanted.ingest.batch import BatchLimits
 from enchanted.ingest.errors import TableUnavailable
 from enchanted.ingest.ranges import Ranges
 from enchanted.ingest.reconcile_report import AgentGap, Agents, Report
 from enchanted.ingest.reconcile_table import Table
 from enchanted.ingest.reconciler import Reconciler, _Copies
+from enchanted.ingest.rows import read_row
 from enchanted.ingest.tables import apply_ddl, connect
 from enchanted.ingest.worker import DURABLE, IngestWorker
+from enchanted.ingest.writer import Target, Writer
 from enchanted.schemas.events import SwarmEvent
 
 SUBJECT = "swarm.events.architect.decision"
@@ -94,6 +97,18 @@ class Slow(Table):
         if first >= self.fails_from:
             raise TableUnavailable("Timeout exceeded")
         return await super().conflicting(created, first, last)
+
+
+class Looking(Table):
+    """Remembers from where on it was asked for events that are visible twice."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.after: list[int] = []
+
+    async def visible_twice(self, created: datetime, after: int, last: int = 0) -> list[str]:
+        self.after.append(after)
+        return await super().visible_twice(created, after, last)
 
 
 async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -228,6 +243,67 @@ async def test_copies_are_looked_at_once_but_again_after_a_first_one_was_away_an
                 await world.bus.link.api(f"STREAM.PURGE.{EVENTS_STREAM}", {"seq": first})
                 assert (await reconciler.check()).conflicting == left
             assert len(reconciler._conflicts) == 1
+
+
+@pytest.mark.parametrize("anew", [True, False])
+async def test_a_copy_is_hidden_again_after_the_part_with_its_mark_was_set_aside(
+    world: World, monkeypatch: pytest.MonkeyPatch, anew: bool
+) -> None:
+    # As if more had been acknowledged since than a check looks back.
+    monkeypatch.setattr(reconciler_module, "FIRST_LOOK", 0)
+    await world.publish([_event(n) for n in range(1, 6)], "first")
+    await world.ingest()
+    await world.publish([_event(3)], "copy")
+    await world.ingest()
+    await _show_copy(world, 6)
+    async with _unmerged(world):
+        await _hidden_again(world, anew)
+
+
+async def _hidden_again(world: World, anew: bool) -> None:
+    looking = Looking(world.store.url)
+    async with world.reconciler(looking) as reconciler:
+        assert (await reconciler.check(deep=True)).settled == 1
+        assert await _visible(world) == [1, 2, 3, 4, 5]
+        ((marked,),) = (await world.table.query("SELECT _part FROM events WHERE duplicate_of != 0")).result_rows
+        await world.table.command(f"ALTER TABLE events DETACH PART '{marked}'")
+        assert await _visible(world) == [1, 2, 3, 4, 5, 6]
+        if not anew:
+            assert (await reconciler.check()).settled == 1
+            assert (await reconciler.check()).settled == 0
+            assert looking.after == [0, 0, 6], "all of it is looked at once"
+    if anew:
+        async with world.reconciler() as another:
+            assert (await another.check()).settled == 1
+    assert await _visible(world) == [1, 2, 3, 4, 5]
+    await world.table.command(f"ALTER TABLE events DROP DETACHED PART '{marked}' SETTINGS allow_drop_detached = 1")
+
+
+@asynccontextmanager
+async def _unmerged(world: World) -> AsyncIterator[None]:
+    await world.table.command("SYSTEM STOP MERGES events")
+    try:
+        yield
+    finally:
+        await world.table.command("SYSTEM START MERGES events")
+
+
+async def _visible(world: World) -> list[int]:
+    found = await world.table.query("SELECT stream_seq FROM events FINAL WHERE duplicate_of = 0 ORDER BY stream_seq")
+    return [int(seq) for (seq,) in found.result_rows]
+
+
+async def _show_copy(world: World, seq: int) -> None:
+    """A later copy is visible, as when two workers looked before either inserted."""
+    await world.lose(f"stream_seq = {seq}")
+    message = await message_at(world.bus.link, EVENTS_STREAM, {"seq": seq})
+    assert message is not None
+    micros = round(message.time.timestamp() * 1_000_000)
+    row = read_row(seq, micros, message.subject, message.payload, redelivered=False)
+    writer = Writer(world.store.url)
+    # The salt: the store would take it for the worker's insert repeated.
+    await writer._insert_plain([row], Target((await world.bus.stream_info()).created, "again"))
+    await writer.close()
 
 
 async def test_dead_letters_and_duplicates_are_dispositions(world: World) -> None:

@@ -24,7 +24,9 @@ from enchanted.bus.subjects import OTLP_SPANS
 from enchanted.bus.testing import NatsServer, nats_server
 from enchanted.cluster.chaos.killed import kill
 from enchanted.cluster.store.testing import StoreProcess, store_process
+from enchanted.ingest import span_writer
 from enchanted.ingest.batch import BatchLimits
+from enchanted.ingest.errors import TableUnavailable
 from enchanted.ingest.otlp import LATEST_NANOSECONDS
 from enchanted.ingest.span_rows import COLUMNS, SpanRow, rows_of
 from enchanted.ingest.span_writer import SpanWriter
@@ -211,6 +213,61 @@ async def test_a_try_that_is_still_at_work_is_not_doubled_by_the_next(
     await writer.write(rows, "another attempt")
     await writer.close()
     assert len(await _names(table)) == 6
+
+
+@pytest.mark.parametrize("redelivered", [True, False])
+async def test_what_a_killed_worker_is_still_inserting_is_not_doubled_by_the_next(
+    store: StoreProcess, table: AsyncClient, redelivered: bool
+) -> None:
+    rows, _ = rows_of(export_of(*(span_of(n) for n in range(1, 4))), 1, redelivered=redelivered)
+    other, _ = rows_of(export_of(span_of(9)), 2)
+    writer, following = SpanWriter(store.url), SpanWriter(store.url)
+    try:
+        await writer.write(rows, "the killed worker")
+        await table.command("CREATE OR REPLACE TABLE killed AS spans")
+        await table.command("INSERT INTO killed SELECT * FROM spans")
+        await table.command("TRUNCATE TABLE spans")
+        if redelivered:
+            await following.write(other, "before")
+        slow = "INSERT INTO spans SELECT * FROM killed WHERE NOT sleepEachRow(0.5)"
+        inserting = asyncio.create_task(table.command(slow))
+        looking = await connect(store.url)
+        await _until(lambda: _is_at_work(looking, "INSERT INTO spans SELECT"))
+        assert not inserting.done()
+        written = await following.write(rows, "the next")
+        await inserting
+        await looking.close()
+    finally:
+        await writer.close()
+        await following.close()
+        await table.command("DROP TABLE IF EXISTS killed")
+    assert (written.inserted, written.present) == (0, 3)
+    assert [name for name in await _names(table) if name != "step 9"] == ["step 1", "step 2", "step 3"]
+
+
+async def _is_at_work(client: AsyncClient, begin: str) -> bool:
+    return bool((await client.query(f"SELECT 1 FROM system.processes WHERE startsWith(query, '{begin}')")).result_rows)
+
+
+async def test_an_insert_that_does_not_end_holds_up_its_redelivered_spans_and_no_others(
+    store: StoreProcess, table: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(span_writer, "EXECUTION_DEADLINE", 0.3)
+    once_more, _ = rows_of(export_of(span_of(1)), 1, redelivered=True)
+    new, _ = rows_of(export_of(span_of(2)), 2)
+    writer, looking = SpanWriter(store.url), await connect(store.url)
+    await writer.write([], "begun")
+    slow = "INSERT INTO spans (SpanName, Duration) SELECT 'late', number FROM numbers(3) WHERE NOT sleepEachRow(0.5)"
+    inserting = asyncio.create_task(table.command(slow))
+    await _until(lambda: _is_at_work(looking, "INSERT INTO spans (SpanName"))
+    with pytest.raises(TableUnavailable, match="at work"):
+        await writer.write(once_more, "salt")
+    assert (await writer.write(new, "other salt")).inserted == 1
+    assert not inserting.done()
+    await inserting
+    assert (await writer.write(once_more, "salt")).inserted == 1
+    await writer.close()
+    await looking.close()
 
 
 async def test_what_was_deleted_can_be_stored_again(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from google.protobuf.json_format import MessageToDict
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from enchanted.bus.delivery import Delivery
 from enchanted.ingest.attributes import attribute_map, attribute_text
 from enchanted.ingest.errors import NotAnExport
 from enchanted.ingest.otlp import (
@@ -24,6 +25,7 @@ from enchanted.ingest.otlp import (
 )
 from enchanted.ingest.span_rows import COLUMNS, columns_of, rows_of
 from enchanted.ingest.span_writer import MOST_DAYS, by_days, token
+from enchanted.ingest.spans import decoded
 from enchanted.ingest.testing import BEGUN, attribute, export_of, span_of
 from enchanted.schemas.ddl import migrations
 
@@ -322,3 +324,10 @@ def test_what_protobufs_own_json_holds_is_what_ours_reads() -> None:
             for span, (_, _, original) in zip(scope["spans"], spans_of(export), strict=True):
                 span |= {"traceId": original.trace_id.hex(), "spanId": original.span_id.hex()}
     assert read_json(json.dumps(document).encode()) == export
+
+
+def test_rows_know_whether_their_message_was_delivered_before() -> None:
+    payload = export_of(span_of(1)).SerializeToString()
+    replies = [b"$JS.ACK.SPANS.ingest-spans.%d.%d.1.1700000000000000000.0" % (times, times + 10) for times in (1, 2)]
+    rows, _ = decoded([Delivery("otlp", reply, b"", payload, cast(Any, None)) for reply in replies])
+    assert [(row.seq, row.redelivered) for row in rows] == [(11, False), (12, True)]
