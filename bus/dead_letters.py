@@ -117,7 +117,10 @@ class _Letters:
                     if (seq := raw.headers.get(SEQ, "")).isdecimal():
                         stream = stream_of(raw.headers.get(SUBJECT, ""))
                         self._known[stream, int(seq), raw.headers.get(TIME, "")] = raw.seq
-        return int(found["state"]["first_seq"])
+        first = int(found["state"]["first_seq"])
+        if len(self._known) > 2 * found["state"]["messages"] + _LOGGED:
+            self._known = {key: seq for key, seq in self._known.items() if seq >= first}
+        return first
 
 
 def _key(original: Original) -> _Key:

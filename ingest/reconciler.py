@@ -41,6 +41,8 @@ FIRST_LOOK = 2_000_000
 
 A reconciler is made again at every outage: of ten million rows so many take a second or two, all of them half a minute.
 """
+LOOK_AFTER_A_LOSS = 10_000_000
+"""The same where a part was set aside; what lies further back waits for a check of everything."""
 
 log = logging.getLogger(__name__)
 
@@ -311,7 +313,7 @@ class Reconciler:
         """Leave one visible row of each event; how many rows are hidden now. Where it cannot, the next check does.
 
         ``beside``: the parts that were set aside. One may have had the marks of copies whose former rows, without one,
-        are still in the table; only a look at all of it finds them. At ten million rows that takes half a minute.
+        are still in the table; only a look further back finds them.
 
         What was acknowledged two looks ago, each at least `LATE` after the other, has been looked at: an insert that
         its worker did not wait for has come in by then.
@@ -321,15 +323,19 @@ class Reconciler:
         if known is None or known.created != created:
             above = max(0, look.dealt - FIRST_LOOK)
             self._settled = known = _Settled(created, above, above, now)
-        whole = deep or not beside <= self._settled_beside
+        hidden = 0
         try:
-            twice = await self._table.visible_twice(created, 0 if whole else known.above, look.info.last_seq)
-            hidden = await self._writer.settle(twice, created) if twice else 0
+            twice = await self._table.visible_twice(created, 0 if deep else known.above, look.info.last_seq)
+            hidden += await self._writer.settle(twice, created) if twice else 0
+            if not deep and not beside <= self._settled_beside:
+                back = max(0, look.dealt - LOOK_AFTER_A_LOSS)
+                former = await self._table.visible_twice(created, back, look.info.last_seq)
+                hidden += await self._writer.settle(former, created) if former else 0
+                if len(former) < MOST_TWICE:
+                    self._settled_beside = beside
         except TableUnavailable as error:
             log.warning("not looked for events that are visible twice, the next check does: %s", error)
-            return 0
-        if whole and len(twice) < MOST_TWICE:
-            self._settled_beside = beside
+            return hidden
         if len(twice) < MOST_TWICE and (now - known.at).total_seconds() >= LATE:
             self._settled = _Settled(created, known.next, look.dealt, now)
         return hidden

@@ -111,10 +111,9 @@ class Scrubber:
         return self.broken, self._detached, lost
 
     async def _lost(self, look: Look, dead: Sequence[Span]) -> Ranges:
-        """Older than the stream, and not in the table, where a part of it was set aside."""
+        """Older than the stream, and not in the table, where a part of it was found broken."""
         last = look.info.first_seq - 1
-        # Whoever set it aside: ClickHouse gives a reason, this cannot, and what it took for another copy may be gone.
-        if last < 1 or not self._detached:
+        if last < 1 or not any(one.reason for one in self._detached):
             return Ranges()
         try:
             held = await self._table.held_without(self.broken, look.info.created, 1, last)
@@ -153,8 +152,7 @@ class Scrubber:
                 log.error("the stream is damaged: it %s %s", what, ranges)
         if scrub.lost:
             log.error(
-                "the table has lost %s, which are older than the stream; a part that was set aside lies beside it",
-                scrub.lost,
+                "the table has lost %s, which are older than the stream; a damaged part lies beside it", scrub.lost
             )
         if scrub.kept:
             log.error("of what is damaged in the stream, the table has the bytes of %s", scrub.kept)

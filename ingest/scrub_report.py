@@ -56,7 +56,7 @@ class Scrub:
     replaced: Ranges = field(default_factory=Ranges)
     """The stream had other messages under these sequences before: it lost its end and went on."""
     lost: Ranges = field(default_factory=Ranges)
-    """Older than the stream and not in the table either, while a part that was set aside lies beside it."""
+    """Older than the stream and not in the table either, while a part that was found broken lies beside it."""
     damaged_parts: tuple[DamagedPart, ...] = ()
     """Found now, healed ones included."""
     detached: tuple[DetachedPart, ...] = ()

@@ -10,9 +10,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from heapq import nsmallest
 from itertools import count
 from pathlib import Path
+from typing import Protocol
 
 from enchanted.actors.errors import (
     NotARepository,
@@ -47,6 +49,14 @@ LISTED = 100
 """Kept paths that a preview names."""
 COUNTED = 1_000_000
 """Kept files that a preview counts, and folders that it looks into for them: it may be a whole disk."""
+
+
+class Act(Protocol):
+    """Exchanges or removes the file that ``was`` at its place, or raises TargetChanged."""
+
+    def __call__(self, *, was: Identity | None) -> None: ...
+
+
 Watch = Callable[[str, str], None]
 """Told of each step (what, path) before it is taken."""
 
@@ -283,17 +293,27 @@ class Target:
         for path in plan.delete:
             self._watch("delete", path)
             with self._step(path, place):
-                was = self._as_planned(place, path, None, force=force)
-                delete(self.folder, path, was=was)
+                self._exchange(place, path, None, partial(delete, self.folder, path), force=force)
         for path in plan.write:
             self._watch("write", path)
             with self._step(path, place):
-                was = self._as_planned(place, path, plan.after.get(path), force=force)
-                replace(place / "new", path, self.folder, was=was)
+                put = partial(replace, place / "new", path, self.folder)
+                self._exchange(place, path, plan.after.get(path), put, force=force)
         flush_above(self.folder, (*plan.delete, *plan.write))
         self._watch("done", str(place))
         self._journal.finish(place, plan)
         return True
+
+    def _exchange(self, place: Path, path: str, after: FileEntry | None, act: Act, *, force: bool) -> None:
+        was = self._as_planned(place, path, after, force=force)
+        try:
+            act(was=was)
+        except TargetChanged:
+            if not force:
+                raise
+            # A log is written all the time: what came since its last copy goes, as was said.
+            self._as_planned(place, path, after, force=True)
+            act(was=identity_at(self.folder, path))
 
     def _as_planned(self, place: Path, path: str, after: FileEntry | None, *, force: bool) -> Identity | None:
         """What may be exchanged: somebody may have written since the plan was made, and nothing has that but this file.

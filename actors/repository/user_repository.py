@@ -235,10 +235,10 @@ class UserRepository:
         new = self._write_tree(changes, source=source, base=base)
         if now == new:
             return parent
-        if not any(self._write_tree(one, source=source, base=base) == now for one in held):
-            raise CannotApply("the branch holds other work", branch)
         if self.git.run("worktree", "list", "--porcelain").decode(errors="replace").find(f"branch {reference}\n") >= 0:
             raise CannotApply("the branch is checked out", branch)
+        if not any(self._write_tree(one, source=source, base=base) == now for one in held):
+            raise CannotApply("the branch holds other work", branch)
         commit = self._commit(new, parent, message, author)
         self.git.run("update-ref", reference, commit, parent)
         return commit

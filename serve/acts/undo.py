@@ -35,7 +35,7 @@ from enchanted.serve.sources.buslink import RUN_DEADLINE
 from enchanted.serve.sources.dependencies import Dependencies
 from enchanted.serve.sources.parameters import MAX_SEQ
 
-STAYED = 20
+STAYED = 10
 """Undos that a run's branch may be behind."""
 
 
@@ -70,7 +70,9 @@ async def undone(deps: Dependencies, contents: Contents, run: str, event_id: str
         return await _variable_undone(deps, run, find_variable(events, change), dry_run=dry_run)
     target = find_target(events, run, event_id)
     step = target.change.event.state_change
-    trees = [target.tree, step.previous_state_hash, step.new_state_hash, *target.former]
+    trees = [target.tree, step.previous_state_hash, step.new_state_hash]
+    if not dry_run:
+        trees = [*reversed(target.former), *trees]
     async with contents.trees(run, events, trees) as repository:
         patch, tree = await taken_back(repository, target)
         if dry_run:
@@ -147,7 +149,7 @@ def find_target(events: Sequence[StoredEvent], run: str, event_id: str) -> Targe
     change = find_change(events, run, event_id)
     held = changes_of(events, workspace_of(change))
     files = [one.event.state_change for one in held if one.event.state_change.target_type == FILE_SYSTEM]
-    undone = [one for one in files if one.reason == "undo"]
+    undone = [one for one in files if one.reason == "undo"] if workspace_of(change) == MAIN_WORKSPACE else []
     return Target(
         change=change,
         tree=files[-1].new_state_hash,

@@ -271,7 +271,7 @@ async def _hidden_again(world: World, anew: bool) -> None:
         if not anew:
             assert (await reconciler.check()).settled == 1
             assert (await reconciler.check()).settled == 0
-            assert looking.after == [0, 0, 6], "all of it is looked at once"
+            assert looking.after == [0, 6, 0, 6], "all of it is looked at once more"
     if anew:
         async with world.reconciler() as another:
             assert (await another.check()).settled == 1

@@ -229,9 +229,9 @@ async def test_what_a_killed_worker_is_still_inserting_is_not_doubled_by_the_nex
         await table.command("TRUNCATE TABLE spans")
         if redelivered:
             await following.write(other, "before")
-        slow = "INSERT INTO spans SELECT * FROM killed WHERE NOT sleepEachRow(0.5)"
-        inserting = asyncio.create_task(table.command(slow))
         looking = await connect(store.url)
+        slow = "INSERT INTO spans SELECT * FROM killed WHERE NOT sleepEachRow(0.9)"
+        inserting = asyncio.create_task(table.command(slow))
         await _until(lambda: _is_at_work(looking, "INSERT INTO spans SELECT"))
         assert not inserting.done()
         written = await following.write(rows, "the next")
@@ -257,7 +257,8 @@ async def test_an_insert_that_does_not_end_holds_up_its_redelivered_spans_and_no
     new, _ = rows_of(export_of(span_of(2)), 2)
     writer, looking = SpanWriter(store.url), await connect(store.url)
     await writer.write([], "begun")
-    slow = "INSERT INTO spans (SpanName, Duration) SELECT 'late', number FROM numbers(3) WHERE NOT sleepEachRow(0.5)"
+    slow = "INSERT INTO spans (SpanName, Duration) SELECT 'late', number FROM numbers(6) WHERE NOT sleepEachRow(0.9)"
+    slow += " SETTINGS max_block_size = 1"
     inserting = asyncio.create_task(table.command(slow))
     await _until(lambda: _is_at_work(looking, "INSERT INTO spans (SpanName"))
     with pytest.raises(TableUnavailable, match="at work"):
