@@ -118,7 +118,7 @@ class _Letters:
                         stream = stream_of(raw.headers.get(SUBJECT, ""))
                         self._known[stream, int(seq), raw.headers.get(TIME, "")] = raw.seq
         first = int(found["state"]["first_seq"])
-        if len(self._known) > 2 * found["state"]["messages"] + _LOGGED:
+        if len(self._known) > 2 * found["state"]["messages"]:
             self._known = {key: seq for key, seq in self._known.items() if seq >= first}
         return first
 
