@@ -99,17 +99,30 @@ def take_lock(path: Path) -> int | None:
 
 
 def write_once(path: Path, text: str) -> None:
-    """Create ``path`` with mode 0600 unless it exists; a reader never sees half of it."""
+    """Create ``path`` with mode 0600 unless it exists; a reader never sees half of it, and a power cut leaves no empty
+    one, which would be there for good.
+    """
     if path.exists():
         return
     draft = _draft(path, text)
     try:
+        flush(draft)
         # link() refuses to replace: of two first starts one wins and both read the same secret.
         path.hardlink_to(draft)
     except FileExistsError:
         pass
     finally:
         draft.unlink()
+    flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Have a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_atomic(path: Path, text: str) -> None:

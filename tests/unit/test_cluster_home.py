@@ -94,3 +94,19 @@ def test_a_file_written_once_is_kept_and_one_written_atomically_is_replaced(tmp_
     assert path.read_text() == "three"
     assert mode(path) == 0o600
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_secret_is_on_the_disk_before_it_has_its_name_and_then_its_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, real, flushed = tmp_path / "secret", os.fsync, list[tuple[str, bool]]()
+
+    def fsync(descriptor: int) -> None:
+        flushed.append((os.path.realpath(f"/proc/self/fd/{descriptor}"), secret.exists()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_once(secret, "text")
+    (draft, named_early), folder = flushed
+    assert (Path(draft).parent, named_early, folder) == (tmp_path, False, (str(tmp_path), True))
+    assert secret.read_text() == "text"
