@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,17 +13,10 @@ from urllib.parse import quote
 
 import httpx
 
-from enchanted.serve.client_errors import (
-    ApiBusy,
-    ApiFailed,
-    ApiSlow,
-    ApiUnreachable,
-    ClientError,
-    NothingFound,
-    RequestRefused,
-)
+from enchanted.serve.client_answers import checked, document, live_pieces
+from enchanted.serve.client_errors import ApiSlow, ApiUnreachable, NothingFound
 from enchanted.serve.guard.codes import NONCE, new_code
-from enchanted.serve.live.frames import Frame, parse_frames
+from enchanted.serve.live.frames import Frame, lines_of, parse_frames
 
 Json = dict[str, Any]
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
@@ -37,14 +31,6 @@ POLL = 0.1
 LAST_SEQ = 2**63 - 1
 GONE = 60.0
 """Seconds a server may be away before following it ends."""
-BUSY = 10.0
-"""Seconds until a server is asked again that is busy and does not say for how long."""
-_BY_STATUS: dict[int, type[ClientError]] = {
-    404: NothingFound,
-    502: ApiUnreachable,
-    503: ApiUnreachable,
-    504: ApiUnreachable,
-}
 
 
 class ApiClient:
@@ -64,12 +50,16 @@ class ApiClient:
         self.url = url.rstrip("/")
         self._lost = lost
         self._token = token
+        # Reading the certificate authorities takes longer than most answers; plain HTTP needs none.
+        verify = self.url.startswith("https:")
+        if transport is None and _is_here(self.url):
+            # A transport of its own goes by no proxy of the environment, which would be given the token.
+            transport = httpx.HTTPTransport(verify=verify)
         self._http = httpx.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {token}"},
             timeout=TIMEOUT,
-            # Reading the certificate authorities takes longer than most answers; plain HTTP needs none.
-            verify=self.url.startswith("https:"),
+            verify=verify,
             transport=transport,
         )
 
@@ -132,7 +122,7 @@ class ApiClient:
     def raw(self, event_id: str) -> bytes:
         """Its published bytes."""
         with self._errors():
-            return _checked(self._http.get(f"/api/v1/events/{_part(event_id)}/raw")).content
+            return checked(self._http.get(f"/api/v1/events/{_part(event_id)}/raw")).content
 
     def trace(self, trace_id: str) -> Json:
         """A trace's events by span."""
@@ -155,7 +145,7 @@ class ApiClient:
         with self._errors():
             parameters = _given({"from": start, "to": end, "workspace": workspace})
             url = f"/api/v1/runs/{_part(run)}/diff"
-            return _checked(self._http.get(url, params=parameters, timeout=REBUILD)).text
+            return checked(self._http.get(url, params=parameters, timeout=REBUILD)).text
 
     def verify(self, run: str, *, deep: bool | None = None) -> Json:
         """Both verdicts; ``deep`` holds the patches against the trees too, for a minute and a half at most."""
@@ -193,21 +183,21 @@ class ApiClient:
         """The answer to one SELECT: columns, rows, and whether there are more."""
         body = {"query": query} if limit is None else {"query": query, "limit": limit}
         with self._errors():
-            return _document(self._http.post("/api/v1/sql", json=body))
+            return document(self._http.post("/api/v1/sql", json=body))
 
     def export(self, **what: object) -> Iterator[bytes]:
         """A file of events, piece by piece; it is whole only if no error comes."""
         with self._errors(), self._http.stream("GET", "/api/v1/export", params=_given(what)) as response:
-            if response.is_error:
+            if not response.is_success:
                 response.read()
-            yield from _checked(response).iter_raw()
+            yield from checked(response).iter_bytes()
 
     def export_html(self, run: str) -> Iterator[bytes]:
         """A run as one HTML file, piece by piece; it is whole only if no error comes."""
         with self._errors(), self._http.stream("GET", f"/api/v1/runs/{_part(run)}/export.html") as response:
-            if response.is_error:
+            if not response.is_success:
                 response.read()
-            yield from _checked(response).iter_raw()
+            yield from checked(response).iter_bytes()
 
     def compare(self, run: str, other: str, *, diffs: bool = False) -> Json:
         """Two runs side by side; ``diffs``: and what their differing files say otherwise."""
@@ -219,7 +209,7 @@ class ApiClient:
         with self._errors():
             timeout = httpx.Timeout(RERUN, connect=5.0)
             url = f"/api/v1/runs/{_part(run)}/reruns"
-            return _document(self._http.post(url, params={"from": start}, timeout=timeout))
+            return document(self._http.post(url, params={"from": start}, timeout=timeout))
 
     def history(
         self, run: str, path: str | None = None, *, path_hex: str | None = None, at: int | None = None,
@@ -255,7 +245,7 @@ class ApiClient:
     def ready(self) -> Json:
         """Each dependency's state; an unready API answers with the same members."""
         with self._errors():
-            return dict(self._http.get("/readyz").json())
+            return document(self._http.get("/readyz"), also=(httpx.codes.SERVICE_UNAVAILABLE,))
 
     def follow(self, *, after: int | None = None, **filters: object) -> Iterator[Json]:
         """Events as they are stored, for ever: a broken connection is resumed after the last one seen.
@@ -327,9 +317,9 @@ class ApiClient:
                 "GET", f"/api/v1/{resource}", params=_given(parameters), headers=headers, timeout=timeout
             ) as response,
         ):
-            if response.is_error:
+            if not response.is_success:
                 response.read()
-            yield from parse_frames(_checked(response).iter_lines())
+            yield from parse_frames(lines_of(live_pieces(response)))
 
     def _post(
         self,
@@ -342,11 +332,11 @@ class ApiClient:
         headers = {} if key is None else {"Idempotency-Key": key}
         content = None if body is None else dict(body)
         with self._errors():
-            return _document(self._http.post(f"/api/v1/{resource}", json=content, headers=headers, timeout=timeout))
+            return document(self._http.post(f"/api/v1/{resource}", json=content, headers=headers, timeout=timeout))
 
     def _json(self, resource: str, timeout: httpx.Timeout = TIMEOUT, /, **parameters: object) -> Json:
         with self._errors():
-            return _document(self._http.get(f"/api/v1/{resource}", params=_given(parameters), timeout=timeout))
+            return document(self._http.get(f"/api/v1/{resource}", params=_given(parameters), timeout=timeout))
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -354,11 +344,18 @@ class ApiClient:
             yield
         except httpx.ReadTimeout as error:
             raise ApiSlow(self.url, error.request.extensions["timeout"]["read"]) from error
-        except httpx.TransportError as error:
+        except (httpx.TransportError, httpx.DecodingError) as error:
             why = str(error) or type(error).__name__
             raise ApiUnreachable(
                 f"the API at {self.url} does not answer ({why}); `enchanted up` starts it, `enchanted status` shows it"
             ) from error
+
+
+def _is_here(url: str) -> bool:
+    host = httpx.URL(url).host
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost" or host.endswith(".localhost")
 
 
 def _part(text: str) -> str:
@@ -367,24 +364,3 @@ def _part(text: str) -> str:
 
 def _given(parameters: Mapping[str, object]) -> dict[str, str]:
     return {name: str(value) for name, value in parameters.items() if value is not None}
-
-
-def _document(response: httpx.Response) -> Json:
-    return dict(_checked(response).json())
-
-
-def _checked(response: httpx.Response) -> httpx.Response:
-    if not response.is_error:
-        return response
-    message, ours = f"the API answered {response.status_code}; is this address Enchanted's?", False
-    with suppress(ValueError, KeyError, TypeError):
-        problem = response.json()
-        message, ours = f"{problem['title']}; {problem['detail']}", True
-    if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
-        wait = response.headers.get("Retry-After", "")
-        raise ApiBusy(message, float(wait) if wait.isdecimal() else BUSY)
-    if not ours:
-        # Ray Serve answers so while it starts and does not know the API yet.
-        raise ApiUnreachable(message)
-    kind = _BY_STATUS.get(response.status_code, RequestRefused if response.is_client_error else ApiFailed)
-    raise kind(message)

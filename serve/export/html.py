@@ -86,8 +86,13 @@ async def html(deps: Dependencies, seeker: Seeker, contents: Contents, run: str)
         StoreUnavailable: the table does not answer; what was sent before is not whole.
     """
     log = Log(run)
-    yield page.head(await find_run(deps, run)).encode("utf-8", "replace")
-    async for piece in pieces(deps.store, ExportQuery(run=run), log):
+    head = page.head(await find_run(deps, run)).encode("utf-8", "replace")
+    rows = pieces(deps.store, ExportQuery(run=run), log)
+    # Before anything is sent: a run of this moment is found in the stream, and the table has nothing of it yet.
+    first = await anext(rows, b"")
+    yield head
+    yield first
+    async for piece in rows:
         yield piece
     space = log.folding.state().workspaces.get(MAIN_WORKSPACE)
     files = sorted(space.files.values(), key=lambda one: one.path) if space else []

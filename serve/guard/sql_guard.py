@@ -183,7 +183,7 @@ def _check_set(operand: Node, names: tuple[str, ...]) -> None:
     if operand.kind == "Identifier":
         _check_table(operand.name, names)
     elif operand.kind not in ("Literal", "Subquery") and (operand.kind, operand.name) not in _SETS:
-        raise SqlRefused("after IN write values in brackets, or a SELECT")
+        raise SqlRefused("after IN write values in brackets (square ones around a single call), or a SELECT")
 
 
 def _check_table(name: str, names: tuple[str, ...]) -> None:

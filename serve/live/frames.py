@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 
@@ -14,6 +14,19 @@ class Frame(NamedTuple):
     document: dict[str, Any] | None
     kind: str
     """Empty for an event, ``end`` for the last of a play."""
+
+
+def lines_of(pieces: Iterable[bytes]) -> Iterator[str]:
+    """The lines of a stream that comes in pieces; one that does not end is left out.
+
+    They end at newlines alone, as our server ends them: a text in an event may hold the other characters at which
+    ``str.splitlines`` breaks (U+0085, U+2028, U+2029), and what follows one would be read as a frame of its own.
+    """
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r").decode()
 
 
 def parse_frames(lines: Iterator[str]) -> Iterator[Frame]:

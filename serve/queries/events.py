@@ -210,7 +210,7 @@ async def read_event(event_id: EventId, deps: Deps) -> JsonResponse:
     except ServeError:
         return JsonResponse({**document, "inflated": False})
     blobs = {"blobs": document["blobs"], "inflated": True}
-    meta = {name: document[name] for name in META_FIELDS}
+    meta = {name: document[name] for name in (*META_FIELDS, "corrupted") if name in document}
     return JsonResponse({**meta, **event_to_dict(whole), **blobs})
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import typer
 
@@ -20,8 +19,6 @@ from enchanted.cluster import cli, console, doctor
 from enchanted.cluster.commands import acting
 from enchanted.cluster.errors import CommandFailed
 from enchanted.cluster.settings import Settings
-from enchanted.serve import client
-from enchanted.serve.client_errors import ApiSlow, ApiUnreachable, NothingFound
 
 
 def test_help_does_not_import_what_is_heavy() -> None:
@@ -204,65 +201,3 @@ def test_a_table_on_a_terminal_takes_its_headings_and_cells_as_they_are(
     console.emit_table(["[/]", "[red]a"], [["[/b]", "[link=x]y"]])
     shown = re.sub(r"\x1b\[[0-9]*m", "", capsys.readouterr().out)
     assert shown.split() == ["[/]", "[red]a", "[/b]", "[link=x]y"]
-
-
-def test_whoever_asks_for_a_state_waits_as_long_as_it_may_take_to_rebuild() -> None:
-    waited: dict[str, float] = {}
-
-    def never(request: httpx.Request) -> httpx.Response:
-        waited[request.url.path.rpartition("/")[2]] = request.extensions["timeout"]["read"]
-        raise httpx.ReadTimeout("timed out", request=request)
-
-    with client.ApiClient("http://api", "token", transport=httpx.MockTransport(never)) as api:
-        for ask in (
-            lambda: api.state("r"),
-            lambda: api.diff("r", 0, 1),
-            lambda: api.blame("r", "a.py"),
-            lambda: api.restore("r", {}),
-            lambda: api.undo("r", "e"),
-            lambda: api.fork("r", {}),
-        ):
-            with pytest.raises(ApiSlow, match="did not answer within 150 s and may still be at work; see"):
-                ask()
-        with pytest.raises(ApiSlow, match="within 60 s"):
-            api.run("r")
-    assert waited == dict.fromkeys(("state", "diff", "blame", "restores", "undos", "forks"), 150.0) | {"r": 60.0}
-
-
-def test_an_api_that_is_not_there_is_no_slow_one() -> None:
-    def refused(request: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectError("Connection refused", request=request)
-
-    with client.ApiClient("http://api", "token", transport=httpx.MockTransport(refused)) as api:
-        with pytest.raises(ApiUnreachable, match=r"does not answer .*`enchanted up` starts it") as caught:
-            api.state("r")
-        assert not isinstance(caught.value, ApiSlow)
-
-
-def test_who_follows_a_run_goes_on_though_something_else_answers_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter(
-        [
-            httpx.Response(404, text="Path '/api/v1/stream' not found. Ping http://.../-/routes for available routes."),
-            httpx.Response(500, text="Internal Server Error"),
-            httpx.Response(200, text='id: 7\ndata: {"seq": 7}\n\n'),
-            httpx.Response(404, json={"title": "Not found", "detail": "there is no such run"}),
-        ]
-    )
-    monkeypatch.setattr(client, "RESUME_PAUSE", 0.0)
-    said, transport = list[str](), httpx.MockTransport(lambda _: next(answers))
-    with client.ApiClient("http://api", "token", transport=transport, lost=lambda why: said.append(str(why))) as api:
-        following = api.follow(run="r")
-        assert next(following) == {"seq": 7}
-        assert said == ["the API answered 404; is this address Enchanted's?"]
-        with pytest.raises(NothingFound, match="there is no such run"):
-            next(following)
-
-
-def test_who_waits_until_a_run_can_be_queried_waits_for_the_api_too() -> None:
-    answers = iter([httpx.Response(503, text="starting"), httpx.Response(200, json={"data": [{"seq": 7}]})])
-    with client.ApiClient("http://api", "token", transport=httpx.MockTransport(lambda _: next(answers))) as api:
-        assert api.wait_queryable("r", 7)
-    away = httpx.MockTransport(lambda _: httpx.Response(503, text="away"))
-    with client.ApiClient("http://api", "token", transport=away) as api:
-        assert not api.wait_queryable("r", 7, seconds=0)
-        assert not api.wait_closed("r", seconds=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from enchanted.actors.repository.restore import MARK
 from enchanted.actors.rerun import file
 from enchanted.actors.rerun.importing import import_recording
 from enchanted.cluster import cli
+from enchanted.cluster.commands import importing
 from enchanted.cluster.commands.importing import RECORDED
+from enchanted.cluster.errors import CommandFailed
 from enchanted.schemas.events import StoredEvent
+from enchanted.serve.client import ApiClient
 from enchanted.serve.testing import History, World, scripted, until
 
 
@@ -244,6 +248,22 @@ async def test_a_fork_is_asked_of_the_swarm_with_what_differs(world: World) -> N
     assert (answer.status_code, answer.json()["code"]) == (409, "fork-refused")
     assert (await act(world, "nobody", "forks")).status_code == 404
     assert (await act(world, history.run, "forks", model="nonsense")).status_code == 422
+
+
+async def test_an_import_asks_for_ids_though_one_of_them_is_left_over(
+    world: World, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "ASKED", 2)
+    recording = await file.load(RECORDED)
+
+    def asked(run: str, events: tuple[StoredEvent, ...]) -> None:
+        with ApiClient(world.url, world.token_file.read_text().strip()) as client:
+            importing._require_free(replace(recording, run_id=run, events=events), client)
+
+    for number in (1, 2, 3):
+        await asyncio.to_thread(asked, history.run, tuple(history.events[:number]))
+        with pytest.raises(CommandFailed, match="import"):
+            await asyncio.to_thread(asked, "run-other", tuple(history.events[:number]))
 
 
 async def test_a_fork_is_refused_by_its_preview_where_it_would_be(

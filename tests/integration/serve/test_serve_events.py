@@ -138,6 +138,20 @@ async def test_a_field_that_was_moved_out_comes_back_on_a_single_read(world: Wor
     assert (await world.get(f"events/{stored.event.event_id}/raw")).content == stored.raw
 
 
+async def test_a_damaged_event_says_so_though_its_fields_are_put_back(world: World) -> None:
+    log = AgentLog(world.bus, run_id="run-large-damaged", role="coder", agent_name="coder-1")
+    call = model_call(model="m", messages=["x" * 600_000], parameters={}, completion="short", finish_reason="stop")
+    stored = (await log.emit(call))[0]
+    await world.stored("run-large-damaged", 1)
+    await world.table.command(
+        "INSERT INTO events SELECT * REPLACE (unhex({raw:String}) AS body, 0 AS cut_at) FROM events FINAL "
+        "WHERE run = 'run-large-damaged'",
+        parameters={"raw": stored.raw.replace(b"short", b"shirt").hex()},
+    )
+    shown = await world.document(f"events/{stored.event.event_id}")
+    assert (shown["inflated"], shown["corrupted"], shown["model_call"]["completion"]) == (True, True, "shirt")
+
+
 async def test_a_page_of_large_events_is_shorter_and_the_next_goes_on(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

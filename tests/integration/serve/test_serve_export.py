@@ -18,9 +18,10 @@ import pytest
 from enchanted.cluster.cli import execute
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.serve.errors import StoreUnavailable
-from enchanted.serve.export import data
+from enchanted.serve.export import data, html
 from enchanted.serve.export.data import next_size
 from enchanted.serve.guard.auth import Access
+from enchanted.serve.queries.runs import find_run
 from enchanted.serve.sources.buslink import BusLink
 from enchanted.serve.sources.dependencies import Dependencies
 from enchanted.serve.sources.store import Store
@@ -188,6 +189,17 @@ def test_pages_grow_to_their_bytes_and_shrink_with_large_events() -> None:
     assert next_size(4_000, 4_000, 1_600_000) == data.MAX_PAGE
     assert next_size(4_000, 4_000, 4_000_000_000) == 16
     assert next_size(100, 0, 0) == 400
+
+
+async def test_no_html_file_is_begun_of_a_run_that_the_table_has_nothing_of_yet(
+    world: World, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def in_the_stream(deps: Dependencies, _: str) -> dict[str, Any]:
+        return await find_run(deps, history.run)
+
+    monkeypatch.setattr(html, "find_run", in_the_stream)
+    answer = await world.get("runs/run-just-begun/export.html")
+    assert (answer.status_code, answer.json()["code"]) == (404, "run-not-found")
 
 
 async def test_a_run_is_one_html_file_that_cannot_act_and_an_unknown_one_is_a_problem(
