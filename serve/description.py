@@ -15,6 +15,7 @@ _RETRY_AFTER = {
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": Problem, "description": "No bearer token, or a wrong one"},
+    408: {"model": Problem, "description": "The body of the request did not come in time"},
     413: {"model": Problem, "description": "The body of the request is too large"},
     421: {"model": Problem, "description": "The Host header names somebody else"},
     429: {
@@ -31,6 +32,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 _NAMES = {
     "401": "Unauthorized",
+    "408": "Overdue",
     "413": "TooLarge",
     "421": "WrongHost",
     "429": "TooMany",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from enum import StrEnum
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Annotated
@@ -266,16 +267,27 @@ def tail(
     output = _output(output, as_json)
     filters = {"run": run, "agent": agent, "role": role, "kind": kind}
     with api(url, token_file) as client:
-        # Whatever is not in the table comes after this.
-        whole = client.pipeline()["ingest"]["acknowledged_seq"] if follow else 0
-        page = client.events(**filters, before=LAST_SEQ, limit=max(1, lines))["data"]
+        now = client.pipeline() if follow else None
+        # Above its last sequence the table has at most what a former stream of this name had.
+        before = LAST_SEQ if now is None or run is not None else now["stream"]["last_seq"] + 1
+        page = client.events(**filters, before=before, limit=max(1, lines))["data"]
         past = list(_of_known_run(client, run, page))
+        present = past if now is None else _since(past, now["stream"]["created"])
+        shown = past if run is not None else present
+        shown = shown[len(shown) - min(lines, len(shown)) :]
         if output is Output.JSON and not follow:
-            console.emit_json({"data": past[len(past) - min(lines, len(past)) :]})
+            console.emit_json({"data": shown})
             return
-        shown = past[len(past) - min(lines, len(past)) :]
         line = event_line if output is Output.TABLE else json_line
-        emit_lines(map(line, chain(shown, _going_on(client, past, whole, filters)) if follow else shown))
+        # Whatever is not in the table comes after what is acknowledged.
+        to_come = [] if now is None else _going_on(client, present, now["ingest"]["acknowledged_seq"], filters)
+        emit_lines(map(line, chain(shown, to_come)))
+
+
+def _since(events: list[Document], created: str) -> list[Document]:
+    """Those of the stream that was made then: of a former one, whose events the table keeps, sequences say nothing."""
+    begun = datetime.fromisoformat(created)
+    return [event for event in events if datetime.fromisoformat(event["stream_time"]) >= begun]
 
 
 def _going_on(

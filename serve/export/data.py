@@ -1,7 +1,8 @@
 """`GET /export`: every event of a run, or of a span of time, once and in stream order, as one streamed file.
 
-The table is read page by page, so an export takes the memory of one page whatever its length, and a client that goes
-away ends it. What is exported is what was stored when it was asked for.
+The table is read page by page, and a page is bounded by bytes, so an export takes the memory of one page whatever its
+length and the sizes of its events, and a client that goes away ends it. What is exported is what was stored when it was
+asked for.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from enchanted.serve.errors import RunNotFound, ServeError
+from enchanted.serve.errors import RunNotFound, ServeError, StoreUnavailable, TooMuchAsked
 from enchanted.serve.export.formats import MEDIA_TYPES, Encoder, Format, encoder
 from enchanted.serve.sources.dependencies import Deps
 from enchanted.serve.sources.parameters import Identifier, microseconds
@@ -34,10 +35,12 @@ router = APIRouter(prefix="/api/v1", tags=["query"])
 FIRST_PAGE = 100
 """Events, so that the first bytes come at once."""
 MAX_PAGE = 4_000
+SMALLEST_PAGE = 4
+"""So many events of the largest size, with their text as a column of its own, are well within a page's bytes."""
 SENT = 256 << 10
 """Bytes that are sent at once: so much a client must take within its seconds."""
 PAGE_BYTES = 4 << 20
-"""What a page is to have, by the sizes of the one before."""
+"""What a page is to have, by the sizes of the one before; `read_page` bounds what it may have."""
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,100}\Z")
 
 
@@ -73,23 +76,41 @@ async def pieces(store: Store, query: ExportQuery, writer: Encoder) -> AsyncGene
         raise RunNotFound(query.run)
     first, last, size = bounds["first_seq"], bounds["last_seq"], FIRST_PAGE
     spread = (last - first + 1) / max(1, bounds["total"])
-    after = max(0, first - 1)
+    seq, time = max(0, first - 1), 0
     while True:
         # Without an upper bound ClickHouse would read and sort all that is left for each page.
-        before = min(after + ceil(size * spread), last) + 1
-        page = await writer.page(store, {**filters, "after": after, "before": before, "limit": size})
+        before = min(seq + ceil(size * spread), last) + 1
+        # With a time its own sequence is read again: a stream that was made again has a second event of it.
+        bound = {"after": seq - (time > 0), "before": before, "edge": seq, "later": time, "limit": size}
+        try:
+            page = await writer.page(store, {**filters, **bound})
+        except (TooMuchAsked, StoreUnavailable) as error:
+            size = smaller(size, error)
+            continue
         yield page.data
-        after = page.last if page.rows == size else before - 1
-        if after >= last:
+        seq, time = (page.last, page.time) if page.rows == size else (before - 1, 0)
+        if seq >= last and not time:
             break
         size = next_size(size, page.rows, page.size)
     yield await asyncio.to_thread(writer.end)
 
 
+def smaller(size: int, error: TooMuchAsked | StoreUnavailable) -> int:
+    """Events to read instead of ``size``, which were too large; the same page would fail whenever it is asked for.
+
+    Raises:
+        TooMuchAsked: one event alone is too large.
+        StoreUnavailable: a page as small as the first is not answered either, so that is not because of the page.
+    """
+    if size <= (1 if isinstance(error, TooMuchAsked) else FIRST_PAGE):
+        raise error
+    return max(1, size // 4)
+
+
 def next_size(size: int, rows: int, taken: int) -> int:
     """Events of the next page, after one of ``rows`` events and ``taken`` bytes; at most four times as many."""
     fitting = size * 4 if not taken else rows * PAGE_BYTES // taken
-    return max(16, min(fitting, size * 4, MAX_PAGE))
+    return max(SMALLEST_PAGE, min(fitting, size * 4, MAX_PAGE))
 
 
 def name_of(run: str) -> str:

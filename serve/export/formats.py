@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import orjson
 
 from enchanted.serve.queries.events import row_document
-from enchanted.serve.sources.store import EventRow, Store
+from enchanted.serve.sources.parameters import microseconds
+from enchanted.serve.sources.store import PAGE_BYTES, EventRow, Store
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -22,7 +23,10 @@ MEDIA_TYPES: dict[Format, str] = {
     "arrow": "application/vnd.apache.arrow.stream",
     "parquet": "application/vnd.apache.parquet",
 }
-_ANY: dict[str, Any] = {"trace": "", "agent": "", "role": "", "kind": "", "q": "", "descending": 0}
+_MOST = {"most_bytes": PAGE_BYTES, "most_memory": 2_000_000_000}
+"""Of one page: bytes of its answer, and what the store may take to make it. It reads a page before it counts it, and
+several times its bytes at that; `POST /sql` has the same."""
+_ANY: dict[str, Any] = {"trace": "", "agent": "", "role": "", "kind": "", "q": "", "descending": 0, "earlier": 0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +37,8 @@ class Page:
     rows: int
     last: int
     """Sequence of its last event; 0 for none."""
+    time: int
+    """When the stream stored that event, in microseconds since 1970; 0 for none."""
     size: int
     """Bytes its events took in memory."""
 
@@ -41,7 +47,12 @@ class Encoder(Protocol):
     """One export's writer."""
 
     async def page(self, store: Store, bound: Mapping[str, Any]) -> Page:
-        """Read and write one page."""
+        """Read and write one page.
+
+        Raises:
+            TooMuchAsked: its events have more bytes than a page may have; nothing was written.
+            StoreUnavailable: they take the store too long or too much memory, or it does not answer; likewise.
+        """
         ...
 
     def end(self) -> bytes:
@@ -51,10 +62,11 @@ class Encoder(Protocol):
 
 async def read_page(store: Store, bound: Mapping[str, Any], write: Callable[[list[EventRow]], bytes]) -> Page:
     """A page of whole events, as ``write`` puts them down."""
-    rows = await store.events("events_page", **_ANY, **bound)
+    rows = await store.events("events_page", **_MOST, **_ANY, **bound)
     data = await asyncio.to_thread(write, rows)
     size = sum(len(row.raw) for row in rows)
-    return Page(data=data, rows=len(rows), last=rows[-1].seq if rows else 0, size=size)
+    last, time = (rows[-1].seq, microseconds(rows[-1].time)) if rows else (0, 0)
+    return Page(data=data, rows=len(rows), last=last, time=time, size=size)
 
 
 class Lines:
@@ -79,7 +91,7 @@ class Columns:
 
     async def page(self, store: Store, bound: Mapping[str, Any]) -> Page:
         """Read and write one page."""
-        body = await store.whole("events_columns", "ArrowStream", **bound)
+        body = await store.whole("events_columns", "ArrowStream", **_MOST, **bound)
         return await asyncio.to_thread(self._written, body)
 
     def end(self) -> bytes:
@@ -95,8 +107,10 @@ class Columns:
             self._writer = self._begun(table)
         if table.num_rows:
             self._writer.write_table(table)
-        last = table.column("seq")[-1].as_py() if table.num_rows else 0
-        return Page(data=self._sink.take(), rows=table.num_rows, last=last, size=table.nbytes)
+        last, time = 0, 0
+        if table.num_rows:
+            last, time = table.column("seq")[-1].as_py(), table.column("stream_time")[-1].value
+        return Page(data=self._sink.take(), rows=table.num_rows, last=last, time=time, size=table.nbytes)
 
     def _begun(self, table: Table) -> Any:
         import pyarrow.ipc

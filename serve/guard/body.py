@@ -1,70 +1,95 @@
-"""How much a request may send. A plain ASGI wrapper, so that nothing too large is ever held."""
+"""How much a request may send, and how slowly. A plain ASGI wrapper, so that nothing too large is ever held."""
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from enchanted.serve.errors import BodyTooLarge
+from enchanted.serve.errors import BodyTooLarge, ServeError
 from enchanted.serve.guard.problem import problem_of
+
+IDLE_SECONDS = 15.0
+"""Without a byte. Whoever waits for a body holds one of the replica's places, and `POST /api/v1/sessions` is open."""
+TOTAL_SECONDS = 60.0
+"""For all of a body. OpenTelemetry's exporters give up after 10 by default, its collector after 30."""
+
+
+class BodyOverdue(ServeError):
+    """A request's body did not come, or too slowly."""
+
+    status, code, title = 408, "body-overdue", "The body of the request did not come in time"
+
+    def __init__(self, idle: float, total: float) -> None:
+        super().__init__(
+            f"something of it must come every {idle:g} s and all of it within {total:g} s; send it again, and on a "
+            "slow line in smaller requests"
+        )
 
 
 class BodyLimit:
-    """Answers 413 to a body of more than ``most`` bytes, by its announced length or, without one, by counting.
+    """Answers 413 to a body of more than ``most`` bytes, by its announced length or, without one, by counting, and 408
+    to one of which nothing comes for ``idle`` seconds, or not all in ``total``.
 
-    ``paths`` have limits of their own.
+    ``paths`` have limits of their own. The body is read before the app is asked: what is raised while an app reads is
+    answered by FastAPI as a body that is no JSON.
     """
 
-    def __init__(self, app: ASGIApp, most: int, paths: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        most: int,
+        paths: Mapping[str, int],
+        idle: float = IDLE_SECONDS,
+        total: float = TOTAL_SECONDS,
+    ) -> None:
         self._app = app
         self._most = most
         self._paths = paths
+        self._idle = idle
+        self._total = total
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope.get("headers", ()))
-        most = self._paths.get(scope.get("path", ""), self._most)
         length = headers.get(b"content-length")
         if scope["type"] != "http" or (length is None and b"transfer-encoding" not in headers):
             await self._app(scope, receive, send)
-        elif length is not None and length.isdigit():
-            # The server lets nothing through beyond the announced length.
-            if int(length) > most:
-                await _refuse(most, scope, receive, send)
-            else:
-                await self._app(scope, receive, send)
-        elif (messages := await _read(receive, most)) is None:
-            await _refuse(most, scope, receive, send)
+            return
+        most = self._paths.get(scope.get("path", ""), self._most)
+        try:
+            if length is not None and length.isdigit() and int(length) > most:
+                raise BodyTooLarge(most)
+            messages = await self._read(receive, most)
+        except (BodyTooLarge, BodyOverdue) as error:
+            answer = problem_of(error)
+            # What the client still sends is not read.
+            answer.headers["Connection"] = "close"
+            await answer(scope, receive, send)
         else:
             await self._app(scope, _again(messages, receive), send)
 
-
-async def _read(receive: Receive, most: int) -> list[Message] | None:
-    """The messages of the body; None as soon as it is too long."""
-    messages: list[Message] = []
-    size = 0
-    while True:
-        message = await receive()
-        messages.append(message)
-        size += len(message.get("body", b""))
-        if size > most:
-            return None
-        if not message.get("more_body", False):
-            return messages
-
-
-async def _refuse(most: int, scope: Scope, receive: Receive, send: Send) -> None:
-    answer = problem_of(BodyTooLarge(most))
-    # What the client still sends is not read.
-    answer.headers["Connection"] = "close"
-    await answer(scope, receive, send)
+    async def _read(self, receive: Receive, most: int) -> deque[Message]:
+        """The messages of the body."""
+        messages = deque[Message]()
+        size = 0
+        try:
+            async with asyncio.timeout(self._total):
+                while not messages or messages[-1].get("more_body", False):
+                    async with asyncio.timeout(self._idle):
+                        messages.append(await receive())
+                    size += len(messages[-1].get("body", b""))
+                    if size > most:
+                        raise BodyTooLarge(most)
+        except TimeoutError as error:
+            raise BodyOverdue(self._idle, self._total) from error
+        return messages
 
 
-def _again(messages: list[Message], receive: Receive) -> Receive:
-    waiting = iter(messages)
-
+def _again(messages: deque[Message], receive: Receive) -> Receive:
     async def replay() -> Message:
-        message = next(waiting, None)
-        return await receive() if message is None else message
+        # Each is let go of: the app keeps the body in a form of its own.
+        return messages.popleft() if messages else await receive()
 
     return replay

@@ -16,7 +16,7 @@ from enchanted.schemas.events import Kind, Role, StoredEvent, event_to_dict, kin
 from enchanted.serve.documents.answer import NOT_MODIFIED, JsonResponse, described, tagged
 from enchanted.serve.documents.events import EventDocument, EventPage
 from enchanted.serve.errors import EventCorrupted, EventNotFound, ServeError
-from enchanted.serve.sources.cursor import Cursor, digest_of
+from enchanted.serve.sources.cursor import Cursor, Order, digest_of
 from enchanted.serve.sources.dependencies import Deps
 from enchanted.serve.sources.parameters import (
     MAX_SEQ,
@@ -82,9 +82,20 @@ class EventQuery(EventFilter):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Window:
-    order: str
+    order: Order
     after: int
     before: int
+    edge: int = 0
+    """Sequence of the event that a cursor ends at."""
+    later: int = 0
+    """Of the events with that sequence only those stored after this time, in microseconds; 0 for no such bound."""
+    earlier: int = 0
+    """Likewise before it, for a page that goes back."""
+
+    def bounds(self) -> dict[str, int]:
+        """What the named query binds."""
+        edge = {"edge": self.edge, "later": self.later, "earlier": self.earlier}
+        return {"after": self.after, "before": self.before, "descending": int(self.order == "d"), **edge}
 
 
 def event_document(stored: StoredEvent, sha256: str) -> dict[str, Any]:
@@ -156,11 +167,11 @@ async def read_page(store: Store, query: EventQuery) -> dict[str, Any]:
     filters = query.filters()
     digest = digest_of(filters)
     window = _window(query, digest)
-    bounds = {"after": window.after, "before": window.before, "descending": int(window.order != "a")}
-    rows, more = await store.fitting_events("events_page", query.limit, **filters, **bounds)
+    rows, more = await store.fitting_events("events_page", query.limit, **filters, **window.bounds())
     cursor = None
     if more:
-        cursor = Cursor(order="a" if window.order == "a" else "d", seq=rows[-1].seq, digest=digest).encode()
+        last = rows[-1]
+        cursor = Cursor(order=window.order, seq=last.seq, time=microseconds(last.time), digest=digest).encode()
     if window.order == "d":
         rows.reverse()
     return {"data": [select(row_document(row), query.fields) for row in rows], "meta": {"cursor": cursor}}
@@ -174,9 +185,13 @@ def _window(query: EventQuery, digest: str) -> _Window:
     if query.cursor is None:
         return _Window(order="d" if backwards else "a", after=after, before=before)
     cursor = Cursor.decode(query.cursor, digest)
+    # With a time the cursor's own sequence is read again: a stream that was made again has a second event of it.
+    again = int(cursor.time > 0)
     if cursor.order == "d":
-        return _Window(order="d", after=after, before=min(before, cursor.seq))
-    return _Window(order="a", after=max(after, cursor.seq), before=before)
+        bound = min(before, cursor.seq + again)
+        return _Window(order="d", after=after, before=bound, edge=cursor.seq, earlier=cursor.time)
+    bound = max(after, cursor.seq - again)
+    return _Window(order="a", after=bound, before=before, edge=cursor.seq, later=cursor.time)
 
 
 async def find_event(store: Store, event_id: str) -> EventRow:

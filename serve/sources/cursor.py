@@ -1,4 +1,4 @@
-"""Opaque page cursors: a direction and a sequence, bound to the filters they were given out for."""
+"""Opaque page cursors: a direction and a place, bound to the filters they were given out for."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from typing import Literal, Self, cast
 
 from enchanted.schemas.canonical import Json, canonical_json, sha256_hex
 from enchanted.serve.errors import BadCursor
+from enchanted.serve.sources.parameters import LAST_MICROSECOND
 
 Order = Literal["a", "d"]
 _VERSION = "1"
+_WITH_TIME = "2"
+"""Of a cursor that names a time too. The first is still read: somebody may go on with one from before an update."""
+_PARTS = {_VERSION: 1, _WITH_TIME: 2}
+_DIGITS = 20
 
 
 def digest_of(filters: Json) -> str:
@@ -28,10 +33,19 @@ class Cursor:
     seq: int
     """The last sequence that was given out."""
     digest: str
+    time: int = 0
+    """When the stream stored that event, in microseconds since 1970; 0 for whatever has this sequence.
+
+    Where a stream was made again, two events may have one sequence: it tells which of them was given out. All that
+    the later stream has was stored after what the former had, so it does what the stream's own age would.
+    """
 
     def encode(self) -> str:
         """The text for ``meta.cursor``."""
-        text = f"{_VERSION}.{self.order}.{self.seq}.{self.digest}"
+        if self.time:
+            text = f"{_WITH_TIME}.{self.order}.{self.seq}.{self.time}.{self.digest}"
+        else:
+            text = f"{_VERSION}.{self.order}.{self.seq}.{self.digest}"
         return urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
     @classmethod
@@ -43,10 +57,18 @@ class Cursor:
         """
         try:
             padded = text.encode("ascii") + b"=" * (-len(text) % 4)
-            version, order, seq, found = urlsafe_b64decode(padded).decode("ascii").split(".")
-            number = int(seq) if seq.isdecimal() and len(seq) <= 20 else -1
+            version, order, *place, found = urlsafe_b64decode(padded).decode("ascii").split(".")
         except (ValueError, binascii.Error) as error:
             raise BadCursor from error
-        if version != _VERSION or order not in ("a", "d") or not 0 <= number < 2**64 or found != digest:
+        if len(place) != _PARTS.get(version) or order not in ("a", "d") or found != digest:
             raise BadCursor
-        return cls(order=cast("Order", order), seq=number, digest=found)
+        seq, time = (*map(_number, place), 0)[:2]
+        if seq >= 2**64 or time > LAST_MICROSECOND:
+            raise BadCursor
+        return cls(order=cast("Order", order), seq=seq, digest=found, time=time)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or len(text) > _DIGITS:
+        raise BadCursor
+    return int(text)

@@ -34,9 +34,11 @@ SELECT
 FROM events FINAL
 PREWHERE stream_seq > {after:UInt64}
   AND stream_seq < {before:UInt64}
+  AND (stream_seq, stream_time) > ({edge:UInt64}, fromUnixTimestamp64Micro({later:Int64}, 'UTC')) -- if later
   AND run = {run:String} -- if run
   AND stream_time >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') -- if since
   AND stream_time < fromUnixTimestamp64Micro({until:Int64}, 'UTC') -- if until
 WHERE duplicate_of = 0
-ORDER BY stream_seq
+ORDER BY stream_seq, stream_time
 LIMIT {limit:UInt32}
+SETTINGS max_result_bytes = {most_bytes:UInt64}, max_memory_usage = {most_memory:UInt64} -- if most_memory

@@ -10,6 +10,7 @@ SELECT
     Links.Attributes AS link_attributes
 FROM spans
 WHERE TraceId IN {traces:Array(String)}
-ORDER BY start
+  AND (TraceId, SpanId) IN arrayZip({traces:Array(String)}, {spans:Array(String)}) -- if spans
+ORDER BY transform(TraceId, {traces:Array(String)}, arrayEnumerate({traces:Array(String)}), 0), start
 LIMIT 1 BY TraceId, SpanId
 LIMIT {limit:UInt32}

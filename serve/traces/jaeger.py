@@ -8,7 +8,7 @@ from typing import Any
 _MICROSECOND = 1_000
 
 
-def jaeger_trace(trace_id: str, rows: Sequence[Mapping[str, Any]], *, warning: str = "") -> dict[str, Any]:
+def jaeger_trace(trace_id: str, rows: Sequence[Mapping[str, Any]], *, warnings: Sequence[str] = ()) -> dict[str, Any]:
     """One trace: its spans, and the processes they ran in."""
     processes: dict[str, dict[str, Any]] = {}
     names: dict[tuple[str, ...], str] = {}
@@ -20,7 +20,7 @@ def jaeger_trace(trace_id: str, rows: Sequence[Mapping[str, Any]], *, warning: s
         tags = {name: value for name, value in resource.items() if name != "service.name"}
         processes[process] = {"serviceName": row["ServiceName"], "tags": _tags(tags)}
         spans.append(_span(trace_id, row, process))
-    return {"traceID": trace_id, "spans": spans, "processes": processes, "warnings": [warning] if warning else None}
+    return {"traceID": trace_id, "spans": spans, "processes": processes, "warnings": list(warnings) or None}
 
 
 def _span(trace_id: str, row: Mapping[str, Any], process: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Query
@@ -54,6 +54,7 @@ Duration = Annotated[str, StringConstraints(max_length=60, pattern=f"^(?:{_PART}
 # All together fit in the line that HTTP servers take, even where every character is escaped.
 Tag = Annotated[str, StringConstraints(max_length=256), AfterValidator(_tag)]
 TagMap = Annotated[str, StringConstraints(max_length=800), AfterValidator(_tag_map)]
+_Rows = list[Mapping[str, Any]]
 HexId = Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{1,32}$")]
 
 
@@ -181,12 +182,45 @@ async def list_dependencies(
 
 async def _traces(deps: Dependencies, ids: Sequence[str]) -> list[dict[str, Any]]:
     """These traces, in this order, without those that nobody sent."""
+    ids = list(dict.fromkeys(ids))
     rows, more = await stored_spans(deps, ids) if ids else ([], False)
-    spans: dict[str, list[Mapping[str, Any]]] = {}
+    spans = _by_trace(rows)
+    if more and len(ids) > 1:
+        return await _cut(deps, ids, spans)
+    cut = [f"only the first {len(rows)} spans of this answer are shown"] if more else []
+    return [jaeger_trace(one, spans[one], warnings=cut) for one in ids if one in spans]
+
+
+async def _cut(deps: Dependencies, ids: Sequence[str], spans: dict[str, _Rows]) -> list[dict[str, Any]]:
+    """More traces than one answer holds: the first as far as there is room, of each other the span it begins with.
+
+    Grafana's list and Jaeger's take a trace's name and time from its spans, so one without any has neither, and one
+    that is missing nobody misses. Whoever opens a trace there reads it by its id.
+    """
+    sizes = {row["trace"]: row for row in await deps.store.rows("trace_sizes", traces=list(ids))}
+    others = [one for one in ids if one in sizes and one not in spans]
+    if others:
+        firsts, _ = await stored_spans(deps, others, [sizes[one]["first"] for one in others])
+        spans = spans | _by_trace(firsts)
+    shown = [one for one in ids if one in spans]
+    warnings = {one: _of_its_spans(one, len(spans[one]), sizes) for one in shown}
+    if missing := [one for one in others if one not in spans]:
+        warnings[shown[-1]].append(f"{len(missing)} more traces do not fit into this answer: {', '.join(missing)}")
+    return [jaeger_trace(one, spans[one], warnings=warnings[one]) for one in shown]
+
+
+def _of_its_spans(trace_id: str, shown: int, sizes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    stored = sizes[trace_id]["stored"] if trace_id in sizes else shown
+    if shown >= stored:
+        return []
+    return [f"only the first {shown} of {stored} spans are shown, for want of room; ask for /api/traces/{trace_id}"]
+
+
+def _by_trace(rows: Iterable[Mapping[str, Any]]) -> dict[str, _Rows]:
+    spans: dict[str, _Rows] = {}
     for row in rows:
         spans.setdefault(row["TraceId"], []).append(row)
-    cut = f"only the first {len(rows)} spans of this answer are shown" if more else ""
-    return [jaeger_trace(one, spans[one], warning=cut) for one in dict.fromkeys(ids) if one in spans]
+    return spans
 
 
 def _full(trace_id: str) -> str:

@@ -80,9 +80,14 @@ def _below(spans: Mapping[str, dict[str, Any]], roots: Iterable[str]) -> Iterabl
             yield span_id
 
 
-async def stored_spans(deps: Dependencies, trace_ids: Sequence[str]) -> tuple[list[dict[str, Any]], bool]:
-    """The spans of traces by start, and whether there are more."""
-    return await deps.store.fitting("trace_spans", TRACE_LIMIT, traces=list(trace_ids))
+async def stored_spans(
+    deps: Dependencies, trace_ids: Sequence[str], span_ids: Sequence[str] = ()
+) -> tuple[list[dict[str, Any]], bool]:
+    """The spans of traces, each named once, in this order and by start, and whether there are more.
+
+    With ``span_ids`` one of each trace.
+    """
+    return await deps.store.fitting("trace_spans", TRACE_LIMIT, traces=list(trace_ids), spans=list(span_ids))
 
 
 def _span_of_event(first: Mapping[str, Any]) -> dict[str, Any]:

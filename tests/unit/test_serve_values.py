@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -17,16 +18,35 @@ from enchanted.serve.errors import BadCursor
 from enchanted.serve.proof.verify import compare
 from enchanted.serve.queries.events import EventQuery, row_document, select
 from enchanted.serve.sources.cursor import Cursor, digest_of
-from enchanted.serve.sources.parameters import microseconds
+from enchanted.serve.sources.parameters import LAST_MICROSECOND, microseconds
 from enchanted.serve.sources.store import EventRow
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
-@given(st.integers(min_value=0, max_value=2**64 - 1), st.sampled_from(["a", "d"]))
-def test_a_cursor_reads_back(seq: int, order: Any) -> None:
-    cursor = Cursor(order=order, seq=seq, digest=digest_of({"run": "r"}))
+@given(
+    st.integers(min_value=0, max_value=2**64 - 1),
+    st.one_of(st.just(0), st.integers(min_value=0, max_value=LAST_MICROSECOND)),
+    st.sampled_from(["a", "d"]),
+)
+def test_a_cursor_reads_back(seq: int, time: int, order: Any) -> None:
+    cursor = Cursor(order=order, seq=seq, time=time, digest=digest_of({"run": "r"}))
     assert Cursor.decode(cursor.encode(), cursor.digest) == cursor
+
+
+def test_a_cursor_from_before_cursors_had_a_time_is_still_read() -> None:
+    digest = digest_of({"run": "r"})
+    text = urlsafe_b64encode(f"1.d.77.{digest}".encode()).decode().rstrip("=")
+    assert Cursor.decode(text, digest) == Cursor(order="d", seq=77, digest=digest)
+
+
+@pytest.mark.parametrize(
+    "place", ["1.a.5.6", "2.a.5", "2.a.5.6.7", "2.a..6", "2.a.5.", "2.a.5.-1", "3.a.5.6", "2.a.5.9223372036854775807"]
+)
+def test_a_place_that_no_cursor_names_is_refused(place: str) -> None:
+    digest = digest_of({"run": "r"})
+    with pytest.raises(BadCursor):
+        Cursor.decode(urlsafe_b64encode(f"{place}.{digest}".encode()).decode().rstrip("="), digest)
 
 
 def test_a_cursor_of_other_filters_is_refused() -> None:

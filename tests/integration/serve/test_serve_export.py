@@ -187,7 +187,7 @@ async def test_a_client_that_takes_nothing_is_cut_off(world: World, monkeypatch:
 def test_pages_grow_to_their_bytes_and_shrink_with_large_events() -> None:
     assert next_size(100, 100, 40_000) == 400
     assert next_size(4_000, 4_000, 1_600_000) == data.MAX_PAGE
-    assert next_size(4_000, 4_000, 4_000_000_000) == 16
+    assert next_size(4_000, 4_000, 4_000_000_000) == data.SMALLEST_PAGE
     assert next_size(100, 0, 0) == 400
 
 

@@ -18,7 +18,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, SpanKind, StatusCode, set_span_in_context
 
+from enchanted.ingest.testing import attribute, export_of, span_of
+from enchanted.serve.sources import store
 from enchanted.serve.testing import World, until
+from enchanted.serve.traces import trace as traces_module
 
 # Field by field what Jaeger's query service marshals (its package model/json and its structuredResponse).
 ANSWER = {"data", "total", "limit", "offset", "errors"}
@@ -269,3 +272,92 @@ async def test_the_reads_need_the_token(world: World) -> None:
     async with httpx.AsyncClient(base_url=world.url) as stranger:
         for path in ("services", "operations", "traces", "dependencies", "services/a/operations"):
             assert (await stranger.get(f"/api/{path}")).status_code == 401
+
+
+BUSY_TRACES, BUSY_SPANS = 6, 8
+
+
+@dataclass(frozen=True)
+class Busy:
+    """A service whose traces are too many for one answer, where a test makes the limits small."""
+
+    service: str
+    newest: list[str]
+    """Trace ids, the newest first."""
+
+
+@pytest.fixture(scope="module")
+async def busy(world: World) -> Busy:
+    """Each trace has the same span ids as the others, and begins after the one before."""
+    service, first, now = f"busy-{secrets.token_hex(4)}", secrets.randbits(100) << 8, time.time_ns()
+    spans = []
+    for trace in range(1, BUSY_TRACES + 1):
+        for number in range(1, BUSY_SPANS + 1):
+            start = now - 10**9 + trace * 10**8 + number * 10**6
+            times = {"start_time_unix_nano": start, "end_time_unix_nano": start + 10**6}
+            spans.append(span_of(number, first + trace, attributes=[attribute("k", "x" * 4_000)], **times))
+    body = export_of(*spans, service=service).SerializeToString()
+    sent = await world.http.post("/v1/traces", content=body, headers={"Content-Type": "application/x-protobuf"})
+    assert sent.status_code == 200, sent.text
+    newest = [f"{first + trace:032x}" for trace in range(BUSY_TRACES, 0, -1)]
+
+    async def there() -> bool:
+        found = await asked(world, "traces", service=service)
+        return [len(trace["spans"]) for trace in found] == [BUSY_SPANS] * BUSY_TRACES
+
+    await until(there)
+    return Busy(service, newest)
+
+
+async def test_of_more_traces_than_an_answer_holds_the_newest_are_whole_and_of_each_other_its_first_span(
+    world: World, busy: Busy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traces_module, "TRACE_LIMIT", 20)
+    found = await asked(world, "traces", service=busy.service, limit=20)
+    assert [trace["traceID"] for trace in found] == busy.newest
+    shown = [[span["operationName"] for span in trace["spans"]] for trace in found]
+    assert shown == [[f"step {number}" for number in range(1, count + 1)] for count in (8, 8, 4, 1, 1, 1)]
+    assert [trace["warnings"] for trace in found[:2]] == [None, None]
+    for trace, count in zip(found[2:], (4, 1, 1, 1), strict=True):
+        (warning,) = trace["warnings"]
+        assert f"the first {count} of 8 spans" in warning
+        assert f"/api/traces/{trace['traceID']}" in warning
+    for trace in found:
+        has_form(trace, TRACE)
+        (whole,) = await asked(world, f"traces/{trace['traceID']}")
+        assert (len(whole["spans"]), whole["warnings"]) == (BUSY_SPANS, None)
+
+
+async def test_of_large_traces_too_the_newest_are_shown_first(
+    world: World, busy: Busy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "PAGE_BYTES", 60_000)
+    monkeypatch.setattr(traces_module, "TRACE_LIMIT", 40)
+    found = await asked(world, "traces", service=busy.service)
+    assert [trace["traceID"] for trace in found] == busy.newest
+    assert [len(trace["spans"]) for trace in found] == [8, 2, 1, 1, 1, 1]
+
+
+async def test_traces_of_which_not_even_one_span_is_shown_are_named(
+    world: World, busy: Busy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traces_module, "TRACE_LIMIT", 2)
+    found = await asked(world, "traces", service=busy.service)
+    shown, left_out = busy.newest[:3], busy.newest[3:]
+    assert [trace["traceID"] for trace in found] == shown
+    assert "the first 1 of 8 spans" in found[-1]["warnings"][0]
+    assert all(one in found[-1]["warnings"][1] for one in left_out)
+
+
+async def test_the_spans_of_a_trace_that_is_asked_for_alone_are_its_first(
+    world: World, busy: Busy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traces_module, "TRACE_LIMIT", 5)
+    for found in (
+        await asked(world, f"traces/{busy.newest[0]}"),
+        await asked(world, "traces", traceID=[busy.newest[0]] * 2),
+    ):
+        assert [span["operationName"] for span in found[0]["spans"]] == [f"step {number}" for number in range(1, 6)]
+        assert found[0]["warnings"] == ["only the first 5 spans of this answer are shown"]
+    document = await world.document(f"traces/{busy.newest[0]}")
+    assert (document["meta"]["stored_spans"], document["meta"]["spans_truncated"]) == (5, True)

@@ -2950,6 +2950,15 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
+        /** @description The body of the request did not come in time */
+        Overdue: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
         /** @description The body of the request is too large */
         TooLarge: {
             headers: {
@@ -3035,6 +3044,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3062,6 +3072,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3093,6 +3104,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3135,6 +3147,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3171,6 +3184,7 @@ export interface operations {
                 content?: never;
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3200,6 +3214,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3241,6 +3256,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3270,6 +3286,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3307,6 +3324,7 @@ export interface operations {
                 content?: never;
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3336,6 +3354,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3374,6 +3393,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3403,6 +3423,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3430,6 +3451,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3459,6 +3481,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3489,6 +3512,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3520,6 +3544,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3561,6 +3586,7 @@ export interface operations {
                 content?: never;
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3602,6 +3628,7 @@ export interface operations {
                 content?: never;
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3633,6 +3660,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3664,6 +3692,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3696,6 +3725,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3737,6 +3767,7 @@ export interface operations {
                 content?: never;
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3778,6 +3809,7 @@ export interface operations {
                 content?: never;
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3810,6 +3842,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3841,6 +3874,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3870,6 +3904,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3905,6 +3940,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3944,6 +3980,7 @@ export interface operations {
                 content?: never;
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -3975,6 +4012,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -4012,6 +4050,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -4043,6 +4082,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -4078,6 +4118,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -4108,6 +4149,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -4145,6 +4187,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -4181,6 +4224,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -4214,6 +4258,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -4247,6 +4292,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -4291,6 +4337,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -4322,6 +4369,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -4349,6 +4397,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -4376,6 +4425,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -4420,6 +4470,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
@@ -4460,6 +4511,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            408: components["responses"]["Overdue"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["WrongHost"];
             429: components["responses"]["TooMany"];
