@@ -111,7 +111,7 @@ def create_app(dependencies: Dependencies) -> FastAPI:
     for part in _PARTS:
         app.include_router(part.router)
     mcp = make_mcp(app, dependencies.access)
-    app.add_middleware(BodyLimit, most=MAX_BODY, paths={otlp.PATH: otlp.MAX_EXPORT})
+    app.add_middleware(BodyLimit, most=MAX_BODY, paths={otlp.PATH: otlp.MAX_EXPORT}, spans={otlp.PATH})
     app.add_middleware(Guard, access=dependencies.access)
     app.add_middleware(RateLimit, rate=dependencies.rate)
     describe(app)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import httpx
 
-from enchanted.serve.client_answers import checked, document, live_pieces
+from enchanted.serve.client_answers import document, file_pieces, live_pieces, of_type
 from enchanted.serve.client_errors import ApiSlow, ApiUnreachable, NothingFound
 from enchanted.serve.guard.codes import NONCE, new_code
 from enchanted.serve.live.frames import Frame, lines_of, parse_frames
@@ -122,7 +122,7 @@ class ApiClient:
     def raw(self, event_id: str) -> bytes:
         """Its published bytes."""
         with self._errors():
-            return checked(self._http.get(f"/api/v1/events/{_part(event_id)}/raw")).content
+            return of_type("application/octet-stream", self._http.get(f"/api/v1/events/{_part(event_id)}/raw")).content
 
     def trace(self, trace_id: str) -> Json:
         """A trace's events by span."""
@@ -145,7 +145,7 @@ class ApiClient:
         with self._errors():
             parameters = _given({"from": start, "to": end, "workspace": workspace})
             url = f"/api/v1/runs/{_part(run)}/diff"
-            return checked(self._http.get(url, params=parameters, timeout=REBUILD)).text
+            return of_type("text/x-diff", self._http.get(url, params=parameters, timeout=REBUILD)).text
 
     def verify(self, run: str, *, deep: bool | None = None) -> Json:
         """Both verdicts; ``deep`` holds the patches against the trees too, for a minute and a half at most."""
@@ -190,14 +190,14 @@ class ApiClient:
         with self._errors(), self._http.stream("GET", "/api/v1/export", params=_given(what)) as response:
             if not response.is_success:
                 response.read()
-            yield from checked(response).iter_bytes()
+            yield from file_pieces(response)
 
     def export_html(self, run: str) -> Iterator[bytes]:
         """A run as one HTML file, piece by piece; it is whole only if no error comes."""
         with self._errors(), self._http.stream("GET", f"/api/v1/runs/{_part(run)}/export.html") as response:
             if not response.is_success:
                 response.read()
-            yield from checked(response).iter_bytes()
+            yield from file_pieces(response)
 
     def compare(self, run: str, other: str, *, diffs: bool = False) -> Json:
         """Two runs side by side; ``diffs``: and what their differing files say otherwise."""
@@ -354,7 +354,8 @@ class ApiClient:
 def _is_here(url: str) -> bool:
     host = httpx.URL(url).host
     with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
+        return address.is_loopback or address.is_unspecified
     return host == "localhost" or host.endswith(".localhost")
 
 

@@ -19,9 +19,9 @@ from enchanted.serve.client_errors import (
 
 BUSY = 10.0
 """Seconds until a server is asked again that is busy and does not say for how long."""
-_LIVE = "text/event-stream"
 _BY_STATUS: dict[int, type[ClientError]] = {
     404: NothingFound,
+    408: ApiUnreachable,
     502: ApiUnreachable,
     503: ApiUnreachable,
     504: ApiUnreachable,
@@ -48,9 +48,29 @@ def live_pieces(response: httpx.Response) -> Iterator[bytes]:
     Raises:
         ClientError: it is an error, or no such stream.
     """
-    if checked(response).headers.get("Content-Type", "").partition(";")[0].strip() != _LIVE:
+    yield from of_type("text/event-stream", response).iter_bytes()
+
+
+def file_pieces(response: httpx.Response) -> Iterator[bytes]:
+    """The bytes of a file.
+
+    Raises:
+        ClientError: it is an error, or a page to be shown.
+    """
+    if not checked(response).headers.get("Content-Disposition", "").startswith("attachment"):
         raise _not_ours(response)
     yield from response.iter_bytes()
+
+
+def of_type(media_type: str, response: httpx.Response) -> httpx.Response:
+    """The answer, if it is of this type.
+
+    Raises:
+        ClientError: it is an error, or of another type.
+    """
+    if checked(response).headers.get("Content-Type", "").partition(";")[0].strip() != media_type:
+        raise _not_ours(response)
+    return response
 
 
 def checked(response: httpx.Response) -> httpx.Response:

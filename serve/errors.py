@@ -365,6 +365,10 @@ class StoreSlow(StoreUnavailable):
         super().__init__(f"no answer within {seconds:g} s")
 
 
+class StoreExhausted(StoreUnavailable):
+    """An answer took more memory than ClickHouse has for it."""
+
+
 class BusUnavailable(ServeError):
     """NATS did not answer in time."""
 

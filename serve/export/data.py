@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from enchanted.serve.errors import RunNotFound, ServeError, StoreUnavailable, TooMuchAsked
+from enchanted.serve.errors import RunNotFound, ServeError, StoreExhausted, StoreUnavailable, TooMuchAsked
 from enchanted.serve.export.formats import MEDIA_TYPES, Encoder, Format, encoder
 from enchanted.serve.sources.dependencies import Deps
 from enchanted.serve.sources.parameters import Identifier, microseconds
@@ -100,9 +100,10 @@ def smaller(size: int, error: TooMuchAsked | StoreUnavailable) -> int:
 
     Raises:
         TooMuchAsked: one event alone is too large.
+        StoreExhausted: one event alone takes more memory than there is.
         StoreUnavailable: a page as small as the first is not answered either, so that is not because of the page.
     """
-    if size <= (1 if isinstance(error, TooMuchAsked) else FIRST_PAGE):
+    if size <= (1 if isinstance(error, TooMuchAsked | StoreExhausted) else FIRST_PAGE):
         raise error
     return max(1, size // 4)
 

@@ -25,7 +25,7 @@ MEDIA_TYPES: dict[Format, str] = {
 }
 _MOST = {"most_bytes": PAGE_BYTES, "most_memory": 2_000_000_000}
 """Of one page: bytes of its answer, and what the store may take to make it. It reads a page before it counts it, and
-several times its bytes at that; `POST /sql` has the same."""
+several times its bytes at that."""
 _ANY: dict[str, Any] = {"trace": "", "agent": "", "role": "", "kind": "", "q": "", "descending": 0, "earlier": 0}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,12 +29,18 @@ class BodyOverdue(ServeError):
         )
 
 
+class SpansOverdue(BodyOverdue):
+    """The same of an export of spans, whose sender repeats what is answered 503 and drops what is answered 408."""
+
+    status, retry_after = 503, 1
+
+
 class BodyLimit:
     """Answers 413 to a body of more than ``most`` bytes, by its announced length or, without one, by counting, and 408
     to one of which nothing comes for ``idle`` seconds, or not all in ``total``.
 
-    ``paths`` have limits of their own. The body is read before the app is asked: what is raised while an app reads is
-    answered by FastAPI as a body that is no JSON.
+    ``paths`` have limits of their own, ``spans`` are those of OTLP. The body is read before the app is asked: what is
+    raised while an app reads is answered by FastAPI as a body that is no JSON.
     """
 
     def __init__(
@@ -42,12 +48,14 @@ class BodyLimit:
         app: ASGIApp,
         most: int,
         paths: Mapping[str, int],
+        spans: Collection[str] = (),
         idle: float = IDLE_SECONDS,
         total: float = TOTAL_SECONDS,
     ) -> None:
         self._app = app
         self._most = most
         self._paths = paths
+        self._spans = spans
         self._idle = idle
         self._total = total
 
@@ -57,16 +65,16 @@ class BodyLimit:
         if scope["type"] != "http" or (length is None and b"transfer-encoding" not in headers):
             await self._app(scope, receive, send)
             return
-        most = self._paths.get(scope.get("path", ""), self._most)
+        path = scope.get("path", "")
+        most = self._paths.get(path, self._most)
         try:
             if length is not None and length.isdigit() and int(length) > most:
                 raise BodyTooLarge(most)
             messages = await self._read(receive, most)
-        except (BodyTooLarge, BodyOverdue) as error:
-            answer = problem_of(error)
-            # What the client still sends is not read.
-            answer.headers["Connection"] = "close"
-            await answer(scope, receive, send)
+        except TimeoutError:
+            await _refused(self._overdue(path), scope, receive, send)
+        except BodyTooLarge as error:
+            await _refused(error, scope, receive, send)
         else:
             await self._app(scope, _again(messages, receive), send)
 
@@ -74,17 +82,25 @@ class BodyLimit:
         """The messages of the body."""
         messages = deque[Message]()
         size = 0
-        try:
-            async with asyncio.timeout(self._total):
-                while not messages or messages[-1].get("more_body", False):
-                    async with asyncio.timeout(self._idle):
-                        messages.append(await receive())
-                    size += len(messages[-1].get("body", b""))
-                    if size > most:
-                        raise BodyTooLarge(most)
-        except TimeoutError as error:
-            raise BodyOverdue(self._idle, self._total) from error
+        async with asyncio.timeout(self._total):
+            while not messages or messages[-1].get("more_body", False):
+                async with asyncio.timeout(self._idle):
+                    messages.append(await receive())
+                size += len(messages[-1].get("body", b""))
+                if size > most:
+                    raise BodyTooLarge(most)
         return messages
+
+    def _overdue(self, path: str) -> BodyOverdue:
+        kind = SpansOverdue if path in self._spans else BodyOverdue
+        return kind(self._idle, self._total)
+
+
+async def _refused(error: ServeError, scope: Scope, receive: Receive, send: Send) -> None:
+    answer = problem_of(error)
+    # What the client still sends is not read.
+    answer.headers["Connection"] = "close"
+    await answer(scope, receive, send)
 
 
 def _again(messages: deque[Message], receive: Receive) -> Receive:

@@ -26,7 +26,7 @@ def lines_of(pieces: Iterable[bytes]) -> Iterator[str]:
     for piece in pieces:
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
-            yield line.removesuffix(b"\r").decode()
+            yield line.removesuffix(b"\r").decode("utf-8", "replace")
 
 
 def parse_frames(lines: Iterator[str]) -> Iterator[Frame]:

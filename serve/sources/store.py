@@ -21,7 +21,7 @@ from enchanted.ingest.errors import IngestError
 from enchanted.ingest.tables import connect, reason
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import StoredEvent, parse_event
-from enchanted.serve.errors import SqlFailed, StoreSlow, StoreUnavailable, TooMuchAsked
+from enchanted.serve.errors import SqlFailed, StoreExhausted, StoreSlow, StoreUnavailable, TooMuchAsked
 
 QUERY_DEADLINE = 15.0
 """Seconds a read may take before it is answered with 503."""
@@ -69,6 +69,8 @@ _NOT_THE_STATEMENTS = frozenset({192, 193, 194, 202, 203, 209, 210, 236, 279, 51
 """ClickHouse's codes for a login that is refused, too many queries, and a server that cannot go on."""
 _TOO_MUCH = frozenset({158, 191, 307, 396})
 """ClickHouse's codes for more rows or bytes than a query's settings allow."""
+_MEMORY = 241
+"""ClickHouse's code for too little memory: its own, or what a query's settings give it."""
 _OWN_WORDS = re.compile(r"Code: \d+\..*", re.DOTALL)
 
 _IF = re.compile(r"^(.*) -- if (\w+)\n", re.MULTILINE)
@@ -212,6 +214,8 @@ class Store:
         except DatabaseError as error:
             if error.code in _TOO_MUCH:
                 raise TooMuchAsked(_own_words(error)) from error
+            if error.code == _MEMORY:
+                raise StoreExhausted(reason(error)) from error
             raise StoreUnavailable(reason(error)) from error
         except (ClickHouseError, aiohttp.ClientError, OSError) as error:
             raise StoreUnavailable(reason(error)) from error

@@ -58,10 +58,12 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def through(client: Client, *headers: tuple[bytes, bytes], idle: float = LONG, total: float = LONG) -> None:
-    scope: Scope = {"type": "http", "path": "/", "headers": list(headers)}
+async def through(
+    client: Client, *headers: tuple[bytes, bytes], idle: float = LONG, total: float = LONG, path: str = "/"
+) -> None:
+    scope: Scope = {"type": "http", "path": path, "headers": list(headers)}
     async with asyncio.timeout(LONG / 2):
-        await BodyLimit(echo, 100, {}, idle=idle, total=total)(scope, client.receive, client.send)
+        await BodyLimit(echo, 100, {}, spans={"/v1/traces"}, idle=idle, total=total)(scope, client.receive, client.send)
 
 
 @pytest.mark.parametrize("header", [ANNOUNCED, CHUNKED])
@@ -97,6 +99,13 @@ async def test_a_request_without_a_body_is_not_waited_for() -> None:
     client = Client()
     await BodyLimit(app, 100, {}, idle=0, total=0)({"type": "http", "headers": []}, client.receive, client.send)
     assert got == [client.receive], "Ray Serve's own, which LateReceive has looked after"
+
+
+async def test_an_exporter_of_spans_is_told_to_send_them_again() -> None:
+    client = Client(b"12")
+    await through(client, ANNOUNCED, idle=0.05, path="/v1/traces")
+    start = client.sent[0]
+    assert (start["status"], dict(start["headers"])[b"retry-after"]) == (503, b"1"), "of OTLP's own statuses to repeat"
 
 
 def test_the_deadlines_leave_time_for_what_exporters_send() -> None:

@@ -130,10 +130,17 @@ def test_who_is_sent_elsewhere_is_told_where_and_gets_no_page_for_a_file() -> No
         for ask in asks:
             with pytest.raises(ApiUnreachable, match="answered 301 and sent us to https://api/; is this"):
                 list(ask())
+    other = httpx.Response(200, text="<html>hello</html>", headers={"Content-Type": "text/html"})
+    with client.ApiClient("http://api", "token", transport=httpx.MockTransport(lambda _: other)) as api:
+        asks = (api.export, lambda: api.export_html("r"), lambda: api.raw("e"), lambda: api.diff("r", 0, 1))
+        for ask in asks:
+            with pytest.raises(ApiUnreachable, match="answered 200; is this address Enchanted's"):
+                list(ask())
 
 
 def test_an_export_that_a_proxy_compressed_is_written_as_it_was_made() -> None:
-    packed = httpx.Response(200, content=gzip.compress(b"a row\n"), headers={"Content-Encoding": "gzip"})
+    headers = {"Content-Encoding": "gzip", "Content-Disposition": 'attachment; filename="r.ndjson"'}
+    packed = httpx.Response(200, content=gzip.compress(b"a row\n"), headers=headers)
     with client.ApiClient("http://api", "token", transport=httpx.MockTransport(lambda _: packed)) as api:
         assert b"".join(api.export()) == b"a row\n"
 

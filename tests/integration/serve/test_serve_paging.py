@@ -17,7 +17,7 @@ from enchanted.ingest.rows import row_of
 from enchanted.ingest.tables import apply_ddl, connect
 from enchanted.ingest.writer import Writer
 from enchanted.schemas.events import StoredEvent, system_signal
-from enchanted.serve.errors import ServeError, StoreSlow, StoreUnavailable, TooMuchAsked
+from enchanted.serve.errors import ServeError, StoreExhausted, StoreSlow, TooMuchAsked
 from enchanted.serve.export import data, formats
 from enchanted.serve.export.data import ExportQuery, pieces
 from enchanted.serve.export.formats import Format, Page, encoder
@@ -129,12 +129,11 @@ async def test_an_export_goes_on_with_smaller_pages_where_large_ones_take_longer
 async def test_a_page_that_takes_the_store_too_much_memory_is_read_in_smaller_ones(
     store: Store, monkeypatch: pytest.MonkeyPatch, output: Format
 ) -> None:
-    monkeypatch.setattr(data, "FIRST_PAGE", 4)
     monkeypatch.setitem(formats._MOST, "most_memory", 80_000_000)
     writer = Counted(output)
     ids = await exported(store, ExportQuery(run="heavy", format=output), writer)
     assert len(ids) == len(set(ids)) == SMALL + LARGE
-    assert any("memory" in str(error) for error in writer.refused if isinstance(error, StoreUnavailable))
+    assert any("memory" in str(error) for error in writer.refused if isinstance(error, StoreExhausted))
 
 
 async def test_an_event_that_alone_is_too_large_ends_an_export(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
