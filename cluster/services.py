@@ -31,6 +31,8 @@ POLL_SECONDS = 0.05
 JOB_HOME = Path("~/.enchanted")
 LEFT_OUT = ("RAY_JOB_ID", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_ADDRESS")
 """What Ray tells a job's driver about the job, which the services outlive, and what the settings have read."""
+OTHER_TOKEN = "RAY_AUTH_TOKEN"
+"""Goes before the token file of a Ray of our own, and is of somebody else's; a Ray that was joined may need it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +142,10 @@ async def _registered() -> Endpoints | None:
     return None
 
 
-def _spawn(home: Home) -> subprocess.Popen[bytes]:
+def _spawn(home: Home, settings: Settings) -> subprocess.Popen[bytes]:
     """Start the supervisor in a session of its own, so that neither Ctrl-C nor the end of a Ray job reaches it."""
-    environment = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
+    left_out = LEFT_OUT if settings.ray_address else (*LEFT_OUT, OTHER_TOKEN)
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
     environment |= {MARKER: str(home.path), "ENCHANTED_HOME": str(home.path)}
     if paths := environment.get("PYTHONPATH"):
         environment["PYTHONPATH"] = os.pathsep.join(
@@ -170,7 +173,7 @@ async def _start(home: Home, settings: Settings) -> subprocess.Popen[bytes] | No
             await asyncio.to_thread(supervisor.wait, DOWN_SECONDS)
         await asyncio.to_thread(_end_leftovers, home)
         write_atomic(home.settings, settings.model_copy(update={"home": home.path}).model_dump_json())
-        started = _spawn(home)
+        started = _spawn(home, settings)
         try:
             await _introduced(home, started)
         except asyncio.CancelledError:

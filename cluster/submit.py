@@ -8,11 +8,12 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from enchanted.cluster import console, state
 from enchanted.cluster.errors import CHECK_FAILED, DONE, SubmitFailed
 from enchanted.cluster.ray_head import environment
-from enchanted.cluster.services import home_of
+from enchanted.cluster.services import OTHER_TOKEN, home_of
 from enchanted.cluster.settings import Settings
 
 EXCLUDED = (".venv", ".enchanted", ".git", "node_modules", "__pycache__", ".mypy_cache", ".ruff_cache", "dist")
@@ -32,11 +33,15 @@ def submit(settings: Settings, arguments: Sequence[str], *, working_dir: Path, a
     Raises:
         SubmitFailed: no Ray takes the job.
     """
-    endpoints = state.read(home_of(settings)).endpoints
-    token = endpoints.ray_token_file if endpoints else None
-    where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or (endpoints.ray_dashboard_url if endpoints else "")
+    current = state.read(home_of(settings))
+    # Those of services that have ended stay in the state, and somebody else's Ray may be on their port by now.
+    ours = current.endpoints if current.phase in ("starting", "healthy") else None
+    where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or (ours.ray_dashboard_url if ours else "")
     if not where:
         raise SubmitFailed("no Ray to submit to", "start one with `enchanted up`, or give --address")
+    token = ours.ray_token_file if ours and _is_same(where, ours.ray_dashboard_url) else None
+    if token is not None:
+        os.environ.pop(OTHER_TOKEN, None)
     os.environ |= {name: value for name, value in environment(token).items() if name not in os.environ}
     from ray.job_submission import JobSubmissionClient  # reads the variables above when it is imported
 
@@ -52,6 +57,13 @@ def submit(settings: Settings, arguments: Sequence[str], *, working_dir: Path, a
         raise SubmitFailed(f"{where} does not take the job: {str(error).splitlines()[0]}", remedy) from error
     console.emit(job)
     return asyncio.run(_follow(client, job)) if wait else DONE
+
+
+def _is_same(address: str, url: str) -> bool:
+    """Whether both name one server; ours listens on the loopback address alone, which has several names."""
+    given, known = urlsplit(address), urlsplit(url)
+    names = {given.hostname, known.hostname}
+    return given.port == known.port and (len(names) == 1 or names <= {"127.0.0.1", "localhost"})
 
 
 async def _follow(client: Any, job: str) -> int:

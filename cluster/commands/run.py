@@ -36,6 +36,11 @@ DEMO_CHECKS = ("ruff check .", "python -m unittest -q")
 DEMO_PROJECT = Path(__file__).resolve().parent.parent / "demo" / "project"
 ROLES: tuple[RoleName, ...] = get_args(RoleName)
 DEFAULT_CHECKS = ("ruff check .",)
+REPOSITORY_VARIABLES = (
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR", "GIT_PREFIX",
+)  # fmt: skip
+"""What git says to a hook of which repository it is; of those that `git rev-parse --local-env-vars` lists."""
 
 ModelOption = Annotated[
     str | None, typer.Option(help="vllm:<hub id or folder>, openai:<base url>#<model>, or bundled.", show_default=False)
@@ -277,13 +282,15 @@ def copy_demo(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise RepositoryRefused(f"{folder} is not empty", "give an empty folder with --into")
     shutil.copytree(DEMO_PROJECT, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    identity = ("-c", "user.name=Enchanted demo", "-c", "user.email=demo@enchanted.invalid")
+    # Whoever signs commits or has hooks for all repositories has them for their own.
+    own = ("-c", "commit.gpgsign=false", "-c", f"core.hooksPath={os.devnull}")
+    identity = (*own, "-c", "user.name=Enchanted demo", "-c", "user.email=demo@enchanted.invalid")
     for arguments in (
         ("init", "-q", "-b", "main"),
         ("add", "-A"),
         (*identity, "commit", "-q", "-m", "The demo project"),
     ):
-        subprocess.run(["git", "-C", str(folder), *arguments], check=True)
+        subprocess.run(["git", "-C", str(folder), *arguments], check=True, env=_of_no_repository())
 
 
 def _unreadable(folder: Path) -> RepositoryRefused:
@@ -301,7 +308,12 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
+def _of_no_repository() -> dict[str, str]:
+    """The environment without what git says to its hooks, by which a folder's git would be another repository's."""
+    return {name: value for name, value in os.environ.items() if name not in REPOSITORY_VARIABLES}
+
+
 def _ask_git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "LC_ALL": "C"}
+    environment = {**_of_no_repository(), "LC_ALL": "C"}
     command = ["git", "-C", str(folder), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, errors="replace")

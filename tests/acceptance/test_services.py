@@ -216,7 +216,8 @@ async def test_a_second_home_on_an_external_bus_runs_beside_the_first_and_down_e
 
 def second_home(home: HomeUnderTest, folder: Path, nats_url: str) -> None:
     ingest = {"ENCHANTED_INGEST__BATCH_SECONDS": "3600", "ENCHANTED_INGEST__WORKERS": "2"}
-    with home_under_test(folder, ENCHANTED_NATS_URL=nats_url, **ingest) as second:
+    # Whoever works with another Ray has its token in the environment.
+    with home_under_test(folder, ENCHANTED_NATS_URL=nats_url, RAY_AUTH_TOKEN="another", **ingest) as second:
         with second.popen("up") as one, second.popen("up") as other:
             (output, said), (other_output, _) = one.communicate(), other.communicate()
             outputs = {output, other_output}
