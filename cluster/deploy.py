@@ -115,7 +115,7 @@ async def prepare_bus_and_store(endpoints: Endpoints, home: Home, settings: Sett
         stream = settings.stream
         await bus.ensure_streams(StreamLimits(events_max_bytes=stream.max_bytes, replicas=stream.replicas))
         durability = await _durability(bus, verifiable=system_url is not None)
-    await _ready(partial(_store_answers, endpoints.clickhouse_url))
+    await _ready(partial(probes.clickhouse, endpoints.clickhouse_url))
     client = await tables.connect(endpoints.clickhouse_url)
     try:
         await tables.apply_ddl(client)
@@ -148,11 +148,6 @@ def crowded(settings: Settings) -> list[str]:
         f"{workers} ingest workers fill the embedded store, which one alone keeps busy, and an event that is published "
         "twice may be visible twice for a minute; set ingest.workers to 1, or clickhouse_url to a ClickHouse server"
     ]
-
-
-async def _store_answers(url: str) -> None:
-    base, _, _ = url.rpartition("/")
-    await probes.http(f"{base}/ping")
 
 
 async def _healthy(api_url: str) -> None:

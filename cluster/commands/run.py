@@ -23,6 +23,7 @@ from enchanted.cluster.commands.offering import offered
 from enchanted.cluster.commands.reading_access import say_lost
 from enchanted.cluster.commands.run_view import RunProgress, view_of
 from enchanted.cluster.errors import CHECK_FAILED, DONE, INTERRUPTED, USAGE, CommandFailed, RepositoryRefused
+from enchanted.cluster.home import refuse_foreign
 
 if TYPE_CHECKING:
     from enchanted.cluster.settings import Settings
@@ -126,6 +127,7 @@ def demo(
         take_in(RECORDED, as_json=as_json)
         return
     settings = console.settings()
+    refuse_foreign(settings.home)
     folder = into or next_demo_folder(settings.home / "demo")
     copy_demo(folder)
     console.say(f"a copy of the demo repository is in {folder}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hmac
 import json
-import os
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
+from enchanted.cluster.home import write_once
 from enchanted.cluster.store.errors import AuthenticationFailed, CredentialsUnreadable
 
 DATABASE = "enchanted"
@@ -73,13 +73,5 @@ def create(path: Path) -> Credentials:
         reader=Login(user="reader", password=secrets.token_urlsafe(24)),
     )
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    part.touch(mode=0o600)
-    part.write_text(json.dumps(asdict(fresh)))
-    try:
-        os.link(part, path)
-    except FileExistsError:
-        return load(path)
-    finally:
-        part.unlink()
-    return fresh
+    write_once(path, json.dumps(asdict(fresh)))
+    return load(path)

@@ -114,11 +114,14 @@ class Load:
             self.acknowledged(writer, begun, {one.event.event_id: sha256_hex(one.raw) for one in stored})
             await asyncio.sleep(chance.uniform(0.0, 0.06))
 
-    async def until_all_go_on(self, *, times: int = 3, seconds: float = 60.0) -> None:
+    async def until_all_go_on(self, cluster: NodeCluster, *, times: int = 3, seconds: float = 60.0) -> None:
         """Return when every writer has been acknowledged so often since `begin`."""
-        async with asyncio.timeout(seconds):
-            while len(self.since) < PUBLISHERS + AGENTS or min(self.since.values()) < times:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        deadline = time.monotonic() + seconds
+        while behind := [writer for writer in range(PUBLISHERS + AGENTS) if self.since[writer] < times]:
+            if time.monotonic() > deadline:
+                logs = "\n".join(f"{node.name}:\n{node.said(60)}" for node in cluster.nodes)
+                raise AssertionError(f"of {PUBLISHERS} publishers and {AGENTS} agents {behind} do not go on; {logs}")
+            await asyncio.sleep(0.02)
 
 
 @asynccontextmanager
@@ -177,14 +180,14 @@ async def strike(cluster: NodeCluster, load: Load, node: Node, fault: str) -> st
     load.begin()
     began = time.monotonic()
     await begin()
-    await load.until_all_go_on()
+    await load.until_all_go_on(cluster)
     held = time.monotonic() - began
     gap, wait = load.gap, load.longest_wait
     load.begin()
     await end()
     if fault == "kill":
         victim.assert_replaced_by(node.pids[-1])
-    await load.until_all_go_on()
+    await load.until_all_go_on(cluster)
     await cluster.until_current()
     return (
         f"{fault:<8} {node.name} {'leader' if leads else 'follower'} for {held:.1f} s: "
@@ -249,7 +252,7 @@ async def survives(tmp_path: Path, seed: int, faults: list[str], *, copies: bool
     async with node_cluster(tmp_path / "nats") as cluster, store_process(tmp_path / "store") as store:
         async with ingest(cluster, store) as worker:
             async with under_load(cluster, chance) as load:
-                await load.until_all_go_on()
+                await load.until_all_go_on(cluster)
                 await strike_all(cluster, load, chance, faults)
             messages = await stored_messages(cluster)
             rows = await rows_once_there_are(store, len(messages))

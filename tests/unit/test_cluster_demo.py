@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from enchanted.cluster.cli import execute
 from enchanted.cluster.commands.run import copy_demo
 
 
@@ -33,3 +34,16 @@ def test_a_copy_of_the_demo_is_made_whatever_git_has_for_the_users_own_repositor
 
     assert said(copy, "log", "--format=%s") == "The demo project"
     assert (said(copy, "status", "--porcelain"), said(mine, "log"), said(mine, "ls-files")) == ("", "", "")
+
+
+@pytest.mark.parametrize("command", [["up"], ["demo"], ["demo", "--into", "elsewhere"]], ids=" ".join)
+def test_a_project_is_refused_as_a_home_before_anything_is_put_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "services.json").write_text("[]")
+    monkeypatch.chdir(tmp_path)
+    assert execute(["--home", str(project), *command]) == 2
+    assert capsys.readouterr().err.splitlines()[0] == f"error: {project} holds other files"
+    assert [path.name for path in tmp_path.rglob("*")] == ["project", "services.json"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +59,90 @@ def test_in_a_ray_job_the_default_home_is_the_users(tmp_path: Path, monkeypatch:
     settings = load(environment={}, folder=tmp_path).settings
     assert home_of(settings, {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}).path == Path("~/.enchanted").expanduser()
     assert home_of(settings, {}).path == tmp_path / ".enchanted"
+
+
+@pytest.mark.parametrize(
+    "theirs", ["main.py", ".git/HEAD", ".bashrc", "settings.json", "services.json", "ports.json", ".gitignore~"]
+)
+def test_a_folder_with_files_of_others_is_no_home_and_stays_as_it_is(tmp_path: Path, theirs: str) -> None:
+    folder = tmp_path / "project"
+    for name in (theirs, "logs/app.log", "store/spool/kept"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("theirs")
+    folder.chmod(0o755)
+    before = {path: (mode(path), path.is_file() and path.read_text()) for path in (folder, *folder.rglob("*"))}
+    with pytest.raises(HomeRefused) as refused:
+        Home(folder).prepare()
+    assert refused.value.cause == f"{folder} holds other files"
+    assert refused.value.remedy == f"name a new or empty folder, such as {folder}/.enchanted"
+    assert {path: (mode(path), path.is_file() and path.read_text()) for path in (folder, *folder.rglob("*"))} == before
+    Home(folder / ".enchanted").prepare()
+
+
+class Cut(BaseException):
+    """What a kill is here: nothing of ours runs after it."""
+
+
+def test_what_a_start_that_was_killed_at_any_moment_leaves_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = ("mkdir", "chmod", "hardlink_to", "unlink")
+    moments = 0
+    for last in range(100):
+        home, calls = Home(tmp_path / f"home{last}"), itertools.count()
+        with monkeypatch.context() as patched:
+            for name in steps:
+                patched.setattr(Path, name, _until(last, calls, getattr(Path, name)))
+            try:
+                home.prepare()
+                break
+            except Cut:
+                moments += 1
+        home.prepare()
+        assert home.ray_token.read_text()
+    assert moments > 15, "every folder and every file is a moment"
+
+
+def _until(last: int, calls: Iterator[int], real: Callable[..., None]) -> Callable[..., None]:
+    def call(*arguments: Any, **options: Any) -> None:
+        if next(calls) >= last:
+            raise Cut
+        real(*arguments, **options)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("lost+found/", ".gitkeep", ".gitignore", "enchanted.toml", "demo/1/README.md", "models/bundled/weights"),
+        *("workspaces/run-1/repo.git/HEAD", "cache/serve/states/one", "nats/jetstream/x", "store/data/x", "token"),
+        *(".ray_token.123.0123abcd", "..gitignore.7.89abcdef"),
+    ],
+)
+def test_a_new_disk_and_what_comes_into_a_home_before_its_first_start_are_taken(tmp_path: Path, name: str) -> None:
+    there = tmp_path / name
+    (there if name.endswith("/") else there.parent).mkdir(parents=True, exist_ok=True)
+    if not name.endswith("/"):
+        there.write_text("here before")
+    Home(tmp_path).prepare()
+    assert there.is_dir() or there.read_text() == "here before"
+
+
+@pytest.mark.parametrize("sign", ["ray_token", "supervisor.lock", "start.lock"])
+def test_a_home_that_was_used_is_taken_whatever_else_is_put_into_it(tmp_path: Path, sign: str) -> None:
+    for name in (sign, "settings.json", "plots.svg"):
+        (tmp_path / name).write_text("here before")
+    Home(tmp_path).prepare()
+    assert (tmp_path / "plots.svg").exists()
+
+
+def test_a_folder_of_our_own_name_may_hold_a_key_before_the_first_start(tmp_path: Path) -> None:
+    home = Home(tmp_path / ".enchanted")
+    home.path.mkdir()
+    (home.path / "openai.key").write_text("key")
+    home.prepare()
+    assert home.ray_token.exists()
 
 
 def test_a_home_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

@@ -109,6 +109,20 @@ def test_the_home_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert loaded(tmp_path, ENCHANTED_HOME="~/x").settings.home == Path("~/x").expanduser()
 
 
+def test_the_key_file_of_every_model_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "enchanted.toml").write_text('model.key_file = "key"\nmodels.coder.key_file = "~/key"\n')
+    settings = loaded(tmp_path, ENCHANTED_MODELS__REVIEWER__KEY_FILE="keys/one").settings
+    roles = {role: settings.role_model(role).key_file for role in ("architect", "coder", "reviewer")}
+    assert roles == {
+        "architect": tmp_path / "key",
+        "coder": Path("~/key").expanduser(),
+        "reviewer": tmp_path / "keys" / "one",
+    }
+    assert load({"model.key_file": "key"}, environment={}, folder=tmp_path).settings.model.key_file == tmp_path / "key"
+    assert loaded(tmp_path / "elsewhere").settings.model.key_file is None
+
+
 def test_ray_address_is_a_cluster_and_not_a_jobs_api(tmp_path: Path) -> None:
     assert loaded(tmp_path, RAY_ADDRESS="10.0.0.1:6379").settings.ray_address == "10.0.0.1:6379"
     assert loaded(tmp_path, RAY_ADDRESS="http://127.0.0.1:8265").settings.ray_address is None

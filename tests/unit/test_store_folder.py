@@ -48,6 +48,22 @@ def test_credentials_are_made_once_and_only_for_the_owner(tmp_path: Path) -> Non
     assert made.right(made.reader.user, made.reader.password) == "reader"
 
 
+def test_credentials_are_on_the_disk_before_they_have_their_name_and_then_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real, flushed = tmp_path / "store.json", os.fsync, list[tuple[int, bool]]()
+
+    def fsync(descriptor: int) -> None:
+        flushed.append((os.fstat(descriptor).st_ino, path.exists()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    load(path)
+    # A link has the number of the file it was made from.
+    assert flushed == [(path.stat().st_ino, False), (tmp_path.stat().st_ino, True)]
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_wrong_password_is_refused(tmp_path: Path) -> None:
     credentials = load(tmp_path / "c.json")
 
