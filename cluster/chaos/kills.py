@@ -110,14 +110,29 @@ class RunWatch:
 
     async def until(self, holds: Callable[[], bool], *, seconds: float = 300.0) -> bool:
         """Wait until an event makes it hold, or ends the run; whether it was not the end."""
-        async with asyncio.timeout(seconds), self._changed:
-            await self._changed.wait_for(lambda: self.closed or holds())
+        await self._come(lambda: self.closed or holds(), seconds)
         return not self.closed
 
     async def until_over(self, *, seconds: float = 300.0) -> None:
         """Wait until nothing more is written to the run's log."""
-        async with asyncio.timeout(seconds), self._changed:
-            await self._changed.wait_for(lambda: self.over)
+        await self._come(lambda: self.over, seconds)
+
+    async def _come(self, holds: Callable[[], bool], seconds: float) -> None:
+        """Wait for it, and no longer than the log is read."""
+        assert self._reading is not None
+        waiting = asyncio.create_task(self._wait(holds))
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.wait({waiting, self._reading}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                self._reading.result()
+                raise AssertionError("the log ended before the run")
+        finally:
+            waiting.cancel()
+
+    async def _wait(self, holds: Callable[[], bool]) -> None:
+        async with self._changed:
+            await self._changed.wait_for(holds)
 
     async def _read(self, after: int) -> None:
         async for stored in self._bus.tail(after=after):
