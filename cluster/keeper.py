@@ -222,8 +222,8 @@ class Keeper:
                 log.error("the disk of %s %s; events wait until it can be written", self._home.path, now)
             elif trouble and not now:
                 log.warning("the disk of %s can be written again; restarting nats", self._home.path)
-                if (nats := self._children["nats"].identity) is not None:
-                    nats.send(signal.SIGTERM)
+                # Were it only asked to end, one that hangs after a failed write would be waited for without end.
+                await self._children["nats"].end(server.grace_seconds)
             trouble = now
 
     async def _end_children(self) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from enchanted.actors.errors import GitFailed
 from enchanted.actors.repository.git import Git
 
 _FOLDER = b"40000"
@@ -84,12 +85,25 @@ class TreeWriter:
         name = digest.hexdigest()
         path = self._objects / name[:2] / name[2:]
         if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix="tmp_obj_", delete=False) as file:
-                file.write(zlib.compress(data, 1))
-                os.fchmod(file.fileno(), 0o444)
-            Path(file.name).replace(path)
+            try:
+                _put(path, zlib.compress(data, 1))
+            except OSError as error:
+                # As where git itself writes: whoever records a change gives its task up, and the run goes on.
+                raise GitFailed(("hash-object", "-w"), str(error)) from error
         return digest.digest()
+
+
+def _put(path: Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix="tmp_obj_", delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), 0o444)
+            Path(file.name).replace(path)
+        except OSError:
+            Path(file.name).unlink(missing_ok=True)
+            raise
 
 
 def _remember(kept: OrderedDict[str, T], key: str, value: T) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,6 +103,25 @@ def test_a_right_patch_on_a_damaged_or_full_disk_is_no_bad_one(place: Place, har
     harm(place)
     with pytest.raises(GitFailed):
         place.apply(GOOD)
+
+
+@pytest.mark.parametrize("ends", ["mkdir", "replace"])
+def test_a_change_that_a_full_disk_has_no_room_for_names_git_and_the_disk_and_leaves_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    before = {path for path in place.store.folder.rglob("*") if path.is_file()}
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, ends, full)
+        with pytest.raises(
+            GitFailed, match="No space left on device; run `enchanted doctor` to check git and the disk"
+        ):
+            place.store.writer.with_files(place.tree, {b"b.py": ("100644", b"B = 1\n")})
+    assert {path for path in place.store.folder.rglob("*") if path.is_file()} == before
+    assert place.store.writer.with_files(place.tree, {b"b.py": ("100644", b"B = 1\n")})
 
 
 @pytest.mark.parametrize("body", ["sleep 60", "kill -9 $$"])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -33,6 +34,7 @@ DRIVER = "import os; os.mkdir('drained'); print('{}')"
 WARDEN = """
 import os, sys
 from pathlib import Path
+from typing import cast
 from enchanted.cluster import state, supervisor
 from enchanted.cluster.home import Home
 from enchanted.cluster.processes import ProcessId
@@ -84,6 +86,7 @@ async def test_where_no_log_can_be_written_ingest_is_drained_and_every_service_h
 FAILS = """
 import json, sys
 from pathlib import Path
+from typing import cast
 with Path("asked").open("a") as asked:
     asked.write("x")
 print(json.dumps({"cause": "no", "remedy": "none", "final": sys.argv[1] == "final"}))
@@ -107,6 +110,7 @@ async def test_a_first_deployment_is_tried_again_unless_the_next_one_would_fail_
 DEPLOYS = """
 import json
 from pathlib import Path
+from typing import cast
 with Path("asked").open("a") as asked:
     asked.write("x")
 while not Path("go").exists():
@@ -185,6 +189,46 @@ async def test_a_service_that_cannot_be_started_again_for_want_of_room_is_tried_
         keeping.cancel()
         await asyncio.wait({keeping})
     assert "blocked: cannot be started: [Errno 28] No space left on device" in caplog.text
+
+
+class Hanging:
+    """A bus that does not end when it is asked to."""
+
+    name, port = "nats", 0
+    start_seconds, grace_seconds = 10.0, 0.2
+
+    def command(self) -> Command:
+        return Command(argv=["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"])
+
+    async def probe(self) -> None:
+        """It is well until it ends."""
+
+    def tend(self) -> None:
+        """It has nothing to look after."""
+
+
+async def test_a_bus_that_hangs_after_its_disk_was_full_is_ended_and_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    this, bus = ProcessId.of(os.getpid()), Hanging()
+    assert this is not None
+    home = Home(tmp_path)
+    home.prepare()
+    made, troubles = Keeper(home, Settings(), this), iter(["is full", ""])
+    monkeypatch.setattr(keeper, "DISK_SECONDS", 0.1)
+    monkeypatch.setattr(home, "disk_trouble", lambda _: next(troubles, ""))
+    keeping = asyncio.create_task(made._keep(bus))
+    try:
+        await until(lambda: "nats" in made._children)
+        first = made._children["nats"].process.pid
+        watching = asyncio.create_task(made._watch_disk(cast("NatsServer", bus)))
+        await until(lambda: made._children["nats"].process.pid != first)
+        watching.cancel()
+    finally:
+        keeping.cancel()
+        await asyncio.wait({keeping})
+        for child in made._children.values():
+            await child.end(grace=0)
 
 
 async def test_what_had_the_number_of_a_process_that_ended_is_not_taken_for_its_child(
