@@ -21,6 +21,8 @@ RUNS = 16
 ABANDONED = 3_600.0
 """Seconds after which a folder that nothing is written to is of a check or a rerun that was killed: no command, and no
 rerun, takes as long."""
+PAUSES = (0.01, 0.1, 0.0)
+"""Seconds after each look for a repository that is not there."""
 
 
 @asynccontextmanager
@@ -55,11 +57,16 @@ class Checked:
 
     def take(self, seq: int, into: Path) -> bool:
         """Copy the one of a sequence; whether it was there."""
-        try:
-            _copy(self._of(seq), into)
-        except FileNotFoundError:
-            return False
-        return True
+        for pause in PAUSES:
+            try:
+                _copy(self._of(seq), into)
+            except FileNotFoundError:
+                # Another check may be putting its own in the place of what was copied.
+                shutil.rmtree(into, ignore_errors=True)
+                time.sleep(pause)
+            else:
+                return True
+        return False
 
     def keep(self, seq: int, made: Path) -> None:
         """Move a repository here from a scratch folder, in the place of older ones."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
@@ -53,6 +55,23 @@ async def test_a_sequence_that_nobody_came_to_is_told_from_a_copy_that_fails(
     monkeypatch.setattr(os, "link", refused)
     with pytest.raises(OSError, match="Too many links"):
         there.take(7, tmp_path / "copy")
+
+
+async def test_a_check_goes_on_though_another_puts_its_own_in_the_place_of_what_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = await made(tmp_path, "run", 7)
+    place, away, link = there._of(7), tmp_path / "away", os.link
+
+    def moved(source: Path, target: Path) -> None:
+        if not away.exists():
+            place.rename(away)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", moved)
+    monkeypatch.setattr(time, "sleep", lambda _: away.exists() and not place.exists() and copytree(away, place))
+    assert there.take(7, tmp_path / "copy")
+    assert (tmp_path / "copy" / OBJECT).read_text() == "pack"
 
 
 async def test_the_newest_sequences_of_the_newest_runs_are_kept(
