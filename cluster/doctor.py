@@ -29,13 +29,6 @@ NATS = (2, 12)
 FREE_GIB = 5.0
 MEMORY_GIB = 4.0
 SECONDS = 60.0
-EXTERNAL = {
-    "nats_port": "nats_url",
-    "clickhouse_port": "clickhouse_url",
-    "ray_port": "ray_address",
-    "ray_dashboard_port": "ray_address",
-}
-"""The setting with which a start leaves a port alone, as `ports.choose` does: others run the service."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +184,7 @@ def free_ports(settings: Settings) -> list[Check]:
     ours, checks = _our_ports(settings), []
     for name, service in ports.SERVICE_OF.items():
         port: int = getattr(settings, name)
-        external = EXTERNAL.get(name)
+        external = ports.EXTERNAL.get(name)
         if external and getattr(settings, external) is not None:
             checks.append(of_others(name, external))
         elif port == 0 or port in ours or ports.is_free(port):

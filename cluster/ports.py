@@ -23,6 +23,13 @@ SERVICE_OF = {
     "ray_dashboard_port": "the Ray dashboard",
     "api_port": "the API",
 }
+EXTERNAL = {
+    "nats_port": "nats_url",
+    "clickhouse_port": "clickhouse_url",
+    "ray_port": "ray_address",
+    "ray_dashboard_port": "ray_address",
+}
+"""The setting with which a start leaves a port alone: others run the service."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,16 +49,10 @@ def choose(settings: Settings, home: Home) -> Ports:
     Raises:
         PortTaken: a fixed port is in use.
     """
-    external = {
-        "nats_port": settings.nats_url is not None,
-        "clickhouse_port": settings.clickhouse_url is not None,
-        "ray_port": settings.ray_address is not None,
-        "ray_dashboard_port": settings.ray_address is not None,
-    }
     before = _remembered(home)
     chosen: dict[str, int] = {}
     for name, service in SERVICE_OF.items():
-        if external.get(name):
+        if name in EXTERNAL and getattr(settings, EXTERNAL[name]) is not None:
             chosen[name] = 0
         elif fixed := getattr(settings, name):
             if not is_free(fixed):
