@@ -62,7 +62,8 @@ class Checked:
                 _copy(self._of(seq), into)
             except FileNotFoundError:
                 # Another check may be putting its own in the place of what was copied.
-                shutil.rmtree(into, ignore_errors=True)
+                if into.exists():
+                    shutil.rmtree(into)
                 time.sleep(pause)
             else:
                 return True
