@@ -28,6 +28,8 @@ from enchanted.schemas.events import StoredEvent, parse_event
 
 _NO_CONSUMER = 10014
 _NO_MESSAGE = 10037
+_NOT_NOW = frozenset({10005, 10008, 10009, 10023, 10039, 10076})
+"""What a server that has just started, or a cluster without a leader, answers to a request for a consumer."""
 _PAGE_ENDED = ("204", "404")
 _PAGE_WAIT = 5.0
 _NANOSECONDS = 1_000_000_000
@@ -166,6 +168,7 @@ class OrderedReader:
 
         Raises:
             BusUnavailable: the server did not come back within the reader's patience.
+            ApiRefused: it makes no consumer, or would not within that time.
         """
         give_up = time.monotonic() + self._patience
         while True:
@@ -173,9 +176,10 @@ class OrderedReader:
                 await self._link.wait_connected(max(0.0, give_up - time.monotonic()))
                 await self._create()
                 return
-            except BusUnavailable:
+            except (BusUnavailable, ApiRefused) as error:
                 await self._drop()
-                if time.monotonic() >= give_up:
+                refused = isinstance(error, ApiRefused) and error.err_code not in _NOT_NOW
+                if refused or time.monotonic() >= give_up:
                     raise
                 await asyncio.sleep(0.05)
 

@@ -132,18 +132,19 @@ async def _rested(seconds: float, heartbeat: float) -> AsyncGenerator[Framed, No
 
 async def _rows(deps: Dependencies, known: dict[str, Any], after: int) -> AsyncGenerator[EventRow, None]:
     """What the table has after a sequence, few at a time where they are large."""
-    most = FIRST
-    while held := await _page(deps, known, after, most):
+    most, bounds = FIRST, {"after": after}
+    while held := await _page(deps, known, bounds, most):
         most = min(PAGE, max(1, HELD * len(held) // max(1, sum(len(row.raw) for row in held))))
         for row in held:
             yield row
-        after = held[-1].seq
+        bounds = held[-1].behind
 
 
-async def _page(deps: Dependencies, known: dict[str, Any], after: int, most: int) -> list[EventRow]:
+async def _page(deps: Dependencies, known: dict[str, Any], bounds: dict[str, int], most: int) -> list[EventRow]:
     """The next rows, as much as may be held; empty at the end."""
-    bounds = {"after": after, "until": known["last_seq"]}
-    rows, _ = await deps.store.fitting_events("run_events", most, run=known["run_id"], **bounds)
+    rows, _ = await deps.store.fitting_events(
+        "run_events", most, run=known["run_id"], until=known["last_seq"], **bounds
+    )
     held, size = list[EventRow](), 0
     for row in rows:
         held.append(row)

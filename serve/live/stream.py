@@ -158,12 +158,14 @@ class Streams:
 
     async def _from_table(self, query: LiveQuery, after: int, before: int) -> AsyncGenerator[Piece, None]:
         """What the stream no longer holds."""
+        bounds = {"after": after}
         while True:
-            bounds = {"after": after, "before": before}
-            rows, more = await self._deps.store.fitting_events("events_page", PAGE, **query.bound(), **bounds)
+            rows, more = await self._deps.store.fitting_events(
+                "events_page", PAGE, before=before, **query.bound(), **bounds
+            )
             if rows:
                 yield Piece(tuple((row.seq, orjson.dumps(row_document(row))) for row in rows))
-                after = rows[-1].seq
+                bounds = rows[-1].behind
             if not more:
                 return
 

@@ -22,6 +22,7 @@ from enchanted.ingest.tables import connect, reason
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import StoredEvent, parse_event
 from enchanted.serve.errors import SqlFailed, StoreExhausted, StoreSlow, StoreUnavailable, TooMuchAsked
+from enchanted.serve.sources.parameters import microseconds
 
 QUERY_DEADLINE = 15.0
 """Seconds a read may take before it is answered with 503."""
@@ -53,6 +54,12 @@ class EventRow:
     def sound(self) -> bool:
         """The bytes are the ones that were ingested."""
         return sha256_hex(self.raw) == self.sha256
+
+    @property
+    def behind(self) -> dict[str, int]:
+        """What a named query binds to go on behind this row: a stream that was made again may have a second event of
+        its sequence."""
+        return {"after": self.seq - 1, "edge": self.seq, "later": microseconds(self.time)}
 
     def stored(self) -> StoredEvent:
         """The row as the stream held it.
@@ -193,13 +200,14 @@ class Store:
 
     async def run_events(self, run: str, *, after: int = 0, until: int = LAST_SEQ) -> AsyncIterator[EventRow]:
         """Every event of a run in stream order, read in pages that are bounded by bytes too."""
+        bounds = {"after": after}
         while True:
-            page, more = await self.fitting_events("run_events", PAGE, run=run, after=after, until=until)
+            page, more = await self.fitting_events("run_events", PAGE, run=run, until=until, **bounds)
             for row in page:
                 yield row
             if not more:
                 return
-            after = page[-1].seq
+            bounds = page[-1].behind
 
     @asynccontextmanager
     async def _asking(self) -> AsyncIterator[AsyncClient]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from enchanted.bus.agent_log import AgentLog, new_id
 from enchanted.bus.batch import MAX_BATCH_MESSAGES, Outgoing, batch_frames
 from enchanted.bus.connection import Bus
 from enchanted.bus.errors import (
+    ApiRefused,
     BusAccessDenied,
     BusClosed,
     BusUnreachable,
@@ -24,7 +25,7 @@ from enchanted.bus.errors import (
     StreamFull,
     StreamMissing,
 )
-from enchanted.bus.link import Frame
+from enchanted.bus.link import Frame, Link
 from enchanted.bus.streams import EVENTS_STREAM
 from enchanted.bus.testing import SMALL_LIMITS, NatsServer, free_port, nats_server
 from enchanted.schemas import events
@@ -124,6 +125,28 @@ async def test_the_tail_goes_on_where_it_was_after_a_kill(server: NatsServer) ->
             await log.emit(signal())
         await following
     assert seen == list(range(1, 61))
+
+
+@pytest.mark.parametrize(("code", "read"), [(10076, True), (10039, True), (10058, False)])
+async def test_a_run_is_read_though_the_server_first_makes_no_consumer_and_what_it_never_makes_is_told(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch, code: int, read: bool
+) -> None:
+    answers, ask = [code, code], Link.api
+
+    async def refusing(self: Link, subject: str, body: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        if subject.startswith("CONSUMER.CREATE") and answers:
+            raise ApiRefused(subject, {"code": 503, "err_code": answers.pop(), "description": "not now"})
+        return await ask(self, subject, body, **options)
+
+    async with asyncio.timeout(DEADLINE), Bus.connect(server.url) as bus:
+        await AgentLog(bus, run_id="run", role="coder", agent_name="coder-1").emit(signal())
+        monkeypatch.setattr(Link, "api", refusing)
+        if read:
+            assert len(await bus.read_run("run")) == 1
+        else:
+            with pytest.raises(ApiRefused):
+                await bus.read_run("run")
+    assert len(answers) == (0 if read else 1)
 
 
 async def test_a_blob_is_put_and_read_over_a_kill(server: NatsServer) -> None:

@@ -6,7 +6,8 @@ import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, get_args
+from types import SimpleNamespace
+from typing import Any, cast, get_args
 
 import pyarrow.ipc
 import pyarrow.parquet
@@ -21,11 +22,16 @@ from enchanted.serve.errors import ServeError, StoreExhausted, StoreSlow, TooMuc
 from enchanted.serve.export import data, formats
 from enchanted.serve.export.data import ExportQuery, pieces
 from enchanted.serve.export.formats import Format, Page, encoder
+from enchanted.serve.live import play, stream
 from enchanted.serve.queries.events import EventQuery, read_page
+from enchanted.serve.sources import store as store_module
+from enchanted.serve.sources.dependencies import Dependencies
 from enchanted.serve.sources.store import PAGE_BYTES, Store
 
 FORMER = datetime(2026, 3, 1, tzinfo=UTC)
 PRESENT = datetime(2026, 3, 9, tzinfo=UTC)
+AGAIN = (datetime(2026, 3, 10, tzinfo=UTC), datetime(2026, 3, 11, tzinfo=UTC))
+"""Two more streams, that one run has events in."""
 FORMATS = get_args(Format)
 SMALL, LARGE = 600, 70
 
@@ -41,6 +47,8 @@ async def store(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Store
         for created, last in ((FORMER, 7), (PRESENT, 9)):
             for run in range(3):
                 await written(writer, created, f"{created.day}-{run}", *range(run + 1, last + 1, 3))
+        for created in AGAIN:
+            await written(writer, created, "both", *range(1, 6))
         await written(writer, PRESENT, "heavy", *range(1_000, 1_000 + SMALL))
         for seq in range(1_000 + SMALL, 1_000 + SMALL + LARGE, 10):
             await written(writer, PRESENT, "heavy", *range(seq, seq + 10), size=1_000_000)
@@ -190,3 +198,20 @@ async def test_an_export_has_both_events_of_one_sequence_wherever_its_pages_end(
     # The last sequence of all is a shared one.
     until = PRESENT + timedelta(seconds=7.5)
     assert await exported(store, ExportQuery(until=until, format=output)) == every(7)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+async def test_who_reads_a_whole_run_gets_both_events_of_one_sequence_wherever_pages_end(
+    store: Store, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    for place in (store_module, stream):
+        monkeypatch.setattr(place, "PAGE", size)
+    monkeypatch.setattr(play, "FIRST", size)
+    monkeypatch.setattr(play, "PAGE", size)
+    deps = cast("Dependencies", SimpleNamespace(store=store, max_streams=1, max_plays=1))
+    both = [f"{created.day}-{seq}" for seq in range(1, 6) for created in AGAIN]
+    assert [row.event_id async for row in store.run_events("both")] == both
+    assert [row.event_id async for row in play._rows(deps, {"run_id": "both", "last_seq": 5}, 0)] == both
+    pieces = stream.Streams(deps)._from_table(stream.LiveQuery(run="both"), 0, 6)
+    told = [json.loads(document)["event_id"] async for piece in pieces for _, document in piece.events]
+    assert told == both
