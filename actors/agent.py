@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -23,14 +23,17 @@ from enchanted.schemas.canonical import Json, canonical_json, sha256_hex
 from enchanted.schemas.events import StoredEvent, SwarmEvent
 
 TRIES = 3
-"""A reply cut off inside its JSON is asked again with the next seed, this often in all."""
+"""A reply that is cut off, or not in the form asked for, is asked again with the next seed, this often in all."""
 
 
 class AnswerUnusable(ActorError):
-    """The model's replies do not parse, though a schema was given."""
+    """The model's replies are not in the form of the schema that was given."""
 
     def __init__(self, model: str, tries: int, text: str) -> None:
-        super().__init__(f"model {model} gave no usable JSON in {tries} tries, last: {text[:80]!r}; try a larger model")
+        super().__init__(
+            f"model {model} gave no usable JSON in {tries} tries, last: {text[:80]!r}; "
+            "try a larger model, or a server that keeps to a JSON schema"
+        )
 
 
 class BudgetSpent(ActorError):
@@ -103,7 +106,7 @@ class Agent:
         """Ask the model and record the call and the decision as one batch.
 
         Raises:
-            AnswerUnusable: no reply could be parsed.
+            AnswerUnusable: no reply had the form asked for.
             ModelError: the model did not answer.
         """
         for _ in range(TRIES):
@@ -115,7 +118,7 @@ class Agent:
                 span.set_attribute(spans.INPUT_TOKENS, reply.input_tokens)
                 span.set_attribute(spans.OUTPUT_TOKENS, reply.output_tokens)
                 span.set_attribute(spans.FINISH_REASONS, [reply.finish_reason])
-                answer = _parse(reply.text)
+                answer = _parse(reply.text, question.schema)
                 if answer is not None:
                     stored = await self.log.emit(
                         call, self._decision(question, request, answer, reply.probability, place)
@@ -235,9 +238,54 @@ def of_task(place: Place, event_id: str) -> Place:
     return replace(place, parent=event_id)
 
 
-def _parse(text: str) -> dict[str, Any] | None:
+def _parse(text: str, schema: Mapping[str, Any]) -> dict[str, Any] | None:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and _fits(value, schema) else None
+
+
+def _fits(value: Any, schema: Mapping[str, Any]) -> bool:
+    """Whether a value has the form of a schema, in the keywords that `prompts` uses: a server need not enforce them.
+
+    The length of a text is left out: many servers ignore its bounds, and a longer rationale does no harm.
+    """
+    if "anyOf" in schema and not any(_fits(value, one) for one in schema["anyOf"]):
+        return False
+    if "enum" in schema and value not in schema["enum"]:
+        return False
+    match schema.get("type"):
+        case "object":
+            return isinstance(value, dict) and _members_fit(value, schema)
+        case "array":
+            return isinstance(value, list) and _items_fit(value, schema)
+        case "string":
+            return isinstance(value, str)
+        case "integer":
+            return _is_integer(value) and _within(value, schema, "minimum", "maximum")
+    return True
+
+
+def _members_fit(value: dict[str, Any], schema: Mapping[str, Any]) -> bool:
+    known: Mapping[str, Any] = schema.get("properties", {})
+    if not value.keys() >= set(schema.get("required", ())):
+        return False
+    if schema.get("additionalProperties") is False and not value.keys() <= known.keys():
+        return False
+    return all(_fits(value[name], form) for name, form in known.items() if name in value)
+
+
+def _items_fit(value: list[Any], schema: Mapping[str, Any]) -> bool:
+    return _within(len(value), schema, "minItems", "maxItems") and all(
+        _fits(item, schema.get("items", {})) for item in value
+    )
+
+
+def _is_integer(value: Any) -> bool:
+    # To Python a truth value is an integer, and 90.0 is none; to JSON it is the other way round.
+    return isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
+
+
+def _within(number: float, schema: Mapping[str, Any], least: str, most: str) -> bool:
+    return bool(schema.get(least, number) <= number <= schema.get(most, number))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ CONNECT_TIMEOUT_S = 5.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
 UNREADABLE_TRIES = 3
 """A server that answers this often in another form is not a chat completions server."""
+_KEY = re.compile(rb"[ -~]+")
 
 
 class _Passing(Exception):
@@ -112,6 +114,12 @@ class OpenAIModel:
             raise _Passing(f"{self._base_url} did not answer in time", "raise the timeout, or look at it") from error
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise ModelRefused(self.name, f"{error}", f"correct its base url {self._base_url}") from error
+        except httpx.LocalProtocolError:
+            # Its words quote the header it objects to, and so the key: neither message nor traceback may have them.
+            self._reached = True
+            raise _Passing(
+                f"the request to {self._base_url} could not be written", "correct its base url or its key file"
+            ) from None
         except httpx.TransportError as error:
             self._reached = True
             raise _Passing(f"{self._base_url} broke the connection off: {error}", "look at its log") from error
@@ -123,11 +131,19 @@ class OpenAIModel:
         if self._key_file is None:
             return {}
         try:
-            return {"Authorization": f"Bearer {self._key_file.read_text().strip()}"}
+            key = self._key_file.read_bytes().strip()
         except OSError as error:
             raise ModelRefused(
                 self.name, f"its key file cannot be read: {error}", "correct the path or its permissions"
             ) from error
+        # Found here, since whoever objects to the header later quotes the key.
+        if not _KEY.fullmatch(key):
+            raise ModelRefused(
+                self.name,
+                f"its key file {self._key_file} is not one line of printable ASCII",
+                "write nothing but the key into it",
+            )
+        return {"Authorization": f"Bearer {key.decode()}"}
 
     def _check(self, response: httpx.Response) -> None:
         status = response.status_code
@@ -168,13 +184,13 @@ def _read(response: httpx.Response, base_url: str, model: str, duration_ms: floa
         choice = body["choices"][0]
         usage = body.get("usage") or {}
         return ModelReply(
-            text=str(choice["message"]["content"] or ""),
-            finish_reason=str(choice.get("finish_reason") or "stop"),
+            text=_storable(choice["message"]["content"] or ""),
+            finish_reason=_storable(choice.get("finish_reason") or "stop"),
             input_tokens=int(usage.get("prompt_tokens") or 0),
             output_tokens=int(usage.get("completion_tokens") or 0),
             duration_ms=duration_ms,
             time_to_first_token_ms=0.0,
-            model=str(body.get("model") or model),
+            model=_storable(body.get("model") or model),
         )
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise _Passing(
@@ -190,7 +206,12 @@ def _server_words(response: httpx.Response) -> str:
         words = error["message"] if isinstance(error, dict) else error
     except (ValueError, LookupError, TypeError):
         words = response.text
-    return str(words).strip()[:200] or response.reason_phrase
+    return _storable(words).strip()[:200] or response.reason_phrase
+
+
+def _storable(said: object) -> str:
+    """As text with U+FFFD for each lone surrogate, which JSON can escape and the log, being UTF-8, cannot hold."""
+    return str(said).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _retry_after_s(response: httpx.Response) -> float:

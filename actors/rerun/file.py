@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
+import lzma
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +29,8 @@ _ALWAYS = (2000, 1, 1, 0, 0, 0)
 """Time of every member: the same recording gives the same file."""
 MAX_BYTES = 1 << 30
 """Of a recording when it is unpacked."""
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
+"""What zipfile raises of bytes that are wrong: RuntimeError where they say that they are encrypted."""
 
 
 def save(recording: Recording, file: Path | IO[bytes]) -> None:
@@ -50,16 +54,15 @@ async def load(file: Path) -> Recording:
         NotARecording: the file is none, or damaged.
         CannotRerun: see `recording_of`.
     """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
-                raise NotARecording(file, f"it has more than {MAX_BYTES >> 20} MiB")
-            content = {name: archive.read(name) for name in archive.namelist()}
-        index = orjson.loads(content[_INDEX])
-        events = _events(index["events"], list(_split(content[_EVENTS])))
-        run_id = str(index["run_id"])
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, IndexError, NotAnEvent) as error:
-        raise NotARecording(file, f"{type(error).__name__}: {error}") from error
+    # Opened outside of what follows: a file that is not there is none that is damaged.
+    with file.open("rb") as stream:
+        try:
+            content = _unpacked(file, stream)
+            index = orjson.loads(content[_INDEX])
+            events = _events(index["events"], list(_split(content[_EVENTS])))
+            run_id = str(index["run_id"])
+        except (*_DAMAGED, KeyError, TypeError, ValueError, IndexError, NotAnEvent) as error:
+            raise NotARecording(file, f"{type(error).__name__}: {error}") from error
 
     async def read(run: str) -> list[StoredEvent]:
         return [stored for stored in events if run_of(stored.event) == run]
@@ -70,6 +73,13 @@ async def load(file: Path) -> Recording:
         return content[_BLOBS + sha256]
 
     return await recording_of(run_id, read, fetch)
+
+
+def _unpacked(file: Path, stream: IO[bytes]) -> dict[str, bytes]:
+    with zipfile.ZipFile(stream) as archive:
+        if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
+            raise NotARecording(file, f"it has more than {MAX_BYTES >> 20} MiB")
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def _events(index: Sequence[dict[str, object]], payloads: Sequence[bytes]) -> list[StoredEvent]:

@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from enchanted.actors.models.errors import ModelNotFound, ModelRefused, ModelUnavailable
@@ -116,6 +118,46 @@ async def test_the_key_is_read_from_its_file_for_each_attempt(server: Server, tm
     assert server.keys == ["Bearer first", "Bearer second"]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n", b"sk-hidden\nsk-hidden-too\n", b"sk-hidden\x01", b"sk-hidden-\xff", "sk-hidden-ü".encode(),
+     b"\xef\xbb\xbfsk-hidden", "sk-hidden".encode("utf-16")],
+    ids=["nothing", "an empty line", "two lines", "a control character", "no UTF-8", "no ASCII", "a mark", "UTF-16"],
+)  # fmt: skip
+async def test_a_key_file_of_another_form_is_named_at_once_and_never_quoted(
+    server: Server, tmp_path: Path, content: bytes
+) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_bytes(content)
+    async with OpenAIModel(server.url, "served-name", key_file=key_file, deadline_s=1) as model:
+        with pytest.raises(ModelRefused, match="write nothing but the key into it") as caught:
+            await model.complete(REQUEST)
+    assert str(key_file) in str(caught.value)
+    assert "hidden" not in "".join(traceback.format_exception(caught.value))
+    assert server.bodies == []
+
+
+async def test_the_space_around_a_key_is_no_part_of_it(server: Server, tmp_path: Path) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_bytes(b"\n sk-key \r\n\n")
+    async with OpenAIModel(server.url, "served-name", key_file=key_file) as model:
+        await model.complete(REQUEST)
+    assert server.keys == ["Bearer sk-key"]
+
+
+async def test_what_the_http_library_will_not_send_is_never_quoted(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> httpx.Response:
+        raise httpx.LocalProtocolError("Illegal header value b'Bearer sk-hidden'")
+
+    monkeypatch.setattr(httpx.AsyncClient, "post", refuse)
+    async with OpenAIModel(server.url, "served-name", deadline_s=0.2) as model:
+        with pytest.raises(ModelUnavailable, match=f"the request to {server.url} could not be written") as caught:
+            await model.complete(REQUEST)
+    assert "hidden" not in "".join(traceback.format_exception(caught.value))
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 async def test_a_server_in_trouble_is_asked_again(server: Server, status: int) -> None:
     server.answers = [(status, "try later", {"retry-after": "0"})]
@@ -208,4 +250,21 @@ async def test_one_garbled_answer_is_asked_again(server: Server) -> None:
 async def test_a_base_url_that_is_none_is_refused_at_once() -> None:
     async with OpenAIModel("nonsense", "served-name") as model:
         with pytest.raises(ModelRefused, match="correct its base url"):
+            await model.complete(REQUEST)
+
+
+async def test_what_a_server_says_that_is_no_text_is_replaced(server: Server) -> None:
+    choice = {"message": {"content": "half \ud83d, whole \U0001f600"}, "finish_reason": "\udc00stop"}
+    server.answers = [(200, json.dumps({"model": "served\ud800", "choices": [choice]}), {})]
+    async with OpenAIModel(server.url, "served-name") as model:
+        reply = await model.complete(REQUEST)
+    assert (reply.text, reply.finish_reason, reply.model) == (
+        "half \ufffd, whole \U0001f600", "\ufffdstop", "served\ufffd",
+    )  # fmt: skip
+
+
+async def test_what_a_server_objects_that_is_no_text_is_replaced(server: Server) -> None:
+    server.answers = [(400, json.dumps({"error": {"message": "half \ud83d"}}), {})]
+    async with OpenAIModel(server.url, "served-name") as model:
+        with pytest.raises(ModelRefused, match="answered 400: half \ufffd"):
             await model.complete(REQUEST)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 
 from enchanted.actors.rerun import file
 from enchanted.actors.rerun.driver import Verdict, rerun
-from enchanted.actors.rerun.errors import CannotRerun
+from enchanted.actors.rerun.errors import CannotRerun, NotARecording
 from enchanted.actors.rerun.recording import Recording, recording_of
 from enchanted.schemas.canonical import canonical_json
 from enchanted.schemas.chain import verify
@@ -113,6 +114,39 @@ def test_what_is_no_recording_is_refused_with_the_remedy(tmp_path: Path) -> None
         assert "remedy: `enchanted rerun RUN --record FILE` writes one" in done.stderr
 
 
+def patched(data: bytes, place: int, mask: int) -> bytes:
+    """The same bytes with some bits of one turned over."""
+    return data[:place] + bytes([data[place] ^ mask]) + data[place + 1 :]
+
+
+def damaged() -> dict[str, bytes]:
+    """The demo's recording, damaged in one place each."""
+    data = DEMO.read_bytes()
+    with zipfile.ZipFile(DEMO) as archive:
+        first_entry, content, last = archive.start_dir, 30 + len("events.json"), archive.infolist()[-1].header_offset
+    return {
+        "its compressed data": patched(data, content, 0x07),
+        "where its last member begins": patched(data, last + 29, 0x80),
+        "the flag of encryption": patched(data, first_entry + 8, 0x01),
+        "the version it needs": patched(data, first_entry + 6, 0x40),
+        "how it is compressed": patched(data, first_entry + 10, 0x04),
+        "how it is compressed, otherwise": patched(data, first_entry + 10, 0x06),
+        "where its list begins": patched(data, len(data) - 22 + 16 + 2, 0x80),
+    }
+
+
+@pytest.mark.parametrize("name", damaged())
+async def test_a_recording_with_one_damaged_byte_is_refused_as_no_recording(name: str, tmp_path: Path) -> None:
+    (tmp_path / "damaged.zip").write_bytes(damaged()[name])
+    with pytest.raises(NotARecording, match="`enchanted rerun RUN --record FILE` writes one"):
+        await file.load(tmp_path / "damaged.zip")
+
+
+async def test_a_recording_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        await file.load(tmp_path / "nowhere.zip")
+
+
 def first(recording: Recording, agent: str, kind: str, tool: str = "") -> StoredEvent:
     """The first event of a kind that an agent said."""
     return next(
@@ -152,16 +186,30 @@ async def performed(recording: Recording, tmp_path: Path) -> Verdict:
     return await rerun(recording, tmp_path / "scratch", patience=5)
 
 
-def other_choice(event: SwarmEvent) -> None:
-    """Answer with another of the offered options."""
-    answer = orjson.loads(event.model_call.completion)
+def offered(event: SwarmEvent) -> list[tuple[str, str]]:
+    """Every option with every reason for it."""
     schema = orjson.loads(event.model_call.parameters)["schema"]
-    options = [one["properties"]["choice"]["enum"][0] for one in schema["anyOf"]]
-    answer["choice"] = next(option for option in [*options, "no"] if option != answer["choice"])
-    event.model_call.completion = canonical_json(answer)
+    forms = [one["properties"] for one in schema["anyOf"]]
+    return [(form["choice"]["enum"][0], reason) for form in forms for reason in form["rationale"]["enum"]]
+
+
+def other_choice(event: SwarmEvent) -> None:
+    """Answer with another of the offered options; where there is one only, with one that is not offered."""
+    taken = orjson.loads(event.model_call.completion)["choice"]
+    choice, reason = next(option for option in [*offered(event), ("no", "because")] if option[0] != taken)
+    event.model_call.completion = canonical_json({"choice": choice, "rationale": reason})
 
 
 def other_reason(event: SwarmEvent) -> None:
+    """Answer with the same option and another of its reasons."""
+    answer = orjson.loads(event.model_call.completion)
+    reasons = [reason for choice, reason in offered(event) if choice == answer["choice"]]
+    other = next(reason for reason in reasons if reason != answer["rationale"])
+    event.model_call.completion = canonical_json({**answer, "rationale": other})
+
+
+def unheard_reason(event: SwarmEvent) -> None:
+    """Answer with a reason that was not offered, which is no answer."""
     answer = orjson.loads(event.model_call.completion)
     event.model_call.completion = canonical_json({**answer, "rationale": "because"})
 
@@ -220,8 +268,11 @@ class Alteration:
 
 ALTERATIONS = {
     "the architect's choice": Alteration("architect", "model_call", "", other_choice, "architect decision", "decision"),
-    "the architect's reason": Alteration("architect", "model_call", "", other_reason, "architect decision", "decision"),
-    "a coder's choice": Alteration("coder-1", "model_call", "", other_choice, "coder-1 decision", "decision"),
+    "a reason of the architect's that is not offered": Alteration(
+        "architect", "model_call", "", unheard_reason, "architect decision"
+    ),
+    "a coder's choice": Alteration("coder-2", "model_call", "", other_choice, "coder-2 decision", "decision"),
+    "a coder's reason": Alteration("coder-1", "model_call", "", other_reason, "coder-1 decision", "decision"),
     "a coder's answer cut short": Alteration("coder-1", "model_call", "", cut_short, "coder-1 decision"),
     "the reviewer's reason": Alteration("reviewer", "model_call", "", other_reason, "reviewer decision", "decision"),
     "what the linter found": Alteration("coder-1", "tool_call", "lint", no_findings, "coder-1 model_call"),

@@ -53,12 +53,12 @@ async def demo(world: World) -> Published:
 
 @pytest.fixture(scope="module")
 async def bent(world: World) -> Published:
-    """The same, with another reason in the Architect's answer."""
+    """The same, with the first of the options in the Architect's answer."""
 
     def change(event: SwarmEvent) -> None:
         if kind_of(event) == "model_call" and event.agent_name == "architect":
-            answer = json.loads(event.model_call.completion)
-            event.model_call.completion = canonical_json({**answer, "rationale": "because"})
+            first = json.loads(event.model_call.parameters)["schema"]["anyOf"][0]["properties"]
+            event.model_call.completion = canonical_json({name: form["enum"][0] for name, form in first.items()})
 
     return await published(world, "run-000000000002", change)
 
@@ -102,10 +102,9 @@ async def test_a_divergence_names_the_recorded_and_the_new_event(world: World, b
     assert found["agent"] == "architect"
     recorded = await world.document(f"events/{found['recorded']['event']['event_id']}")
     assert (recorded["kind"], recorded["seq"]) == ("decision", found["recorded"]["seq"])
-    assert found["new"]["event"]["decision"]["rationale"] == "because"
-    assert {"field": "decision.rationale", "recorded": recorded["decision"]["rationale"], "new": "because"} in found[
-        "differences"
-    ]
+    said, now = recorded["decision"]["rationale"], found["new"]["event"]["decision"]["rationale"]
+    assert now.startswith("inventory/items.py: ")
+    assert {"field": "decision.rationale", "recorded": said, "new": now} in found["differences"]
 
 
 async def test_the_command_exits_with_the_verdict(world: World, demo: Published, bent: Published) -> None:
