@@ -56,7 +56,7 @@ class ModelSettings(_Section):
     dedicated: bool = False
     """An engine of its own beside the role's actor instead of one shared by all roles that name this model."""
     max_model_len: int | None = Field(default=None, gt=0)
-    """Longest context in tokens; None takes the model's own."""
+    """Longest context in tokens; None is 2,048, whatever the model could take."""
     key_file: Path | None = None
     """File holding the API key of an ``openai:`` server."""
     guided: bool | None = None

@@ -1,4 +1,4 @@
-"""Commands that act on a run's past: restore a state, undo a change, fork. Each shows what it would do first."""
+"""Commands that act on a run: cancel, and restore, undo and fork, which show first what they would do."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from enchanted.cluster.commands.run import (
     CodersOption,
     ModelOption,
     VariableOption,
+    cancel,
     follow_to_the_end,
     started,
 )
-from enchanted.cluster.errors import CHECK_FAILED, USAGE, CommandFailed
+from enchanted.cluster.commands.run_view import RunProgress
+from enchanted.cluster.errors import CHECK_FAILED, DONE, USAGE, CommandFailed
 
 if TYPE_CHECKING:
     from enchanted.actors.repository.restore import Preview
@@ -288,8 +290,23 @@ def _agreed(what: str) -> bool:
         return False
 
 
+def cancel_run(
+    run: RunArgument, as_json: JsonOption = False, url: UrlOption = None, token_file: TokenOption = None
+) -> None:
+    """Ask a run to end, and wait until it has its verdict; one that has keeps it."""
+    with api(url, token_file) as client:
+        progress, known = RunProgress(run, time.monotonic()), client.run(run)
+        progress.close(known) if known["closed"] else cancel(client, progress)
+    if as_json:
+        console.emit_json({"run_id": run, "verdict": progress.state or None, "reason": progress.reason})
+    elif progress.closed:
+        console.emit(one_line(f"{run} {progress.state}: {progress.reason}"))
+    raise typer.Exit(DONE if progress.closed else CHECK_FAILED)
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands."""
+    app.command("cancel")(cancel_run)
     app.command("restore")(restore)
     app.command("undo")(undo)
     app.command("fork")(fork)

@@ -192,7 +192,7 @@ def watch(client: ApiClient, progress: RunProgress) -> None:
 
 def cancel(client: ApiClient, progress: RunProgress) -> None:
     """Ask the run to end and wait until it has."""
-    console.say("cancelling the run; press Ctrl-C again to leave it to itself")
+    console.say("cancelling the run; Ctrl-C leaves it to itself")
     client.cancel(progress.run_id)
     give_up = time.monotonic() + CANCEL_SECONDS
     while time.monotonic() < give_up:

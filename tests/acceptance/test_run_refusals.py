@@ -89,6 +89,20 @@ def test_ctrl_c_cancels_the_run_and_leaves_nothing_of_it_behind(
     assert git.run("status", "--porcelain") == b""
 
 
+def test_a_run_that_nobody_watches_is_cancelled_by_its_id_and_one_that_has_ended_keeps_its_verdict(
+    swarm: HomeUnderTest, repository: Repository, tmp_path: Path
+) -> None:
+    repository()
+    check = f"sleep 4{os.getpid()}"
+    run_id = swarm.run("run", "tidy", "--repo", str(tmp_path / "shop"), "--check", check, "--detach").stdout.strip()
+    eventually(lambda: running(check), seconds=60, about="the check runs")
+    first, again = swarm.run("cancel", run_id), swarm.run("cancel", run_id, "--json")
+    assert (first.returncode, first.stdout) == (0, f"{run_id} cancelled: the operator cancelled it\n"), first.stderr
+    assert (again.returncode, json.loads(again.stdout)["verdict"]) == (0, "cancelled")
+    assert not running(check)
+    assert swarm.run("cancel", "run-nobody").returncode == 3
+
+
 def running(command: str) -> bool:
     wanted = "\0".join(command.split()).encode() + b"\0"
     return any(command_line(folder) == wanted for folder in Path("/proc").iterdir() if folder.name.isdigit())
