@@ -10,6 +10,7 @@ from enchanted.actors import prompts
 from enchanted.actors.agent import Agent, BudgetSpent, Decision, Place, Question, of_task
 from enchanted.actors.desk import Desk, Site
 from enchanted.actors.prompts import Option
+from enchanted.actors.tools import facts
 from enchanted.actors.tools.lint import Finding, Fix
 from enchanted.actors.tools.mutations import Candidate
 from enchanted.actors.tools.results import ToolResult
@@ -67,6 +68,7 @@ class Coder:
         Raises:
             AnswerUnusable: the model's replies cannot be parsed.
             ModelError: the model does not answer.
+            ToolNotRun: the linter or the check does not run.
         """
         place = Place(task_id=job.task.task_id, workspace_id=job.workspace_id, parent=job.parent)
         with self._agent.turn(job.carrier):
@@ -153,7 +155,7 @@ class Coder:
     async def _with_variables(self, job: Assignment, desk: Desk, plain: Tried) -> str:
         """What a check that fails says with what is set here."""
         check = job.task.check
-        result = await desk.use("run_check", {"command": check}, parent=job.parent)
+        result = await facts.check(desk, check, parent=job.parent)
         if not passes(result):
             return result.output
         said = f"{check!r} passes with {_listed(desk.variables)}, and fails without, as the reviewer runs it"
@@ -170,8 +172,8 @@ class Coder:
 async def try_check(job: Assignment, desk: Desk) -> Tried:
     """Run a task's check without variables and, where it fails, look for repairs."""
     check = job.task.check
-    plain: dict[str, Any] = {"plain": True} if desk.variables else {}
-    result = await desk.use("run_check", {"command": check, **plain}, parent=job.parent)
+    plain = {"plain": True} if desk.variables else {}
+    result = await facts.check(desk, check, parent=job.parent, **plain)
     repairs = () if passes(result) else await desk.find_repairs(check, job.task.files, parent=job.parent)
     return Tried(result=result, repairs=repairs)
 
@@ -182,10 +184,8 @@ def passes(result: ToolResult) -> bool:
 
 
 async def lint_findings(desk: Desk, files: Sequence[str]) -> list[Finding]:
-    """What the linter says about ``files``, in order of place."""
-    result = await desk.use("lint", {})
-    findings: Sequence[Finding] = result.data.get("findings", ())
-    return [finding for finding in findings if finding.path in files]
+    """What the linter says about ``files``, in order of place; nothing where it refuses to say."""
+    return [finding for finding in await facts.findings(desk) or () if finding.path in files]
 
 
 def fix_action(finding: Finding, fix: Fix) -> Action:

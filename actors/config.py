@@ -60,6 +60,8 @@ class SwarmConfig:
 
     nats_url: str
     home: str
+    token_file: str = ""
+    """Of the API; no tool may read it."""
     models: Mapping[str, RoleModel] = field(default_factory=dict)
     """Role -> its model; a role without one uses the bundled model."""
     placement: Placement = Placement()

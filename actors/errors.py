@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from enchanted.schemas.errors import PortableError
 
@@ -26,6 +27,19 @@ class GitFailed(ActorError):
         command = " ".join(str(part) if isinstance(part, str) else repr(part) for part in arguments[:6])
         super().__init__(f"git {command}: {why[:2000]}; run `enchanted doctor` to check git and the disk")
         self.why = why
+
+
+@contextmanager
+def disk_as_git(*arguments: str) -> Iterator[None]:
+    """What the disk refuses us is told as if the git command beside it had been refused: whoever catches that goes on.
+
+    Raises:
+        GitFailed: the disk refused something.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise GitFailed(arguments, str(error)) from error
 
 
 class NotARepository(ActorError):
@@ -230,6 +244,24 @@ class SandboxUnavailable(ActorError):
             f"no sandbox works here ({why}); install bubblewrap and allow user namespaces "
             "(kernel.apparmor_restrict_unprivileged_userns=0, in a container --security-opt seccomp=unconfined), "
             "or accept the risk with --unsafe-no-sandbox"
+        )
+
+
+class CommandNotRun(ActorError):
+    """A command was not started, or what became of the files after it is not known: it says nothing."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the command was not run ({why[:300]}); free memory, processes and disk on this machine")
+
+
+class ToolNotRun(ActorError):
+    """A tool whose answer is taken for a fact gave none."""
+
+    def __init__(self, tool: str, tries: int, why: str) -> None:
+        cause = why.partition("; ")[0][:600]
+        super().__init__(
+            f"{_short(tool)} did not run, in {tries} tries ({cause}); run `enchanted doctor`, free memory and disk, or "
+            "raise ENCHANTED_SANDBOX__SECONDS and ENCHANTED_SANDBOX__MEMORY_MB, then start the run again"
         )
 
 

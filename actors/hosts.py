@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from enchanted.actors.orchestrator import Orchestrator
 from enchanted.actors.ray_metrics import PublisherMetrics
 from enchanted.actors.recovery import Recovery, recover
 from enchanted.actors.repository.gitstore import ShadowRepository
+from enchanted.actors.repository.workspace import make_removable
 from enchanted.actors.roles import Manner, make_role
 from enchanted.actors.team import Team
 from enchanted.actors.tools.confinement import Limits
@@ -41,6 +42,7 @@ from enchanted.actors.vitals import vital
 from enchanted.actors.work import RoleName, RunRequest
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.connection import Bus
+from enchanted.bus.errors import BlobUnusable
 from enchanted.schemas import events
 from enchanted.schemas.chain import heads_of
 from enchanted.schemas.fold import fold
@@ -119,6 +121,7 @@ class OrchestratorHost:
         self._run_id = run_id
         self._config = config
         self._make_team = team
+        self._team: Team | None = None
         self._driving: asyncio.Task[RunState] | None = None
         self._cancelled = ""
 
@@ -128,6 +131,8 @@ class OrchestratorHost:
             found = [await inflated(bus, e) for e in await bus.read_run(self._run_id)]
             ledger = read_ledger(found)
             if ledger.state in CLOSED_RUN or ledger.request is None:
+                # Whoever closed it may have been killed before this.
+                await self._clear()
                 return ledger.state
             log = AgentLog(
                 bus,
@@ -146,7 +151,7 @@ class OrchestratorHost:
     async def _drive(self, bus: Bus, log: AgentLog, ledger: Ledger, recovery: Recovery) -> RunState:
         request = ledger.request
         assert request is not None
-        team: Team = self._make_team(request, self._config, ledger)
+        team = self._team = self._make_team(request, self._config, ledger)
         folder = self._config.run_folder(self._run_id)
         metrics = PublisherMetrics("operator", bus.publisher.statistics)
         async with vital(log, self._config.signal_seconds, metrics=metrics):
@@ -167,28 +172,35 @@ class OrchestratorHost:
             except asyncio.CancelledError:
                 if not self._cancelled:
                     raise
-                await orchestrator.cancel(self._cancelled)
-                state = RunState.CANCELLED
-        await asyncio.to_thread(clear_workspaces, folder)
+                state = await orchestrator.cancel(self._cancelled)
+        await self._clear()
         return state
 
+    async def _clear(self) -> None:
+        await asyncio.to_thread(clear_workspaces, self._config.run_folder(self._run_id))
+
     async def abandon(self, error: Exception) -> None:
-        """Close the run as failed for an error of ours that no step expected."""
+        """Close the run as failed for an error that no step expected."""
+        if self._team is not None:
+            # Whoever went on working would write behind the heads that the verdict names.
+            await self._team.disband()
         async with Bus.connect(self._config.nats_url, name=ORCHESTRATOR) as bus:
             events_so_far = await bus.read_run(self._run_id)
             state = fold(events_so_far).state
             if state in CLOSED_RUN:
                 return
+            ours = f"internal error, please report it: {type(error).__name__}: {error}"
             log = AgentLog(bus, run_id=self._run_id, role="operator", agent_name=ORCHESTRATOR)
             await log.emit(
                 events.run_transition(
                     subject="run",
                     from_state=state,
                     to_state=RunState.FAILED,
-                    reason=f"internal error, please report it: {type(error).__name__}: {error}",
+                    reason=str(error) if isinstance(error, BlobUnusable) else ours,
                     heads=heads_of(events_so_far),
                 )
             )
+        await self._clear()
 
     def cancel(self, reason: str) -> None:
         """Stop driving and close the run as cancelled."""
@@ -213,6 +225,8 @@ def clear_workspaces(folder: Path) -> None:
     """Remove every workspace of a closed run; the shadow repository stays for `state` and `restore`."""
     for entry in folder.iterdir() if folder.is_dir() else ():
         if entry.name != REPOSITORY:
+            with suppress(OSError):
+                make_removable(entry)
             shutil.rmtree(entry, ignore_errors=True)
 
 
@@ -243,8 +257,9 @@ def open_model(role: RoleName, chosen: RoleModel, config: SwarmConfig) -> Model:
 
 
 def sandbox_of(config: SwarmConfig) -> Sandbox:
-    """The sandbox of this home: its folder is hidden from every command."""
-    return Sandbox(hidden=(Path(config.home),), unsafe=config.unsafe_no_sandbox)
+    """The sandbox of this home: its folder, the API's token and the models' keys are hidden from every command."""
+    keys = (config.token_file, *(model.key_file for model in config.models.values()))
+    return Sandbox(hidden=(Path(config.home), *map(Path, filter(None, keys))), unsafe=config.unsafe_no_sandbox)
 
 
 def tool_limits(config: SwarmConfig) -> ToolLimits:

@@ -6,14 +6,14 @@ It keeps nothing that the log does not: kill it at any point, and the next one f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from enchanted.actors import spans
 from enchanted.actors.errors import ActorError, BaseMissing, CannotApply, NotARepository, OutOfTime
-from enchanted.actors.fork import store_beginning
-from enchanted.actors.ledger import Ledger, TaskRecord, report_to_json, spec_to_json
+from enchanted.actors.fork import inflated, store_beginning
+from enchanted.actors.ledger import Ledger, TaskRecord, read_ledger, report_to_json, spec_to_json
 from enchanted.actors.lifecycle import (
     CLOSED_RUN,
     CLOSED_TASK,
@@ -97,14 +97,22 @@ class Orchestrator:
                 await self._close(RunSignal.ERROR, str(error))
         return self._ledger.state
 
-    async def cancel(self, reason: str) -> None:
-        """Close the run as cancelled; whoever runs `drive` must have been stopped first."""
-        if self._ledger.state not in CLOSED_RUN:
-            await self._close(RunSignal.CANCEL, reason)
+    async def cancel(self, reason: str) -> RunState:
+        """Close the run as cancelled, if it is not closed; whoever runs `drive` must have been stopped first."""
+        return await self._end(RunSignal.CANCEL, reason)
 
-    async def run_out_of_time(self) -> None:
-        """Close the run as failed because its time is spent; whoever runs `drive` must have been stopped first."""
-        await self._close(RunSignal.ERROR, str(OutOfTime(self._request.budget.seconds)))
+    async def run_out_of_time(self) -> RunState:
+        """The same, as failed because its time is spent."""
+        return await self._end(RunSignal.ERROR, str(OutOfTime(self._request.budget.seconds)))
+
+    async def _end(self, signal: RunSignal, reason: str) -> RunState:
+        # What was being published when the driver was stopped may be stored, and may be the verdict.
+        await self._log.quiet()
+        log = await self._bus.read_run(self._request.run_id)
+        self._ledger = read_ledger([await inflated(self._bus, stored) for stored in log])
+        if self._ledger.state not in CLOSED_RUN:
+            await self._close(signal, reason)
+        return self._ledger.state
 
     async def give_up(self, recovery: Recovery, why: str) -> RunState:
         """Close a run whose log does not verify, with the files of its last valid state."""
@@ -286,13 +294,17 @@ class Orchestrator:
     async def _judge(self) -> None:
         report = await self._checked(self._ledger.main_tree)
         if report.green:
-            branch, published = await self._publish()
-            given_up = [t.spec.title for t in self._ledger.tasks.values() if t.state == TaskState.REJECTED]
-            left = f"; given up: {', '.join(given_up)}" if given_up else ""
-            reason = f"every check passes; {published}{left}"
-            return await self._close(RunSignal.GREEN, reason, {"branch": branch, "tree": report.tree})
+            # Git goes on though nobody waits for it: the verdict has to say what became of the branch.
+            return await _to_its_end(self._accept_all(report.tree))
         reason = f"checks still fail: {', '.join(report.failing)}"
         return await self._close(RunSignal.RED, reason, await self._roll_back(self._ledger.valid_tree))
+
+    async def _accept_all(self, tree: str) -> None:
+        branch, published = await self._publish()
+        given_up = [t.spec.title for t in self._ledger.tasks.values() if t.state == TaskState.REJECTED]
+        left = f"; given up: {', '.join(given_up)}" if given_up else ""
+        reason = f"every check passes; {published}{left}"
+        await self._close(RunSignal.GREEN, reason, {"branch": branch, "tree": tree})
 
     async def _publish(self) -> tuple[str, str]:
         """The branch, and in words what became of it."""
@@ -344,7 +356,7 @@ class Orchestrator:
         return await call()
 
     async def _close(self, signal: RunSignal, reason: str, details: dict[str, Json] | None = None) -> None:
-        await self._team.disband()
+        await _to_its_end(self._team.disband())
         if signal != RunSignal.GREEN and details is None:
             details = await self._roll_back(self._ledger.valid_tree)
         heads = heads_of(await self._bus.read_run(self._request.run_id))
@@ -392,3 +404,15 @@ class Orchestrator:
 
     async def _change_main(self, change: SwarmEvent) -> None:
         self._ledger.add(await self._log.emit_change(change, expected_last=self._ledger.main_seq))
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Do what must not be left half-way; whoever is cancelled meanwhile is so once it is done."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        raise

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from enchanted.actors import prompts
 from enchanted.actors.agent import Agent, Place, Question
 from enchanted.actors.desk import Desk, Site
 from enchanted.actors.prompts import Option
+from enchanted.actors.tools import facts
 from enchanted.actors.work import CheckReport, CheckRequest, CheckResult, Review, ReviewRequest
 
 WORKSPACE = "review"
 PATCH_CHARS = 6_000
 OUTPUT_CHARS = 2_000
+LINT_LOST = "the linter refuses the repository's configuration, which it took before"
 
 
 class Reviewer:
@@ -35,9 +38,15 @@ class Reviewer:
         self._checks = checks
         self._guided = guided
         self._reports = {report.tree: report for report in reports}
+        self._linted: dict[str, bool] = {}
+        """Whether the linter took the configuration of a tree, where that was seen here."""
 
     async def check(self, request: CheckRequest) -> CheckReport:
-        """Run every check and the linter on a tree; nothing they write is kept."""
+        """Run every check and the linter on a tree; nothing they write is kept.
+
+        Raises:
+            ToolNotRun: one of them does not run.
+        """
         with self._agent.turn(request.carrier):
             return await self._report(request.tree, Place(workspace_id=WORKSPACE))
 
@@ -47,14 +56,19 @@ class Reviewer:
         Raises:
             AnswerUnusable: the model's replies cannot be parsed.
             ModelError: the model does not answer.
+            ToolNotRun: the linter or a check does not run.
         """
         with self._agent.turn(request.carrier):
             place = Place(task_id=request.task.task_id, workspace_id=WORKSPACE, parent=request.parent)
-            report = await self._report(request.tree, place)
-            objections = _objections(request, report)
+            seen = await self._report(request.tree, place)
+            lost = self._lost_lint(request)
+            request, report = self._comparable(request, seen)
+            objections = (*lost, *_objections(request, report))
             if objections or not request.patch:
-                return await self._by_facts(request, report, objections, place)
-            return await self._judge(request, report, place)
+                review = await self._by_facts(request, report, objections, place)
+            else:
+                review = await self._judge(request, report, place)
+            return replace(review, report=seen)
 
     async def _report(self, tree: str, place: Place) -> CheckReport:
         if tree not in self._reports:
@@ -63,12 +77,14 @@ class Reviewer:
         return self._reports[tree]
 
     async def _run_checks(self, desk: Desk, tree: str) -> CheckReport:
+        found = await facts.findings(desk)
+        self._linted[tree] = found is not None
         findings: dict[str, int] = {}
-        for finding in (await desk.use("lint", {})).data.get("findings", ()):
+        for finding in found or ():
             findings[finding.path] = findings.get(finding.path, 0) + 1
         results = []
         for command in self._checks:
-            result = await desk.use("run_check", {"command": command})
+            result = await facts.check(desk, command)
             passed = result.outcome == "OK" and result.exit_code == 0
             results.append(
                 CheckResult(
@@ -76,6 +92,17 @@ class Reviewer:
                 )
             )
         return CheckReport(tree=tree, checks=tuple(results), findings=findings)
+
+    def _lost_lint(self, request: ReviewRequest) -> tuple[str, ...]:
+        # A tree that another process linted was taken for certain only where something was found in it.
+        before = self._linted.get(request.before.tree, bool(request.before.findings))
+        return (LINT_LOST,) if before and not self._linted.get(request.tree, True) else ()
+
+    def _comparable(self, request: ReviewRequest, report: CheckReport) -> tuple[ReviewRequest, CheckReport]:
+        """Both sides without their lint findings where the linter refused the configuration of one."""
+        if all(self._linted.get(tree, True) for tree in (request.before.tree, report.tree)):
+            return request, report
+        return replace(request, before=replace(request.before, findings={})), replace(report, findings={})
 
     async def _by_facts(
         self, request: ReviewRequest, report: CheckReport, objections: tuple[str, ...], place: Place

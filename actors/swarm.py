@@ -37,7 +37,7 @@ from enchanted.actors.work import (
 )
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.connection import Bus
-from enchanted.bus.errors import BusError
+from enchanted.bus.errors import BlobUnusable, BusError
 from enchanted.schemas import events
 
 log = logging.getLogger(__name__)
@@ -163,6 +163,9 @@ class OrchestratorActor(OrchestratorHost):
     async def _run_or_abandon(self) -> None:
         try:
             await self.run()
+        except BlobUnusable as error:
+            # Trying again would find it as it is.
+            await self.abandon(error)
         except BusError:
             raise
         except Exception as error:  # the process boundary: a run must end with a verdict, whatever we did wrong
@@ -213,13 +216,17 @@ class Swarm:
         with contextlib.suppress(ActorDiedError):
             await _result(actor.cancel.remote(reason))
 
+    async def resume(self, run_id: str) -> None:
+        """Set an orchestrator going for a recorded run, unless it has one."""
+        await asyncio.to_thread(self._orchestrate, run_id)
+
     async def adopt(self) -> list[str]:
         """Set an orchestrator going for every run that has none and no verdict: after a restart of Ray, all of them."""
         async with Bus.connect(self._config.nats_url, name="operator") as bus:
             newest = await bus.last_of_each(TRANSITIONS)
         runs = [stored.event.run_id for stored in newest if not stored.event.run_transition.heads]
         for run_id in runs:
-            await asyncio.to_thread(self._orchestrate, run_id)
+            await self.resume(run_id)
         return runs
 
     def _orchestrate(self, run_id: str) -> ActorHandle:

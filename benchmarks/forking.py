@@ -73,8 +73,11 @@ class LocalRuns:
         self._driving = asyncio.create_task(OrchestratorHost(request.run_id, self._config, team).run())
         return request.run_id
 
-    async def cancel(self, run_id: str) -> None:
+    async def resume(self, run_id: str) -> None:
         """Nobody asks for it."""
+
+    async def cancel(self, run_id: str) -> None:
+        """Nor for this."""
 
     async def begun(self) -> None:
         """Wait for the first step.

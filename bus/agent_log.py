@@ -110,9 +110,14 @@ class AgentLog:
         return stored[0]
 
     async def quiet(self) -> None:
-        """Return when nothing is being published."""
+        """Return when nothing is being published, and it is known of all that was whether it is stored.
+
+        Raises:
+            PublishOutcomeUnknown: the bus does not say.
+        """
         async with self._lock:
-            return
+            if self._uncertain:
+                await self._resolve()
 
     async def _serialised(self, work: Callable[[], Coroutine[None, None, list[StoredEvent]]]) -> list[StoredEvent]:
         await self._lock.acquire()

@@ -16,6 +16,7 @@ def swarm_config(settings: Settings, endpoints: Endpoints) -> SwarmConfig:
     return SwarmConfig(
         nats_url=endpoints.nats_url,
         home=str(endpoints.home),
+        token_file=str(endpoints.token_file),
         models={role: role_model(settings.role_model(role)) for role in ROLES},
         placement=Placement(**settings.placement.model_dump()),
         tool_seconds=sandbox.seconds,

@@ -51,6 +51,13 @@ class RayRuns:
         except RayError as error:
             raise RunsUnavailable(str(error).splitlines()[0]) from error
 
+    async def resume(self, run_id: str) -> None:
+        """Make sure that somebody drives a recorded run."""
+        try:
+            await self._swarm.resume(run_id)
+        except RayError as error:
+            raise RunsUnavailable(str(error).splitlines()[0]) from error
+
     async def cancel(self, run_id: str) -> None:
         """Ask a run to end."""
         try:

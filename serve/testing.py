@@ -79,6 +79,7 @@ class ScriptedStarter:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self.requests: list[RunRequest] = []
+        self.resumed: list[str] = []
         self.cancelled: list[str] = []
 
     async def start(self, request: RunRequest) -> str:
@@ -86,6 +87,9 @@ class ScriptedStarter:
         log = AgentLog(self._bus, run_id=request.run_id, role="operator", agent_name="operator")
         await log.emit(run_transition(subject="run", from_state="", to_state="created", reason=request.task))
         return request.run_id
+
+    async def resume(self, run_id: str) -> None:
+        self.resumed.append(run_id)
 
     async def cancel(self, run_id: str) -> None:
         self.cancelled.append(run_id)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from enchanted.actors.errors import GitFailed, MissingContent
+from enchanted.actors.errors import GitFailed, MissingContent, disk_as_git
 from enchanted.actors.repository.git import Git, stop
 
 _CHUNK = 1 << 20
@@ -18,6 +18,7 @@ _CHUNK = 1 << 20
 class FastImport:
     """A running `git fast-import`; leaving the block without an error finishes it."""
 
+    @disk_as_git("fast-import")
     def __init__(self, target: Git, *, marks: Path | None = None) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         export = [f"--export-marks={marks}"] if marks else []
@@ -53,9 +54,7 @@ class FastImport:
     def blobs(self, source: Git, ids: Sequence[str]) -> dict[str, int]:
         """Copy blobs of ``source``; gives the mark of each id."""
         marks = {blob: number for number, blob in enumerate(ids, start=1)}
-        with tempfile.TemporaryFile() as wanted:
-            wanted.writelines(blob.encode() + b"\n" for blob in ids)
-            wanted.seek(0)
+        with _lines(ids) as wanted:
             reader = source.start(
                 "cat-file", "--batch", "--buffer",
                 stdin=wanted, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -86,6 +85,14 @@ class FastImport:
     def write(self, lines: Iterable[bytes]) -> None:
         """Further commands, as the fast-import stream spells them."""
         self._sink.writelines(lines)
+
+
+@disk_as_git("cat-file")
+def _lines(ids: Iterable[str]) -> IO[bytes]:
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by whoever reads it
+    file.writelines(name.encode() + b"\n" for name in ids)
+    file.seek(0)
+    return file
 
 
 def read_marks(path: Path) -> dict[int, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import orjson
 
+from enchanted.actors.errors import disk_as_git
 from enchanted.actors.repository.fast_import import FastImport
 from enchanted.actors.repository.git import quote_path
 from enchanted.actors.repository.tree_store import EMPTY_TREE, Patch, TreeStore
@@ -178,6 +179,7 @@ class ShadowRepository:
         return cls._save(store, Base(tree=tree, commit=facts.commit, source=facts))
 
     @classmethod
+    @disk_as_git("bundle", "unbundle")
     def _from_bundle(cls, folder: Path, bundle: bytes, base_commit: str) -> ShadowRepository:
         store = TreeStore.create(folder)
         with tempfile.NamedTemporaryFile(dir=folder, prefix="scratch-") as file:
@@ -187,12 +189,14 @@ class ShadowRepository:
         return cls._save(store, Base(tree=tree, commit=base_commit, source=None))
 
     @classmethod
+    @disk_as_git("init")
     def _save(cls, store: TreeStore, base: Base) -> ShadowRepository:
         partial = store.folder / f"{_FACTS}.partial"
         partial.write_bytes(orjson.dumps(asdict(base)))
         partial.replace(store.folder / _FACTS)
         return cls(store, base)
 
+    @disk_as_git("bundle", "create")
     def _bundle(self, tree: str) -> bytes:
         with tempfile.TemporaryDirectory(dir=self.folder, prefix="scratch-") as scratch:
             path = Path(scratch) / "tree.bundle"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from enchanted.actors.errors import GitFailed, GitTooOld, MissingContent
+from enchanted.actors.errors import GitFailed, GitTooOld, MissingContent, disk_as_git
 from enchanted.actors.repository.git import Git, quote_path, require_git
 from enchanted.actors.repository.refusals import is_of_bundle
 from enchanted.actors.repository.staged import Staged
@@ -87,11 +87,13 @@ class TreeStore:
         self.writer = TreeWriter(folder, self.git)
 
     @classmethod
+    @disk_as_git("init")
     def create(cls, folder: Path) -> TreeStore:
         """Make the repository, or open it where it exists.
 
         Raises:
             GitTooOld: git is missing, older than 2.38, or built without SHA-256.
+            GitFailed: the disk has no room for it.
         """
         require_git()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -228,7 +230,7 @@ class TreeStore:
     @contextmanager
     def scratch_index(self) -> Iterator[Path]:
         """An index file that is gone afterwards."""
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix="scratch-") as folder:
+        with disk_as_git("read-tree"), tempfile.TemporaryDirectory(dir=self.folder, prefix="scratch-") as folder:
             yield Path(folder) / "index"
 
     def _tree(self, tree: str) -> str:

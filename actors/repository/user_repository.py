@@ -20,6 +20,7 @@ from enchanted.actors.errors import (
     GitFailed,
     NotARepository,
     UnsafePath,
+    disk_as_git,
 )
 from enchanted.actors.repository.fast_import import FastImport, read_marks
 from enchanted.actors.repository.git import Git, quote_path, require_git
@@ -262,7 +263,7 @@ class UserRepository:
         """What is written meanwhile goes with the block."""
         kept = self.git
         known = self.folder / os.fsdecode(kept.run("rev-parse", "--git-path", "objects").rstrip(b"\n"))
-        with tempfile.TemporaryDirectory(prefix="enchanted-") as scratch:
+        with disk_as_git("hash-object"), tempfile.TemporaryDirectory(prefix="enchanted-") as scratch:
             objects = {"GIT_OBJECT_DIRECTORY": scratch, "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(known)}
             self.git = Git(cwd=self.folder, settings=_NEUTRAL, environment=objects)
             try:
@@ -274,6 +275,7 @@ class UserRepository:
         if not commit or self.git.result("cat-file", "-e", f"{commit}^{{commit}}", ok=(0, 1, 128))[0]:
             raise BaseMissing(self.folder, commit)
 
+    @disk_as_git("write-tree")
     def _write_tree(self, changes: Sequence[Change], *, source: Git, base: str) -> str:
         wanted = list(dict.fromkeys(change.new_blob for change in changes if change.new_blob))
         with tempfile.TemporaryDirectory(prefix="enchanted-") as scratch:

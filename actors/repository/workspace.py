@@ -10,7 +10,7 @@ import stat
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from enchanted.actors.errors import FileTooLarge, UnsupportedFile
+from enchanted.actors.errors import FileTooLarge, UnsupportedFile, disk_as_git
 from enchanted.actors.repository.git import Git
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.schemas.canonical import sha256_hex
@@ -109,6 +109,7 @@ class Workspace:
         names = (name for name in listed - gone if name and not name.endswith(b"/"))
         return sorted(name.decode("utf-8", "backslashreplace") for name in names)
 
+    @disk_as_git("checkout-index")
     def _checkout(self, tree: str) -> None:
         self._remove()
         self.path.mkdir(parents=True, mode=0o755)
@@ -116,13 +117,15 @@ class Workspace:
         self._git.run("checkout-index", "-a", "-f", "-q", "-u")
         self.tree = tree
 
+    @disk_as_git("clean")
     def _remove(self) -> None:
         if self.path.exists():
-            _make_removable(self.path)
+            make_removable(self.path)
             shutil.rmtree(self.path)
         for leftover in (self._index, self._index.with_name(self._index.name + ".lock")):
             leftover.unlink(missing_ok=True)
 
+    @disk_as_git("write-tree")
     def _snapshot(self) -> str:
         if self._marked is not None and (tree := self._with_marked(self._marked)):
             self._behind |= self._marked
@@ -184,8 +187,9 @@ class Workspace:
         links = {path + b"/" for path in paths if (self.path / os.fsdecode(path)).is_symlink()}
         return [path for path in paths if not any(path.startswith(link) for link in links)]
 
+    @disk_as_git("read-tree")
     def _reset(self, tree: str) -> None:
-        _make_removable(self.path)
+        make_removable(self.path)
         self._remove_nested_git()
         self._git.run("read-tree", "--reset", "-u", tree)
         self._git.run("clean", "-ffdq")
@@ -206,13 +210,13 @@ class Workspace:
 
 def _remove_any(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        _make_removable(path)
+        make_removable(path)
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def _make_removable(folder: Path) -> None:
+def make_removable(folder: Path) -> None:
     """Give folders that a tool made read-only their write permission back."""
     for current, folders, _ in os.walk(folder):
         for path in (Path(current, name) for name in (".", *folders)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -13,14 +14,19 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
-from enchanted.actors.errors import SandboxUnavailable
+from enchanted.actors.errors import CommandNotRun, SandboxUnavailable
 
 _TICK = 0.02
 _DRAIN_SECONDS = 1.0
-_START_SECONDS = 20.0
+_START_SECONDS = 60.0
+_END_SECONDS = 20.0
+_PR_SET_PDEATHSIG = 1
+# Looked up here: a child of a process with threads must not load anything.
+_libc = ctypes.CDLL(None)
 _PAGE = resource.getpagesize()
 
 
@@ -92,12 +98,21 @@ class Confinement:
         self._cancelled.set()
 
     def run(self) -> SandboxResult:
-        """Run to the end, or to a limit. Blocks; one call per object."""
+        """Run to the end, or to a limit. Blocks; one call per object.
+
+        Raises:
+            SandboxUnavailable: the sandbox did not come up.
+            CommandNotRun: the machine starts no process.
+        """
         started = time.monotonic()
-        with _stdin_file(self._stdin) as stdin:
-            process, init = self._start(stdin)
         try:
-            timed_out = self._watch(process, init, started + self._limits.seconds)
+            with _stdin_file(self._stdin) as stdin:
+                process, init = self._start(stdin)
+        except OSError as error:
+            raise CommandNotRun(str(error)) from error
+        try:
+            # The command's time is its own: a machine that starts sandboxes slowly takes nothing of it.
+            timed_out = self._watch(process, init, time.monotonic() + self._limits.seconds)
         finally:
             _end(process, init)
             self._drain(process)
@@ -125,18 +140,28 @@ class Confinement:
             finally:
                 os.close(info_in)
                 os.close(gate_out)
-            first = _first_process(info)
-            if first is None:
-                self._refuse(process)
-            else:
-                self._set_limits(first.pid)
-                os.write(gate, b"x")
+            first = self._let_go(process, info, gate)
         finally:
             os.close(info)
             os.close(gate)
         return process, first
 
+    def _let_go(self, process: subprocess.Popen[bytes], info: int, gate: int) -> _First:
+        try:
+            first = _first_process(info, self._cancelled)
+            if first is not None:
+                self._set_limits(first.pid)
+                os.write(gate, b"x")
+                return first
+        except OSError:
+            # The closed gate would let it run, with nobody who watches.
+            _end(process, None)
+            raise
+        raise self._refusal(process)
+
     def _spawn(self, argv: Sequence[str], stdin: IO[bytes], keep: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+        # Bubblewrap ends with us by itself; the thread that asks for the same here is the one that watches to the end.
+        last = None if self._prefix else partial(_die_with_parent, os.getpid())
         # The environment is readable inside as /proc/1/environ, so bubblewrap itself gets none either.
         return subprocess.Popen(
             argv,
@@ -147,12 +172,13 @@ class Confinement:
             env=dict(self._variables),
             pass_fds=keep,
             start_new_session=True,
+            preexec_fn=last,
         )
 
-    def _refuse(self, process: subprocess.Popen[bytes]) -> None:
+    def _refusal(self, process: subprocess.Popen[bytes]) -> SandboxUnavailable:
         self._drain(process)
         _end(process, None)
-        raise SandboxUnavailable(self._output.kept().decode("utf-8", "replace").strip()[:300] or "it did not start")
+        return SandboxUnavailable(self._output.kept().decode("utf-8", "replace").strip()[:300] or "it did not start")
 
     def _set_limits(self, pid: int) -> None:
         limits = {
@@ -317,10 +343,18 @@ def _stdin_file(data: bytes) -> IO[bytes]:
     return file
 
 
-def _first_process(info: int) -> _First | None:
+def _die_with_parent(parent: int) -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _first_process(info: int, cancelled: threading.Event) -> _First | None:
     """The sandbox's first process, once everything is mounted; None when the sandbox did not come up."""
     text, until = b"", time.monotonic() + _START_SECONDS
-    while select.select([info], [], [], max(0.0, until - time.monotonic()))[0]:
+    while time.monotonic() < until and not cancelled.is_set():
+        if not select.select([info], [], [], _TICK * 5)[0]:
+            continue
         chunk = os.read(info, 4096)
         if not chunk:
             break
@@ -337,7 +371,7 @@ def _end(process: subprocess.Popen[bytes], first: _First | None) -> None:
     if first is not None:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(first.handle, signal.SIGKILL)
-        select.select([first.handle], [], [], _START_SECONDS)
+        select.select([first.handle], [], [], _END_SECONDS)
         os.close(first.handle)
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -14,6 +14,8 @@ from enchanted.actors.tools.sandbox_view import WORKSPACE
 from enchanted.actors.tools.text_edits import Edit, apply_edits
 
 _RUFF = Path(sys.prefix) / "bin" / "ruff"
+REFUSED, REFUSAL = 2, "ruff failed"
+"""Status and first words of ruff where a configuration is none that it takes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,10 +47,12 @@ class Finding:
 
 
 def command() -> list[str]:
-    """Lint the current folder by its own configuration; one JSON object a line, or what went wrong and status 2."""
+    """Lint the current folder by its own configuration; one JSON object a line, or what went wrong and its status."""
     ruff = str(_RUFF) if _RUFF.exists() else "ruff"
-    script = f'"{ruff}" check --output-format json-lines --no-cache --no-fix --exit-zero . 2>/tmp/ruff-errors'
-    return ["sh", "-c", f"{script} || {{ cat /tmp/ruff-errors; exit 2; }}"]
+    script = f'"{ruff}" check --output-format json-lines --no-cache --no-fix --exit-zero . 2>"$errors"'
+    # Without a sandbox several of these share one /tmp.
+    end = 'status=$?; [ $status = 0 ] || cat "$errors"; rm -f "$errors"; exit $status'
+    return ["sh", "-c", f"errors=/tmp/ruff-errors-$$; {script}; {end}"]
 
 
 def parse(output: bytes, root: str = WORKSPACE) -> tuple[Finding, ...]:

@@ -47,7 +47,7 @@ def imported_files(source: str, files: Sequence[str]) -> list[str]:
     """The repository's files that a module imports, as far as their names say so."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
     modules: list[str] = []
     for node in ast.walk(tree):

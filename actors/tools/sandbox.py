@@ -22,7 +22,7 @@ class Sandbox:
     """Runs commands with a folder as their only writable place.
 
     Args:
-        hidden: folders whose content stays invisible wherever they lie: the ENCHANTED_HOME, for one.
+        hidden: folders and files whose content stays invisible wherever they lie: the ENCHANTED_HOME, for one.
         readable: further folders that commands may read.
         unsafe: run without any sandbox, only with time and output limits. For people who accept the risk.
 

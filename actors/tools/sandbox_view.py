@@ -51,7 +51,7 @@ def arguments(
 
     Args:
         readable: further host folders, at their own paths, read-only.
-        hidden: host folders that stay empty inside even where they lie in a readable one.
+        hidden: host folders and files that stay empty inside even where they lie in a readable folder.
         variables: given beside those of `environment`, which they never replace.
     """
     tmpfs = ("--size", str(temporary_bytes), "--tmpfs")
@@ -72,9 +72,11 @@ def arguments(
     view += [*tmpfs, "/tmp"]
     for place in places:
         view += ["--ro-bind", place, place]
-    for path in hidden:
-        if path.is_dir() and any(path.is_relative_to(place) for place in (*places, *_SYSTEM)):
+    for path in _covered(hidden, [*places, *_shown()]):
+        if path.is_dir():
             view += ["--perms", "0000", *tmpfs, str(path)]
+        else:
+            view += ["--ro-bind", "/dev/null", str(path)]
     view += ["--bind" if writable else "--ro-bind", str(folder), WORKSPACE, "--chdir", WORKSPACE, "--remount-ro", "/"]
     for name, value in {**(variables or {}), **environment()}.items():
         view += ["--setenv", name, value]
@@ -92,12 +94,26 @@ def _system() -> list[str]:
     for place in map(Path, _SYSTEM):
         if place.is_symlink():
             view += ["--symlink", str(place.readlink()), str(place)]
-        elif place.is_dir():
-            view += ["--ro-bind", str(place), str(place)]
-    for file in (Path("/etc", name) for name in _ETC):
-        if file.exists():
-            view += ["--ro-bind", str(file), str(file)]
+    for shown in _shown():
+        view += ["--ro-bind", shown, shown]
     return view
+
+
+def _shown() -> list[str]:
+    """What every command sees of the machine's own files."""
+    folders = (place for place in map(Path, _SYSTEM) if place.is_dir() and not place.is_symlink())
+    return [*map(str, folders), *(str(file) for name in _ETC if (file := Path("/etc", name)).exists())]
+
+
+def _covered(hidden: Sequence[Path], places: Sequence[str]) -> list[Path]:
+    """Where what is hidden would show, by whatever links it is named; not what lies in another of these."""
+    found: dict[Path, None] = {}
+    bound = [(Path(place), Path(place).resolve()) for place in dict.fromkeys(places)]
+    # Somebody who may not look at a file has a command that may not either.
+    with_access = (path.resolve() for path in hidden if os.access(path, os.F_OK))
+    for real in with_access:
+        found |= dict.fromkeys(place / real.relative_to(at) for place, at in bound if real.is_relative_to(at))
+    return [path for path in found if not any(other in found for other in path.parents)]
 
 
 def _proc() -> list[str]:

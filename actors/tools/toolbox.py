@@ -12,7 +12,14 @@ from typing import Any, get_type_hints
 
 import orjson
 
-from enchanted.actors.errors import ActorError, SandboxUnavailable, ToolRefused, UnsafePath
+from enchanted.actors.errors import (
+    ActorError,
+    CommandNotRun,
+    GitFailed,
+    SandboxUnavailable,
+    ToolRefused,
+    UnsafePath,
+)
 from enchanted.actors.repository.workspace import Workspace
 from enchanted.actors.tools import lint, mutations
 from enchanted.actors.tools.confined_files import split_path
@@ -94,7 +101,7 @@ class ToolBox:
         return tuple(self._tools)
 
     async def call(self, tool: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """Use a tool. DENIED: it reached for something off limits; FAILED: it did not work; TIMED_OUT: stopped."""
+        """Use a tool. DENIED: off limits, or nothing could be run; FAILED: it did not work; TIMED_OUT: stopped."""
         started = time.monotonic()
         async with self._turn:
             result = await self._answer(tool, arguments)
@@ -115,7 +122,7 @@ class ToolBox:
             if problem := _misfit(method, arguments):
                 return ToolResult(outcome="FAILED", reason=problem)
             return await method(**arguments)
-        except (UnsafePath, SandboxUnavailable) as error:
+        except (UnsafePath, SandboxUnavailable, CommandNotRun) as error:
             return ToolResult(outcome="DENIED", reason=str(error))
         except (ActorError, OSError) as error:
             return ToolResult(outcome="FAILED", reason=str(error))
@@ -168,8 +175,9 @@ class ToolBox:
     async def _lint(self) -> ToolResult:
         limits = replace(self._limits.check, output_bytes=64 << 20)
         result = await self._sandboxed(lint.command(), limits, writable=False)
-        if result.exit_code != 0 or result.timed_out:
-            return self._report(result)
+        report = self._report(result)
+        if report.outcome != "OK":
+            return report
         root = WORKSPACE if self._sandbox.confined else str(self._workspace.path)
         findings = lint.parse(result.output, root)
         digests = {path: await self._digest(path) for path in {finding.path for finding in findings}}
@@ -216,14 +224,22 @@ class ToolBox:
     async def _run_check(self, command: str, plain: bool = False) -> ToolResult:
         if "\0" in command:
             raise ToolRefused("a command has no NUL")
-        before, variables = await self._workspace.snapshot(), {} if plain else self._variables
+        try:
+            result, undone = await self._checked(command, {} if plain else self._variables)
+        except (GitFailed, OSError) as error:
+            # Neither the files it would have seen nor those it left are known: no word about the check.
+            raise CommandNotRun(str(error)) from error
+        report = self._report(result)
+        reason = "; ".join(filter(None, (report.reason, f"removed {', '.join(undone[:5])}" if undone else "")))
+        return replace(report, reason=reason, data={"undone": tuple(undone)})
+
+    async def _checked(self, command: str, variables: Mapping[str, str]) -> tuple[SandboxResult, list[str]]:
+        before = await self._workspace.snapshot()
         try:
             result = await self._sandboxed(["sh", "-c", command], self._limits.check, variables=variables)
         finally:
             undone = await self._put_back(before)
-        report = self._report(result)
-        reason = "; ".join(filter(None, (report.reason, f"removed {', '.join(undone[:5])}" if undone else "")))
-        return replace(report, reason=reason, data={"undone": tuple(undone)})
+        return result, undone
 
     async def _put_back(self, tree: str) -> list[str]:
         """A check observes: restore what it changed. Gives the `.git` folders it made."""

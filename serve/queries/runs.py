@@ -164,7 +164,10 @@ class Starts:
                 raise KeyReused
             while len(self._bodies) > REMEMBERED_KEYS:
                 self._bodies.popitem(last=False)
-            if await self._deps.bus.read_run(run_id):
+            if known := await self._deps.bus.read_run(run_id):
+                if not any(stored.event.run_transition.heads for stored in known):
+                    # Whoever recorded it may have ended before it was handed on.
+                    await _answered(self._deps.starter.resume(run_id))
                 return run_id, False
             return await self._begin(make(run_id)), True
 

@@ -33,6 +33,10 @@ class RunStarter(Protocol):
         """Begin the run and return its id, without waiting for its end."""
         ...
 
+    async def resume(self, run_id: str) -> None:
+        """Make sure that somebody drives a run that was recorded; harmless when somebody does."""
+        ...
+
     async def cancel(self, run_id: str) -> None:
         """Ask the run to end; harmless when it has."""
         ...

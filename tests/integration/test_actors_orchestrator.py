@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,15 @@ from enchanted.actors.ledger import request_to_json
 from enchanted.actors.lifecycle import RunState
 from enchanted.actors.models.minimal import MinimalModel
 from enchanted.actors.recovery import recover
+from enchanted.actors.repository.gitstore import ShadowRepository
+from enchanted.actors.swarm import OrchestratorActor
 from enchanted.actors.team_testing import LocalTeam
-from enchanted.actors.work import RunRequest
+from enchanted.actors.work import Review, ReviewRequest, RunRequest
 from enchanted.bus.agent_log import AgentLog
-from enchanted.bus.batch import Outgoing
+from enchanted.bus.batch import Ack, Outgoing
 from enchanted.bus.connection import Bus
+from enchanted.bus.publisher import Publisher
+from enchanted.bus.subjects import event_subject
 from enchanted.bus.testing import SMALL_LIMITS, NatsServer, nats_server
 from enchanted.schemas import events
 from enchanted.schemas.chain import verify
@@ -172,6 +177,120 @@ async def test_an_error_nobody_expected_still_closes_the_run(bus: Bus, config: S
     assert fold(log).state == RunState.FAILED
     assert "KeyError: 'odd'" in log[-1].event.run_transition.reason
     assert verify(log).closed
+
+
+def verdicts(log: list[StoredEvent]) -> list[str]:
+    return [stored.event.run_transition.to_state for stored in log if stored.event.run_transition.heads]
+
+
+async def first_of(event: asyncio.Event, running: asyncio.Task[RunState]) -> None:
+    """Return when the event is set; a run that ends before says how."""
+    waiting = asyncio.create_task(event.wait())
+    await asyncio.wait([waiting, running], return_when=asyncio.FIRST_COMPLETED)
+    if not event.is_set():
+        waiting.cancel()
+        raise AssertionError(running.result())
+
+
+async def test_a_cancel_that_comes_while_the_verdict_is_published_changes_nothing_of_it(
+    bus: Bus, config: SwarmConfig, shop: Path, eager: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, late, publish = asyncio.Event(), asyncio.Event(), Publisher.publish_many
+
+    async def slow(self: Publisher, messages: Sequence[Outgoing], **options: Any) -> list[Ack]:
+        acks = await publish(self, messages, **options)
+        closing = (SwarmEvent.FromString(one.payload) for one in messages if "run_transition" in one.subject)
+        if any(event.run_transition.heads for event in closing):
+            stored.set()
+            await late.wait()
+        return acks
+
+    monkeypatch.setattr(Publisher, "publish_many", slow)
+    await ask(bus, wanted(shop))
+    host = OrchestratorHost("run-1", config, LocalTeam)
+    running = asyncio.create_task(host.run())
+    await first_of(stored, running)
+    host.cancel("too late")
+    await asyncio.sleep(0)
+    late.set()
+    assert await running == RunState.MERGED
+    assert verdicts(await bus.read_run("run-1")) == ["merged"]
+
+
+async def test_a_cancel_that_comes_while_git_makes_the_branch_finds_the_run_merged(
+    bus: Bus, config: SwarmConfig, shop: Path, eager: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, late, export = asyncio.Event(), asyncio.Event(), ShadowRepository.export_branch
+
+    async def slow(self: ShadowRepository, *arguments: Any, **options: Any) -> str:
+        begun.set()
+        await asyncio.shield(late.wait())
+        return await export(self, *arguments, **options)
+
+    monkeypatch.setattr(ShadowRepository, "export_branch", slow)
+    await ask(bus, wanted(shop))
+    host = OrchestratorHost("run-1", config, LocalTeam)
+    running = asyncio.create_task(host.run())
+    await first_of(begun, running)
+    for _ in range(2):
+        host.cancel("too late")
+        await asyncio.sleep(0.05)
+    late.set()
+    assert await running == RunState.MERGED
+    log = await bus.read_run("run-1")
+    assert verdicts(log) == ["merged"]
+    branches = git(shop, "branch", "--list", "enchanted/*", "--format=%(refname:short)")
+    assert json.loads(fold(log).details)["branch"] == branches == "enchanted/run-1"
+
+
+async def test_a_run_whose_log_names_content_that_nobody_has_ends_with_that_as_its_reason(
+    bus: Bus, config: SwarmConfig, shop: Path
+) -> None:
+    await ask(bus, wanted(shop))
+    event = SwarmEvent(event_id="of-somebody", run_id="run-1", agent_id="somebody")
+    event.tool_call.tool = "read"
+    event.blobs.add(field="tool_call.output", sha256="ab" * 32)
+    await bus.publisher.publish(
+        Outgoing(subject=event_subject(event), payload=event.SerializeToString(), event_id=event.event_id)
+    )
+    actor = object.__new__(OrchestratorActor)
+    OrchestratorHost.__init__(actor, "run-1", config, LocalTeam)
+    await actor._run_or_abandon()
+    state = fold(await bus.read_run("run-1"))
+    assert (state.state, state.reason.startswith(f"no blob {'ab' * 32}")) == (RunState.FAILED, True)
+
+
+async def test_what_a_killed_orchestrator_left_of_a_closed_run_is_cleared_away(
+    bus: Bus, config: SwarmConfig, shop: Path, eager: None
+) -> None:
+    await ask(bus, wanted(shop))
+    await OrchestratorHost("run-1", config, LocalTeam).run()
+    folder = config.run_folder("run-1")
+    (folder / "task-1.1" / "made").mkdir(parents=True)
+    (folder / "task-1.1" / "made").chmod(0o500)
+    assert await OrchestratorHost("run-1", config, LocalTeam).run() == RunState.MERGED
+    assert [path.name for path in folder.iterdir()] == ["repo.git"]
+
+
+class SpoiltTeam(LocalTeam):
+    """Whose reviewer answers with an error that no step expects, while the coder lives."""
+
+    async def review(self, request: ReviewRequest) -> Review:
+        raise KeyError("odd")
+
+
+async def test_when_nobody_expected_an_error_the_roles_have_ended_before_the_verdict_names_their_last_events(
+    bus: Bus, config: SwarmConfig, shop: Path, eager: None
+) -> None:
+    await ask(bus, wanted(shop))
+    host = OrchestratorHost("run-1", config, SpoiltTeam)
+    with pytest.raises(ExceptionGroup) as raised:
+        await host.run()
+    await host.abandon(raised.value)
+    await LocalTeam.living[-1].disband()
+    log = await bus.read_run("run-1")
+    assert log[-1].event.run_transition.to_state == "failed"
+    assert (verify(log).intact, verify(log).complete, verify(log).closed) == (True, True, True)
 
 
 async def test_a_cancelled_run_is_closed_as_cancelled(bus: Bus, config: SwarmConfig, shop: Path, eager: None) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from enchanted.actors.errors import BadPatch, GitFailed, MissingContent
 from enchanted.actors.repository.git import Git
+from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.repository.staged import Staged
 from enchanted.actors.repository.tree_store import TreeStore
+from enchanted.actors.repository.workspace import Workspace
+from enchanted.actors.testing import make_repository
 
 HEAD = "diff --git a/a.py b/a.py\n"
 NAMES = HEAD + "--- a/a.py\n+++ b/a.py\n"
@@ -110,10 +115,6 @@ def test_a_change_that_a_full_disk_has_no_room_for_names_git_and_the_disk_and_le
     place: Place, monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
     before = {path for path in place.store.folder.rglob("*") if path.is_file()}
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patched:
         patched.setattr(Path, ends, full)
         with pytest.raises(
@@ -122,6 +123,64 @@ def test_a_change_that_a_full_disk_has_no_room_for_names_git_and_the_disk_and_le
             place.store.writer.with_files(place.tree, {b"b.py": ("100644", b"B = 1\n")})
     assert {path for path in place.store.folder.rglob("*") if path.is_file()} == before
     assert place.store.writer.with_files(place.tree, {b"b.py": ("100644", b"B = 1\n")})
+
+
+def full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class Shadow:
+    """A user's repository, and a shadow of it."""
+
+    def __init__(self, user: Path, repository: ShadowRepository, bundle: bytes) -> None:
+        self.user, self.repository, self.bundle = user, repository, bundle
+        self.tree = repository.base_tree
+
+    async def checkout(self, folder: Path) -> None:
+        await Workspace.checkout(self.repository, folder, self.tree)
+
+    async def create(self, folder: Path) -> None:
+        await ShadowRepository.create(folder, self.user)
+
+    async def rebuild(self, folder: Path) -> None:
+        await ShadowRepository.from_bundle(folder, self.bundle)
+
+    async def export(self, *, dry: bool = False) -> None:
+        if dry:
+            await self.repository.try_branch(self.user, "old", self.tree)
+        else:
+            await self.repository.export_branch(self.user, "new", self.tree, "message")
+
+
+FULL: dict[str, tuple[Any, str, Callable[[Shadow, Path], Awaitable[object]]]] = {
+    "a folder for a workspace": (Path, "mkdir", lambda shadow, folder: shadow.checkout(folder)),
+    "a new repository": (Path, "mkdir", lambda shadow, folder: shadow.create(folder)),
+    "the facts of a new repository": (Path, "write_bytes", lambda shadow, folder: shadow.create(folder)),
+    "the errors of an import": (tempfile, "TemporaryFile", lambda shadow, folder: shadow.create(folder)),
+    "a bundle": (tempfile, "TemporaryDirectory", lambda shadow, folder: shadow.repository.bundle(shadow.tree)),
+    "a repository of a bundle": (tempfile, "NamedTemporaryFile", lambda shadow, folder: shadow.rebuild(folder)),
+    "an index": (tempfile, "TemporaryDirectory", lambda shadow, folder: shadow.repository.apply(shadow.tree, GOOD)),
+    "the objects of a branch": (tempfile, "TemporaryDirectory", lambda shadow, folder: shadow.export()),
+    "a branch that is only tried": (tempfile, "TemporaryDirectory", lambda shadow, folder: shadow.export(dry=True)),
+}
+
+
+@pytest.mark.parametrize("what", FULL)
+async def test_a_full_disk_is_told_as_where_git_itself_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    make_repository(tmp_path / "user", {"a.py": "hello\n"})
+    repository = await ShadowRepository.create(tmp_path / "shadow.git", tmp_path / "user")
+    shadow = Shadow(tmp_path / "user", repository, await repository.bundle(repository.base_tree))
+    await repository.export_branch(shadow.user, "old", shadow.tree, "message")
+    owner, name, attempt = FULL[what]
+    with monkeypatch.context() as disk:
+        disk.setattr(owner, name, full)
+        with pytest.raises(
+            GitFailed, match="No space left on device; run `enchanted doctor` to check git and the disk"
+        ):
+            await attempt(shadow, tmp_path / "new")
+    await attempt(shadow, tmp_path / "new")
 
 
 @pytest.mark.parametrize("body", ["sleep 60", "kill -9 $$"])

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
-from enchanted.actors.errors import SandboxUnavailable
+from enchanted.actors.config import RoleModel, SwarmConfig
+from enchanted.actors.errors import CommandNotRun, SandboxUnavailable
+from enchanted.actors.hosts import sandbox_of
 from enchanted.actors.tools import sandbox as sandbox_module
-from enchanted.actors.tools.confinement import Limits
+from enchanted.actors.tools.confinement import Confinement, Limits
 from enchanted.actors.tools.sandbox import Sandbox, find_bubblewrap
 
 
@@ -169,6 +175,28 @@ async def test_the_unsafe_flag_runs_without_and_says_so(folder: Path) -> None:
     assert not running("71234.7")
 
 
+ALONE = """
+import asyncio, sys
+from pathlib import Path
+from enchanted.actors.tools.sandbox import Sandbox
+asyncio.run(Sandbox(unsafe=sys.argv[3] == "unsafe").run(["sh", "-c", sys.argv[1]], Path(sys.argv[2])))
+"""
+
+
+@pytest.mark.parametrize("how", ["confined", "unsafe"])
+async def test_a_command_ends_with_the_process_that_started_it(folder: Path, how: str) -> None:
+    os.mkfifo(folder / "started")
+    command = "echo > started; exec sleep 71234.8"
+    actor = await asyncio.create_subprocess_exec(sys.executable, "-c", ALONE, command, str(folder), how)
+    await asyncio.to_thread((folder / "started").read_bytes)
+    actor.kill()
+    await actor.wait()
+    until = time.monotonic() + 20
+    while running("71234.8"):
+        assert time.monotonic() < until
+        await asyncio.sleep(0.05)
+
+
 async def test_further_folders_can_be_read_but_hidden_ones_never(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "shared" / "home").mkdir(parents=True)
     (tmp_path / "shared" / "fact").write_text("known")
@@ -179,3 +207,88 @@ async def test_further_folders_can_be_read_but_hidden_ones_never(tmp_path: Path,
     assert b"known" in result.output
     assert b"canary" not in result.output
     assert not (tmp_path / "shared" / "x").exists()
+
+
+READING = """
+import sys
+for path in sys.argv[1:]:
+    try:
+        print(path, repr(open(path).read()))
+    except OSError as error:
+        print(path, type(error).__name__)
+"""
+
+
+async def test_a_hidden_file_in_a_readable_folder_cannot_be_read_by_any_of_its_names(
+    tmp_path: Path, folder: Path
+) -> None:
+    shared, named = tmp_path / "shared", tmp_path / "named"
+    (shared / "keys").mkdir(parents=True)
+    (shared / "keys" / "key").write_text("canary")
+    (shared / "keys" / "fact").write_text("known")
+    (shared / "link").symlink_to("keys/key")
+    named.symlink_to(shared)
+    sandbox = Sandbox(readable=[shared, named], hidden=[shared / "link", shared / "keys" / "missing"])
+    places = [str(place / name) for place in (shared, named) for name in ("link", "keys/key", "keys/fact")]
+    result = await sandbox.run(["python", "-c", READING, *places], folder)
+    assert result.exit_code == 0, result.output
+    assert result.output.count(b"known") == 2
+    assert b"canary" not in result.output
+
+
+async def test_a_hidden_file_in_a_hidden_folder_needs_no_cover_of_its_own(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "shared" / "home").mkdir(parents=True)
+    (tmp_path / "shared" / "home" / "key").write_text("canary")
+    hidden = [tmp_path / "shared" / "home" / "key", tmp_path / "shared" / "home"]
+    sandbox = Sandbox(readable=[tmp_path / "shared"], hidden=hidden)
+    result = await sandbox.run(["sh", "-c", "ls -a $0; cat $0/key", str(hidden[1])], folder)
+    assert b"canary" not in result.output
+    assert b"Permission denied" in result.output
+
+
+@pytest.fixture
+def shown() -> Iterator[Path]:
+    """A folder of the machine that every sandbox shows."""
+    with tempfile.TemporaryDirectory(dir="/opt", prefix="enchanted-test-") as place:
+        Path(place, "key").write_text("canary")
+        Path(place, "fact").write_text("known")
+        yield Path(place)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes to /opt")
+@pytest.mark.parametrize("of", ["a model", "the API"])
+async def test_a_secret_lies_hidden_where_the_sandbox_shows_the_machine(shown: Path, folder: Path, of: str) -> None:
+    key, token = (str(shown / "key"), "") if of == "a model" else ("", str(shown / "key"))
+    models = {"coder": RoleModel(url="openai:http://127.0.0.1:1", key_file=key)}
+    config = SwarmConfig(nats_url="", home=str(folder.parent / "home"), token_file=token, models=models)
+    command = ["python", "-c", READING, str(shown / "key"), str(shown / "fact")]
+    result = await sandbox_of(config).run(command, folder)
+    assert b"known" in result.output
+    assert b"canary" not in result.output
+
+
+async def test_a_command_that_nobody_can_watch_does_not_run(
+    sandbox: Sandbox, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_handle(_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", no_handle)
+    with pytest.raises(CommandNotRun, match="Too many open files"):
+        await sandbox.run(["sh", "-c", "touch made; sleep 71234.9"], folder)
+    assert not running("71234.9")
+    assert not (folder / "made").exists()
+
+
+async def test_a_sandbox_that_is_slow_to_come_up_takes_nothing_of_the_commands_time(
+    sandbox: Sandbox, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Confinement._start
+
+    def slowly(self: Confinement, stdin: IO[bytes]) -> Any:
+        started = start(self, stdin)
+        time.sleep(1.5)
+        return started
+
+    monkeypatch.setattr(Confinement, "_start", slowly)
+    assert not (await sandbox.run(["sh", "-c", "sleep 1.7"], folder, Limits(seconds=1.3))).timed_out

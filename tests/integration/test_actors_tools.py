@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from enchanted.actors.errors import GitFailed, ToolNotRun
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.repository.workspace import Workspace
 from enchanted.actors.testing import make_repository
-from enchanted.actors.tools.confinement import Limits, SandboxResult
+from enchanted.actors.tools import facts, lint
+from enchanted.actors.tools.confinement import Confinement, Limits, SandboxResult
 from enchanted.actors.tools.repair import find_repairs
+from enchanted.actors.tools.results import ToolResult
 from enchanted.actors.tools.sandbox import Sandbox
 from enchanted.actors.tools.toolbox import ToolBox, ToolLimits
 
@@ -162,6 +167,55 @@ async def test_lint_of_a_broken_configuration_says_what_is_wrong(tools: ToolBox)
     result = await tools.call("lint", {})
     assert result.outcome == "FAILED"
     assert "no-such-setting" in result.output
+    assert await facts.findings(Direct(tools)) is None
+
+
+class Direct:
+    """Tools used without a record."""
+
+    def __init__(self, tools: ToolBox) -> None:
+        self._tools = tools
+
+    async def use(self, tool: str, arguments: Mapping[str, Any], *, parent: str = "") -> ToolResult:
+        return await self._tools.call(tool, arguments)
+
+
+@pytest.mark.parametrize("unsafe", [False, True])
+async def test_a_linter_that_is_killed_is_none_that_refuses_the_configuration(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, unsafe: bool
+) -> None:
+    (workspace.path / "ruff").write_text("#!/bin/sh\necho ruff failed >&2; kill -9 $$\n")
+    (workspace.path / "ruff").chmod(0o755)
+    monkeypatch.setattr(lint, "_RUFF", workspace.path / "ruff")
+    command = [part.replace(str(workspace.path), ".") for part in lint.command()]
+    monkeypatch.setattr(lint, "command", lambda: command)
+    tools = ToolBox(workspace, Sandbox(unsafe=unsafe))
+    with pytest.raises(ToolNotRun, match=r"^lint did not run, in 2 tries \(exit status 137\)"):
+        await facts.findings(Direct(tools))
+
+
+@pytest.mark.parametrize("tool", ["run_check", "lint"])
+async def test_where_the_machine_starts_no_process_the_tool_says_that_nothing_was_run(
+    tools: ToolBox, monkeypatch: pytest.MonkeyPatch, tool: str
+) -> None:
+    def refused(*_: Any) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(Confinement, "_spawn", refused)
+    result = await tools.call(tool, {"command": "true"} if tool == "run_check" else {})
+    assert result.outcome == "DENIED"
+    assert "was not run ([Errno 11] Resource temporarily unavailable); free memory" in result.reason
+
+
+async def test_a_check_says_nothing_where_the_files_cannot_be_put_back(
+    tools: ToolBox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise GitFailed(("write-tree",), "No space left on device")
+
+    monkeypatch.setattr(Workspace, "_remove_nested_git", full)
+    result = await tools.call("run_check", {"command": "true"})
+    assert (result.outcome, "No space left on device" in result.reason) == ("DENIED", True)
 
 
 async def test_a_file_that_does_not_parse_is_a_finding(tools: ToolBox) -> None:

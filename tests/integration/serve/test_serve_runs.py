@@ -22,6 +22,8 @@ async def test_a_run_is_started_once_for_each_idempotency_key(world: World, tmp_
     run = replies[0].json()["run_id"]
     assert {reply.json()["run_id"] for reply in replies} == {run}
     assert len(world.starter.requests) == begun + 1
+    # Whoever recorded it may have been killed before it was handed on.
+    assert world.starter.resumed == [run, run]
     request = world.starter.requests[-1]
     assert (request.task, request.checks, request.budget.seconds) == ("tidy up", ("true",), 60)
     assert request.models == {"architect": "bundled", "coder": "bundled", "reviewer": "bundled"}
