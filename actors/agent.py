@@ -243,7 +243,20 @@ def _parse(text: str, schema: Mapping[str, Any]) -> dict[str, Any] | None:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
-    return value if isinstance(value, dict) and _fits(value, schema) else None
+    answer = _trimmed(value, schema) if isinstance(value, dict) else None
+    return answer if answer is not None and _fits(answer, schema) else None
+
+
+def _trimmed(answer: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what nobody asked for, and without what may be left out and does not fit."""
+    forms = schema.get("anyOf", [schema])
+    known = {name: form for one in forms for name, form in one.get("properties", {}).items()}
+    needed = {name for one in forms for name in one.get("required", ())}
+    if not known:
+        return answer
+    return {
+        name: value for name, value in answer.items() if name in needed or (name in known and _fits(value, known[name]))
+    }
 
 
 def _fits(value: Any, schema: Mapping[str, Any]) -> bool:

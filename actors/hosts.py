@@ -122,6 +122,7 @@ class OrchestratorHost:
         self._config = config
         self._make_team = team
         self._team: Team | None = None
+        self._orchestrator: Orchestrator | None = None
         self._driving: asyncio.Task[RunState] | None = None
         self._cancelled = ""
 
@@ -159,7 +160,7 @@ class OrchestratorHost:
                 repository = await open_repository(folder, request, bus, ledger)
             except ActorError as error:
                 return await _fail(bus, log, ledger, error)
-            orchestrator = Orchestrator(
+            orchestrator = self._orchestrator = Orchestrator(
                 bus=bus, log=log, ledger=ledger, team=team, repository=repository, now=time.time
             )
             broken = str(LogBroken(recovery.fault.seq, recovery.fault.why)) if recovery.fault else ""
@@ -203,9 +204,9 @@ class OrchestratorHost:
         await self._clear()
 
     def cancel(self, reason: str) -> None:
-        """Stop driving and close the run as cancelled."""
+        """Stop driving and close the run as cancelled, unless its verdict is being made."""
         self._cancelled = reason
-        if self._driving is not None:
+        if self._driving is not None and self._orchestrator is not None and not self._orchestrator.closing:
             self._driving.cancel()
 
 

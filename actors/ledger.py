@@ -260,6 +260,8 @@ def report_to_json(report: CheckReport) -> dict[str, Any]:
             for c in report.checks
         ],
         "findings": dict(report.findings),
+        # Left out where it is as ever: recordings of former versions have none.
+        **({} if report.linted else {"linted": False}),
     }
 
 
@@ -269,4 +271,5 @@ def report_from_json(value: dict[str, Any]) -> CheckReport:
         tree=value["tree"],
         checks=tuple(CheckResult(**check) for check in value["checks"]),
         findings=value["findings"],
+        linted=value.get("linted", True),
     )

@@ -6,12 +6,12 @@ It keeps nothing that the log does not: kill it at any point, and the next one f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from enchanted.actors import spans
-from enchanted.actors.errors import ActorError, BaseMissing, CannotApply, NotARepository, OutOfTime
+from enchanted.actors.errors import ActorError, BaseMissing, CannotApply, NotARepository, OutOfTime, ToolNotRun
 from enchanted.actors.fork import inflated, store_beginning
 from enchanted.actors.ledger import Ledger, TaskRecord, read_ledger, report_to_json, spec_to_json
 from enchanted.actors.lifecycle import (
@@ -68,6 +68,9 @@ class Orchestrator:
         self._merging = asyncio.Lock()
         self._closed: dict[str, asyncio.Event] = {}
         self._queue = MergeQueue(repository)
+        self._limit: asyncio.Timeout | None = None
+        self.closing = False
+        """The verdict is being made: git and the bus go on whoever is cancelled, so nobody stops it any more."""
 
     @property
     def _request(self) -> RunRequest:
@@ -89,7 +92,7 @@ class Orchestrator:
                 await self._close(RunSignal.CANCEL, self._ledger.cancel_reason)
                 break
             try:
-                async with asyncio.timeout(self._time_left()):
+                async with asyncio.timeout(self._time_left()) as self._limit:
                     await steps[self._ledger.state]()
             except TimeoutError:
                 await self.run_out_of_time()
@@ -265,7 +268,11 @@ class Orchestrator:
             parent=task.event_id,
             carrier=spans.carrier(),
         )
-        review = await self._retried(lambda: self._team.review(request))
+        try:
+            review = await self._retried(lambda: self._team.review(request))
+        except ToolNotRun as error:
+            # What it is about may be the candidate's own doing.
+            return await self._again(task, str(error))
         if not review.approved:
             return await self._again(task, review.reason, review.decision_id)
         if patch.files:
@@ -294,8 +301,8 @@ class Orchestrator:
     async def _judge(self) -> None:
         report = await self._checked(self._ledger.main_tree)
         if report.green:
-            # Git goes on though nobody waits for it: the verdict has to say what became of the branch.
-            return await _to_its_end(self._accept_all(report.tree))
+            self._begin_to_close()
+            return await self._accept_all(report.tree)
         reason = f"checks still fail: {', '.join(report.failing)}"
         return await self._close(RunSignal.RED, reason, await self._roll_back(self._ledger.valid_tree))
 
@@ -355,8 +362,15 @@ class Orchestrator:
                 return await call()
         return await call()
 
+    def _begin_to_close(self) -> None:
+        if not self.closing and self._limit is not None:
+            with suppress(RuntimeError):  # the step is over already
+                self._limit.reschedule(None)
+        self.closing = True
+
     async def _close(self, signal: RunSignal, reason: str, details: dict[str, Json] | None = None) -> None:
-        await _to_its_end(self._team.disband())
+        self._begin_to_close()
+        await self._team.disband()
         if signal != RunSignal.GREEN and details is None:
             details = await self._roll_back(self._ledger.valid_tree)
         heads = heads_of(await self._bus.read_run(self._request.run_id))
@@ -404,15 +418,3 @@ class Orchestrator:
 
     async def _change_main(self, change: SwarmEvent) -> None:
         self._ledger.add(await self._log.emit_change(change, expected_last=self._ledger.main_seq))
-
-
-async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Do what must not be left half-way; whoever is cancelled meanwhile is so once it is done."""
-    task = asyncio.create_task(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([task])
-        raise

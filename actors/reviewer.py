@@ -38,8 +38,6 @@ class Reviewer:
         self._checks = checks
         self._guided = guided
         self._reports = {report.tree: report for report in reports}
-        self._linted: dict[str, bool] = {}
-        """Whether the linter took the configuration of a tree, where that was seen here."""
 
     async def check(self, request: CheckRequest) -> CheckReport:
         """Run every check and the linter on a tree; nothing they write is kept.
@@ -61,8 +59,8 @@ class Reviewer:
         with self._agent.turn(request.carrier):
             place = Place(task_id=request.task.task_id, workspace_id=WORKSPACE, parent=request.parent)
             seen = await self._report(request.tree, place)
-            lost = self._lost_lint(request)
-            request, report = self._comparable(request, seen)
+            lost = (LINT_LOST,) if request.before.linted and not seen.linted else ()
+            request, report = _comparable(request, seen)
             objections = (*lost, *_objections(request, report))
             if objections or not request.patch:
                 review = await self._by_facts(request, report, objections, place)
@@ -78,7 +76,6 @@ class Reviewer:
 
     async def _run_checks(self, desk: Desk, tree: str) -> CheckReport:
         found = await facts.findings(desk)
-        self._linted[tree] = found is not None
         findings: dict[str, int] = {}
         for finding in found or ():
             findings[finding.path] = findings.get(finding.path, 0) + 1
@@ -91,18 +88,7 @@ class Reviewer:
                     command=command, passed=passed, exit_code=result.exit_code, output=result.output[-OUTPUT_CHARS:]
                 )
             )
-        return CheckReport(tree=tree, checks=tuple(results), findings=findings)
-
-    def _lost_lint(self, request: ReviewRequest) -> tuple[str, ...]:
-        # A tree that another process linted was taken for certain only where something was found in it.
-        before = self._linted.get(request.before.tree, bool(request.before.findings))
-        return (LINT_LOST,) if before and not self._linted.get(request.tree, True) else ()
-
-    def _comparable(self, request: ReviewRequest, report: CheckReport) -> tuple[ReviewRequest, CheckReport]:
-        """Both sides without their lint findings where the linter refused the configuration of one."""
-        if all(self._linted.get(tree, True) for tree in (request.before.tree, report.tree)):
-            return request, report
-        return replace(request, before=replace(request.before, findings={})), replace(report, findings={})
+        return CheckReport(tree=tree, checks=tuple(results), findings=findings, linted=found is not None)
 
     async def _by_facts(
         self, request: ReviewRequest, report: CheckReport, objections: tuple[str, ...], place: Place
@@ -132,6 +118,13 @@ class Reviewer:
             report=report,
             decision_id=decision.event_id,
         )
+
+
+def _comparable(request: ReviewRequest, report: CheckReport) -> tuple[ReviewRequest, CheckReport]:
+    """Both sides without their lint findings where the linter refused the configuration of one."""
+    if request.before.linted and report.linted:
+        return request, report
+    return replace(request, before=replace(request.before, findings={})), replace(report, findings={})
 
 
 def _objections(request: ReviewRequest, report: CheckReport) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from opentelemetry import trace
 from ray.actor import ActorHandle
-from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from enchanted.actors import spans
 from enchanted.actors.config import SwarmConfig
@@ -97,9 +97,10 @@ class RayTeam:
         await self._room.give_back()
 
     async def _end(self, actor: ActorHandle) -> None:
-        with contextlib.suppress(RayActorError, RayTaskError, TimeoutError):
+        with contextlib.suppress(RayError, TimeoutError):
             await asyncio.wait_for(_result(actor.stop.remote()), STOP_SECONDS)
-        await asyncio.to_thread(ray.kill, actor, no_restart=True)
+        with contextlib.suppress(RayError):
+            await asyncio.to_thread(ray.kill, actor, no_restart=True)
 
     async def _call(self, name: str, role: RoleName, method: str, request: Any, number: int = 0) -> Any:
         try:

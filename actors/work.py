@@ -65,6 +65,8 @@ class CheckReport:
     checks: tuple[CheckResult, ...]
     findings: Mapping[str, int] = field(default_factory=dict)
     """Lint findings per file."""
+    linted: bool = True
+    """False where the linter refuses the repository's own configuration; then it has no findings."""
 
     @property
     def green(self) -> bool:

@@ -147,15 +147,18 @@ class Confinement:
         return process, first
 
     def _let_go(self, process: subprocess.Popen[bytes], info: int, gate: int) -> _First:
+        first = None
         try:
             first = _first_process(info, self._cancelled)
             if first is not None:
                 self._set_limits(first.pid)
                 os.write(gate, b"x")
                 return first
+        except BrokenPipeError as error:
+            raise self._refusal(process, first) from error
         except OSError:
             # The closed gate would let it run, with nobody who watches.
-            _end(process, None)
+            _end(process, first)
             raise
         raise self._refusal(process)
 
@@ -175,9 +178,9 @@ class Confinement:
             preexec_fn=last,
         )
 
-    def _refusal(self, process: subprocess.Popen[bytes]) -> SandboxUnavailable:
+    def _refusal(self, process: subprocess.Popen[bytes], first: _First | None = None) -> SandboxUnavailable:
         self._drain(process)
-        _end(process, None)
+        _end(process, first)
         return SandboxUnavailable(self._output.kept().decode("utf-8", "replace").strip()[:300] or "it did not start")
 
     def _set_limits(self, pid: int) -> None:

@@ -78,6 +78,7 @@ class Sandbox:
         except asyncio.CancelledError:
             confinement.cancel()
             await asyncio.wait([work])
+            work.exception()  # nobody asks any more why it did not start
             raise
 
 

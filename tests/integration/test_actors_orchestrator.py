@@ -192,29 +192,67 @@ async def first_of(event: asyncio.Event, running: asyncio.Task[RunState]) -> Non
         raise AssertionError(running.result())
 
 
+class Held:
+    """Acknowledgements of some events are kept back: they are stored, and who published them does not know."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, wanted: Callable[[SwarmEvent], bool]) -> None:
+        self.stored, self.late = asyncio.Event(), asyncio.Event()
+        publish = Publisher.publish_many
+
+        async def slow(publisher: Publisher, messages: Sequence[Outgoing], **options: Any) -> list[Ack]:
+            acks = await publish(publisher, messages, **options)
+            events = [SwarmEvent.FromString(one.payload) for one in messages if one.subject.startswith("swarm.events")]
+            if any(wanted(event) for event in events):
+                self.stored.set()
+                await self.late.wait()
+            return acks
+
+        monkeypatch.setattr(Publisher, "publish_many", slow)
+
+
+@pytest.mark.parametrize(("checks", "verdict"), [(CHECKS, RunState.MERGED), ((*CHECKS, "false"), RunState.REJECTED)])
 async def test_a_cancel_that_comes_while_the_verdict_is_published_changes_nothing_of_it(
-    bus: Bus, config: SwarmConfig, shop: Path, eager: None, monkeypatch: pytest.MonkeyPatch
+    bus: Bus,
+    config: SwarmConfig,
+    shop: Path,
+    eager: None,
+    monkeypatch: pytest.MonkeyPatch,
+    checks: tuple[str, ...],
+    verdict: RunState,
 ) -> None:
-    stored, late, publish = asyncio.Event(), asyncio.Event(), Publisher.publish_many
-
-    async def slow(self: Publisher, messages: Sequence[Outgoing], **options: Any) -> list[Ack]:
-        acks = await publish(self, messages, **options)
-        closing = (SwarmEvent.FromString(one.payload) for one in messages if "run_transition" in one.subject)
-        if any(event.run_transition.heads for event in closing):
-            stored.set()
-            await late.wait()
-        return acks
-
-    monkeypatch.setattr(Publisher, "publish_many", slow)
-    await ask(bus, wanted(shop))
+    held = Held(monkeypatch, lambda event: bool(event.run_transition.heads))
+    await ask(bus, wanted(shop, checks=checks))
     host = OrchestratorHost("run-1", config, LocalTeam)
     running = asyncio.create_task(host.run())
-    await first_of(stored, running)
+    await first_of(held.stored, running)
+    # Nor does the end of the run's time.
+    assert host._orchestrator is not None
+    assert host._orchestrator._limit is not None
+    assert host._orchestrator._limit.when() is None
     host.cancel("too late")
-    await asyncio.sleep(0)
-    late.set()
-    assert await running == RunState.MERGED
-    assert verdicts(await bus.read_run("run-1")) == ["merged"]
+    await asyncio.sleep(0.01)
+    held.late.set()
+    assert await running == verdict
+    assert verdicts(await bus.read_run("run-1")) == [verdict]
+
+
+async def test_a_cancel_that_comes_while_a_merge_is_published_ends_with_the_files_it_tells_of(
+    bus: Bus, config: SwarmConfig, shop: Path, eager: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(monkeypatch, lambda event: event.state_change.reason == "merge")
+    await ask(bus, wanted(shop, checks=("false",)))
+    host = OrchestratorHost("run-1", config, LocalTeam)
+    running = asyncio.create_task(host.run())
+    await first_of(held.stored, running)
+    host.cancel("enough")
+    await asyncio.sleep(0.01)
+    held.late.set()
+    assert await running == RunState.CANCELLED
+    log = await bus.read_run("run-1")
+    state = fold(log)
+    assert verdicts(log) == ["cancelled"]
+    assert json.loads(state.details)["tree"] == state.workspaces["main"].tree
+    assert (verify(log).intact, verify(log).complete) == (True, True)
 
 
 async def test_a_cancel_that_comes_while_git_makes_the_branch_finds_the_run_merged(

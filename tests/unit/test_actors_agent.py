@@ -85,11 +85,7 @@ MISFITS: dict[str, tuple[dict[str, Any], Any]] = {
     "a confidence between two numbers": (FREE, CHOSEN | {"confidence": 0.9}),
     "a confidence beyond its bounds": (FREE, CHOSEN | {"confidence": 101}),
     "a negative confidence": (FREE, CHOSEN | {"confidence": -1}),
-    "a member nobody asked for": (FREE, CHOSEN | {"thought": [[[]]]}),
     "the reason of another option": (GUIDED, PICKED | {"rationale": "it comes later"}),
-    "a confidence nobody asked for": (GUIDED, PICKED | {"confidence": "high"}),
-    "an edit of a file that is not offered": (EDIT, CHOSEN | {"path": "/etc/passwd"}),
-    "an edit without a text": (EDIT, CHOSEN | {"search": None}),
     "a plan without tasks": (PLAN, without(PLANNED, "tasks")),
     "an empty plan": (PLAN, PLANNED | {"tasks": []}),
     "a plan of too many tasks": (PLAN, PLANNED | {"tasks": [TASK] * 9}),
@@ -129,6 +125,22 @@ FITS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a plan of many tasks": (PLAN, PLANNED | {"tasks": [TASK, TASK | {"files": list(FILES)}] * 4}),
     "anything where nothing is asked for": ({}, {"whatever": [1, None]}),
 }
+
+
+TRIMMED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "a member nobody asked for": (FREE, CHOSEN | {"thought": [[[]]]}, CHOSEN),
+    "a confidence nobody asked for": (GUIDED, PICKED | {"confidence": "high"}, PICKED),
+    "an edit of a file that is not offered": (EDIT, CHOSEN | {"path": "/etc/passwd"}, CHOSEN),
+    "an edit of nothing": (EDIT, CHOSEN | {"path": "", "search": None, "replace": ""}, CHOSEN | {"replace": ""}),
+}
+
+
+@pytest.mark.parametrize("more", TRIMMED)
+async def test_of_an_answer_with_more_than_was_asked_for_the_rest_is_taken(more: str) -> None:
+    schema, answer, taken = TRIMMED[more]
+    bus = InMemoryBus()
+    assert (await agent(bus, Scripted(answer)).decide(question(schema), Place())).answer == taken
+    assert await kinds(bus) == ["model_call", "decision"]
 
 
 @pytest.mark.parametrize("fit", FITS)

@@ -11,6 +11,7 @@ from enchanted.actors.agent import Agent, Place
 from enchanted.actors.coder import Coder
 from enchanted.actors.desk import Desk
 from enchanted.actors.errors import SandboxUnavailable, ToolNotRun
+from enchanted.actors.ledger import report_from_json, report_to_json
 from enchanted.actors.models.minimal import MinimalModel
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.reviewer import Reviewer
@@ -189,10 +190,11 @@ async def test_a_candidate_that_breaks_the_linters_configuration_is_sent_back(co
     assert review.reason == "the linter refuses the repository's configuration, which it took before"
 
 
-async def test_a_reviewer_that_was_restarted_holds_nothing_against_a_configuration_it_never_saw_taken() -> None:
+async def test_a_reviewer_that_was_restarted_reads_in_the_report_whether_the_configuration_was_taken() -> None:
     world = World(after={"lint": [REFUSED]})
-    before = CheckReport(tree=BEFORE, checks=())
-    assert (await world.reviewer(reports=[before]).review(candidate(before))).approved
+    for linted in (False, True):
+        before = report_from_json(report_to_json(CheckReport(tree=BEFORE, checks=(), linted=linted)))
+        assert (await world.reviewer(reports=[before]).review(candidate(before))).approved is not linted
 
 
 async def test_a_reviewer_that_was_restarted_still_counts_findings_against_those_of_before() -> None:
