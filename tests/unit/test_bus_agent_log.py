@@ -250,3 +250,15 @@ async def test_what_cannot_be_made_small_is_refused_and_the_chain_goes_on() -> N
         await log.emit(draft)
     (stored,) = await log.emit(signal())
     assert stored.event.agent_seq == 1
+
+
+@pytest.mark.parametrize("fault", ["lost", "ack lost"])
+async def test_when_it_is_quiet_what_had_an_unknown_outcome_is_stored_and_in_the_chain(fault: str) -> None:
+    bus = UnreliableBus()
+    log = agent(bus)
+    bus.faulty.plan = [fault]
+    with pytest.raises(PublishOutcomeUnknown):
+        await log.emit(signal())
+    await log.quiet()
+    assert [stored.event.agent_seq for stored in await bus.read_run("run")] == [1]
+    assert log.head.seq == 1
