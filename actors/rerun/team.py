@@ -186,7 +186,8 @@ class ScriptedTeam:
     def _was_missed(self, part: Part) -> bool:
         """Whether the orchestrator lived to see the end of a part whose process died."""
         lost = str(AgentLost(part.name))
-        steps = (stored for stored in self._act.orchestrator.events if stored.seq > part.last_seq)
+        # The stream may take in its last words after those of whoever saw it end.
+        steps = (stored for stored in self._act.orchestrator.events if stored.seq > part.first_seq)
         return self._successor(part) is not None or any(s.event.run_transition.reason == lost for s in steps)
 
     def _successor(self, part: Part) -> Part | None:

@@ -55,6 +55,18 @@ async def kill_each(bus: Bus, victims: Victims, *, after: int) -> None:
             return
 
 
+async def told(swarm: HomeUnderTest, run_id: str) -> str:
+    """What a run's log tells in which order, for whoever has to find out why it does not rerun."""
+    async with Bus.connect(swarm.status()["nats_url"], name="test") as bus:
+        log = await bus.read_run(run_id)
+    return "\n".join(
+        f"{s.seq} {s.event.agent_name} {s.event.agent_id} {kind_of(s.event)} {s.event.task_id} "
+        f"{s.event.system_signal.status}{s.event.tool_call.tool}{s.event.run_transition.to_state} "
+        f"{s.event.run_transition.reason[:60]}"
+        for s in log
+    )
+
+
 @pytest.mark.parametrize("victims", VICTIMS)
 async def test_a_run_reruns_equal_whoever_was_killed_in_it(
     swarm: HomeUnderTest, repository: Repository, tmp_path: Path, victims: str
@@ -69,7 +81,7 @@ async def test_a_run_reruns_equal_whoever_was_killed_in_it(
     assert process.returncode in (0, 1), errors
     run_id = json.loads(output)["run_id"]
     done = await asyncio.to_thread(swarm.run, "rerun", run_id)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr + await told(swarm, run_id)
     assert re.match(rf"{run_id}: equal, (\d+) of \1 events", done.stdout)
     agents = json.loads((await asyncio.to_thread(swarm.run, "rerun", run_id, "--json")).stdout)["agents"]
     for name, _ in VICTIMS[victims]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -342,6 +342,53 @@ async def test_a_run_in_which_somebody_died_reruns_equal_with_the_successor(
         await MortalTeam.graves.pop().aclose()
     assert [part.name for part in recording.parts].count(victim) == 2
     require_equal(await rerun(recording, tmp_path / "scratch", patience=5))
+
+
+class UnsucceededTeam(MortalTeam):
+    """Whose victim nobody follows."""
+
+    async def _call(self, name: str, role: RoleName, method: str, request: Any, number: int = 0) -> Any:
+        if name == self.victim and self.graves:
+            await asyncio.Event().wait()
+        return await super()._call(name, role, method, request, number)
+
+
+async def test_a_run_reruns_equal_whose_stream_took_in_the_last_words_of_somebody_after_the_news_of_his_death(
+    bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path
+) -> None:
+    await ask(bus, shop, coders=2)
+    first = asyncio.create_task(live(config, team=UnsucceededTeam))
+    news = str(AgentLost(MortalTeam.victim))
+    async for stored in bus.tail(after=0):
+        if stored.event.run_transition.reason == news:
+            break
+    first.cancel()
+    await asyncio.wait([first])
+    try:
+        await LocalTeam.living[-1].disband()
+        assert await live(config) == RunState.MERGED
+    finally:
+        await MortalTeam.graves.pop().aclose()
+
+    async def read(run_id: str) -> list[StoredEvent]:
+        return _last_words_after(await bus.read_run(run_id), news)
+
+    recording = await recording_of(RUN, read, bus.blobs.get)
+    dead = next(part for part in recording.parts if part.name == MortalTeam.victim)
+    assert dead.last_seq > next(s.seq for s in recording.events if s.event.run_transition.reason == news)
+    assert [part.name for part in recording.acts[0].roles].count(MortalTeam.victim) == 1
+    require_equal(await rerun(recording, tmp_path / "scratch", patience=5))
+
+
+def _last_words_after(events: Sequence[StoredEvent], news: str) -> list[StoredEvent]:
+    """The same events, as a stream has them that took in the victim's last ones later than the news."""
+    dead = next(stored.event.agent_id for stored in events if stored.event.agent_name == MortalTeam.victim)
+    # Who is killed does not say STOPPING, which is said here when the grave is closed.
+    said = [s for s in events if s.event.agent_id != dead or s.event.system_signal.status in ("", "STARTING")]
+    place = next(at for at, stored in enumerate(said) if stored.event.run_transition.reason == news)
+    last = max(at for at in range(place) if said[at].event.agent_id == dead)
+    order = [*said[:last], *said[last + 1 : place + 1], said[last], *said[place + 1 :]]
+    return [replace(stored, seq=seq) for seq, stored in enumerate(order, start=1)]
 
 
 class NobodyTeam(LocalTeam):
