@@ -125,7 +125,7 @@ class Agent:
                     )
                     return Decision(answer=answer, event_id=stored[-1].event.event_id)
                 await self.log.emit(call)
-        raise AnswerUnusable(self.model.name, TRIES, reply.text)
+        raise AnswerUnusable(reply.model, TRIES, reply.text)
 
     async def record(self, *, trigger: str, rationale: str, action: Json, place: Place) -> str:
         """Record a decision that needed no model, because the facts left one option; returns its event id."""

@@ -20,13 +20,21 @@ class GitTooOld(ActorError):
         super().__init__(f"git 2.38 or newer with SHA-256 repositories is needed, found {found}; install a newer git")
 
 
+_CHECK_GIT = "; run `enchanted doctor` to check git and the disk"
+
+
 class GitFailed(ActorError):
     """A git command ended with an error."""
 
     def __init__(self, arguments: Sequence[str | bytes], why: str) -> None:
         command = " ".join(str(part) if isinstance(part, str) else repr(part) for part in arguments[:6])
-        super().__init__(f"git {command}: {why[:2000]}; run `enchanted doctor` to check git and the disk")
+        super().__init__(f"git {command}: {why[:2000]}{_CHECK_GIT}")
         self.why = why
+
+    @staticmethod
+    def is_told_by(reason: str) -> bool:
+        """Whether a transition's reason is such an error."""
+        return reason.startswith("git ") and reason.endswith(_CHECK_GIT)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from enchanted.actors.lifecycle import RunState
 from enchanted.actors.orchestrator import Orchestrator
 from enchanted.actors.rerun.errors import as_the_swarm_writes
 from enchanted.actors.rerun.players import RecordedRepository
-from enchanted.actors.rerun.recording import ORCHESTRATOR, Act, Recording
+from enchanted.actors.rerun.recording import ORCHESTRATOR, Act, Recording, details_of
 from enchanted.actors.rerun.script import Cursor, Divergence, Script, ScriptedLog
 from enchanted.actors.rerun.team import ScriptedTeam
 from enchanted.bus.batch import Outgoing
@@ -140,7 +140,8 @@ class _Stage:
                 for s in await self._bus.read_run(self._recording.run_id)
             ]
         )
-        leader = Cursor(act.orchestrator, cut=not act.last, after=self._after)
+        # Where the end came from outside it may hear here what it did not live to hear.
+        leader = Cursor(act.orchestrator, cut=not act.last or self._recording.cut_off, after=self._after)
         self._repository.orchestrator = leader
         team = ScriptedTeam(
             self._recording,
@@ -225,7 +226,7 @@ class _Stage:
         out_of_time = str(OutOfTime(self._recording.request.budget.seconds))
         if step.to_state != RunState.CANCELLED and step.reason != out_of_time:
             return ()
-        rolled_back = len(events) > 1 and events[-2].event.state_change.reason == "rollback"
+        rolled_back = details_of(events[-1].event).get("rolled_back")
         return events[-2:] if rolled_back else events[-1:]
 
     async def _operator_speaks(self, *, before: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from enchanted.actors.errors import GitFailed
 from enchanted.actors.ledger import request_from_json
 from enchanted.actors.lifecycle import CLOSED_RUN, RunState
 from enchanted.actors.rerun.errors import CannotRerun, as_the_swarm_writes
@@ -198,14 +199,31 @@ def _require_usable(recording: Recording) -> None:
         raise CannotRerun(run_id, "an error of Enchanted's own ended it, which is no part of the log")
     if not recording.acts:
         raise CannotRerun(run_id, "no orchestrator worked on it")
+    _require_whole(recording)
     stored = [stored.event for part in recording.parts for stored in part.events]
     if not any(event.state_change.reason == "base" and event.state_change.content_sha256 for event in stored):
         raise CannotRerun(run_id, f"it ended before its files were stored ({closing.run_transition.reason[:200]})")
+    if closing.run_transition.to_state == RunState.FAILED and not closing.run_transition.details:
+        raise CannotRerun(run_id, f"it ended before it could be driven ({closing.run_transition.reason[:200]})")
     for event in stored:
+        if GitFailed.is_told_by(event.run_transition.reason):
+            why = f"git failed at event {event.event_id}, and what it did until then is no part of the log"
+            raise CannotRerun(run_id, why)
         call = event.tool_call
         if call.tool in _WITH_DATA and call.outcome == "OK" and not call.data:
             why = f"event {event.event_id} is of a version that did not record what {call.tool} found"
             raise CannotRerun(run_id, why, "rerun a newer run")
+
+
+def _require_whole(recording: Recording) -> None:
+    """Whoever is left out wholly, or at the end, is missed by nobody in the rerun; the verdict names them all."""
+    newest: dict[str, int] = {}
+    for stored in recording.events:
+        newest[stored.event.agent_id] = max(newest.get(stored.event.agent_id, 0), stored.event.agent_seq)
+    for head in recording.closing.event.run_transition.heads:
+        if newest.get(head.agent_id, 0) < head.agent_seq:
+            why = f"event {head.agent_seq} of agent {head.agent_id}, which its verdict names, is missing"
+            raise CannotRerun(recording.run_id, why, "`enchanted verify RUN` names what is")
 
 
 def _content(event: SwarmEvent) -> list[str]:

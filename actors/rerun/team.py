@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from enchanted.actors.config import RoleModel
+from enchanted.actors.errors import ToolNotRun
 from enchanted.actors.ledger import report_from_json
 from enchanted.actors.lifecycle import RunState, TaskState
 from enchanted.actors.models.model import BUNDLED
@@ -63,7 +64,8 @@ class ScriptedTeam:
         self._players: dict[str, _Player] = {}
         self._working: set[asyncio.Task[Any]] = set()
         self.cursors = [self._cursor(part) for part in act.roles]
-        self._waiting = [cursor for cursor in self.cursors if not self._is_succeeded(cursor.part)]
+        # Who only said STARTING may have started too late to be asked: nothing tells that anybody waited for it.
+        self._waiting = [one for one in self.cursors if one.part.events and not self._is_succeeded(one.part)]
 
     @property
     def coders(self) -> int:
@@ -121,10 +123,18 @@ class ScriptedTeam:
             gone.cancel()
         if work.done() and not self._answer_was_lost(player.cursor, method, request):
             self._working.discard(work)
+            if method != "code" and work.exception() is not None:
+                await self._meanwhile(method, work.exception())
             return work.result()
         work.cancel()
         del self._players[name]
         raise AgentLost(name)
+
+    async def _meanwhile(self, method: str, failure: BaseException | None) -> None:
+        """Let the tasks take the steps they took until a failure ended the run."""
+        tried_again = method == "review" and isinstance(failure, ToolNotRun)
+        if not tried_again and (self._recording.cut_off or not self._act.last):
+            await self._script.until(lambda: not any(s.event.task_id for s in self._orchestrator.remaining))
 
     def _require_came(self, name: str, task_id: str) -> None:
         """Fail as the recorded call did where no process of that name ever spoke."""
@@ -134,7 +144,8 @@ class ScriptedTeam:
         moved = step.event.run_transition
         if moved.reason == str(AgentLost(name)):
             raise AgentLost(name)
-        if cursor is None and moved.to_state in (RunState.FAILED, TaskState.REJECTED):
+        # A task is given up for a Coder that could not come, which may come for a later one.
+        if moved.to_state == TaskState.REJECTED if task_id else cursor is None and moved.to_state == RunState.FAILED:
             raise RecordedFailure(moved.reason)
 
     def _next_of(self, name: str) -> Cursor | None:
@@ -149,7 +160,7 @@ class ScriptedTeam:
         cursor = self._next_of(name)
         if cursor is None:
             nobody = Part(name=name, agent_id=f"new-{name}", events=(), first_seq=0, last_seq=0, stopped=True)
-            cursor = Cursor(nobody, cut=not self._act.last)
+            cursor = Cursor(nobody, cut=not self._act.last or self._recording.cut_off)
         else:
             self._waiting.remove(cursor)
         request = self._recording.request

@@ -344,6 +344,16 @@ async def test_an_event_that_is_missing_or_said_twice_is_found_there(tmp_path: P
     assert found.recorded.event.event_id == decision.event.event_id
 
 
+async def test_a_recording_without_what_an_agent_said_in_the_end_is_refused_and_names_it() -> None:
+    recording = await file.load(DEMO)
+    coder = first(recording, "coder-1", "decision").event.agent_id
+    for kept in (0, 3):
+        said = [one for one in recording.events if one.event.agent_id == coder]
+        without = [one for one in recording.events if one not in said[kept:]]
+        with pytest.raises(CannotRerun, match=rf"event {len(said)} of agent {coder}, which its verdict names"):
+            await remade(recording, without)
+
+
 async def test_code_that_fails_is_a_divergence_not_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(*_: object) -> str:
         raise KeyError("a mistake of ours")
