@@ -55,6 +55,8 @@ class Question:
     """A simple read, whose cost above the query itself has a budget."""
     times: float = 1.0
     """Share of the questions that are asked of this kind: a slow one is asked less often."""
+    searches: bool = False
+    """It reads so much that a limit may refuse it, or looks for what may not be there."""
 
 
 def word(dice: random.Random) -> str:
@@ -97,6 +99,7 @@ def _text(kind: str) -> Question:
     return Question(
         request=lambda key: get("events", run=key["run"], kind=kind, q=key["word"]),
         bare=lambda store, key: _page(store, run=key["run"], kind=kind, q=key["word"]),
+        searches=True,
     )
 
 
@@ -115,11 +118,12 @@ def _bare_text_of_a_day(store: Store, key: Key) -> Awaitable[Any]:
     return _page(store, since=since, until=until, q=key["word"])
 
 
-def _ledger(run: Callable[[Key], str], times: float = 1.0) -> Question:
+def _ledger(run: Callable[[Key], str], times: float, *, searches: bool = False) -> Question:
     return Question(
         request=lambda key: get("decisions/reverted", run=run(key)),
         bare=lambda store, key: store.rows("reverted_decisions", run=run(key), below=0.5, limit=PAGE + 1),
         times=times,
+        searches=searches,
     )
 
 
@@ -168,11 +172,11 @@ QUESTIONS: dict[str, Question] = {
     "kinds and tokens of a run, SQL": sql(KINDS),
     "text in a run's rationales": _text("decision"),
     "text in a run's diffs": _text("state_change"),
-    "text in a day of all runs": Question(request=_text_of_a_day, bare=_bare_text_of_a_day, times=0.2),
+    "text in a day of all runs": Question(request=_text_of_a_day, bare=_bare_text_of_a_day, times=0.2, searches=True),
     "decisions taken back, a run": _ledger(lambda key: str(key["ledger"]), times=0.4),
-    "decisions taken back, all runs": _ledger(lambda _: "", times=0.2),
+    "decisions taken back, all runs": _ledger(lambda _: "", times=0.2, searches=True),
     "an agent's statistics, 30 days": Question(request=_stats, bare=_bare_stats, p95=TWO_HUNDRED),
     "an agent's error rate, 30 days, SQL": _of(sql(ERRORS), p95=TWO_HUNDRED),
-    "tools that fail most, all runs, SQL": _of(sql(TOOLS), times=0.2),
+    "tools that fail most, all runs, SQL": _of(sql(TOOLS), times=0.2, searches=True),
 }
 """By name; the statements are those of docs/queries.md."""

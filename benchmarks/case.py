@@ -61,9 +61,12 @@ class Row:
             "samples": len(self.samples),
         }
         if floor is not None:
-            shown |= {"floor": self.floor, "ratio": round(self.median / floor, 3)}
-        if self.budget is not None:
-            figure = shown["ratio"] if self.budget.of_ratio else self.median
+            shown["floor"] = self.floor
+        ratio = self.median / floor if floor else None
+        if ratio is not None:
+            shown["ratio"] = round(ratio, 3)
+        figure = ratio if self.budget is not None and self.budget.of_ratio else self.median
+        if self.budget is not None and figure is not None:
             shown |= {
                 "budget": self.budget.limit,
                 "budget_is": f"{'at least' if self.budget.least else 'at most'}, for the "

@@ -122,7 +122,9 @@ async def _frames(nats_url: str, count: int, begin: Begin) -> AsyncGenerator[lis
     buffer, at = bytearray(), 0
     digest = bytes(32)
     while done < count:
-        buffer = buffer[at:] + await reader.read(2**20)
+        if not (more := await reader.read(2**20)):
+            raise ConnectionError("nats-server closed the connection of the floor; its log says why")
+        buffer = buffer[at:] + more
         at = 0
         while (end := buffer.find(b"\r\n", at)) >= 0:
             words = buffer[at:end].split()

@@ -192,11 +192,12 @@ async def _asked(
         count = max(2, int(scale.questions * question.times))
         for _ in range(scale.repeats):
             first, *keys = await _keys(servers, dice, scale, size, 2 * count + 1)
-            await _answered(http, question.request(first), refused, name)
+            ask = partial(_answered, http, refused=refused, name=name, searches=question.searches)
+            await ask(question.request(first))
             await question.bare(store, first)
             asked, bare = list[float](), list[float]()
             for mine, other in zip(keys[:count], keys[count:], strict=True):
-                asked.append(await timed(partial(_answered, http, question.request(mine), refused, name)))
+                asked.append(await timed(partial(ask, question.request(mine))))
                 bare.append(await timed(partial(question.bare, store, other)))
             one.asked.append(asked)
             one.bare.append(bare)
@@ -213,11 +214,18 @@ async def _keys(servers: Plane, dice: random.Random, scale: Scale, size: int, co
     ]
 
 
-async def _answered(http: aiohttp.ClientSession, request: Request, refused: dict[str, str], name: str) -> None:
+async def _answered(
+    http: aiohttp.ClientSession, request: Request, *, refused: dict[str, str], name: str, searches: bool
+) -> None:
     async with http.request(request.method, f"/api/v1/{request.resource}", **request.more) as answer:
-        document = orjson.loads(await answer.read())
+        body = await answer.read()
+    if not answer.ok and not searches:
+        raise RuntimeError(f"{name}: the API refused with {answer.status}: {body[:300]!r}; see its log")
+    document = orjson.loads(body)
     if not answer.ok:  # a limit that is reached is an answer too
         refused[name] = document["detail"]
+    elif not searches and document.get("data") == []:
+        raise RuntimeError(f"{name}: the API found nothing; nothing found says nothing of how long finding takes")
 
 
 async def _exports(servers: Plane, store: Store, http: aiohttp.ClientSession, scale: Scale) -> list[Row]:

@@ -42,8 +42,8 @@ SELECT run, stream_seq, stream_time, trace_id, agent_id, event_id FROM events WH
 """
 NOTES = (
     "for comparison, from other systems' published tables of the same kind of event: 1,900 to 4,500 bytes an event",
-    "queries: one client on loopback, keys drawn at random and never twice, files in the page cache, background merges "
-    "come to rest; a sample is a percentile of 50 queries",
+    "queries: one client on loopback, keys drawn at random, in one sample never twice, files in the page cache, "
+    "background merges come to rest; a sample is a percentile of 50 queries",
     "the millions are copies of a real sample made in the store: 30 days, runs of 10,000 events, 40 of them open at "
     "once, traces of 40 events, 3,000 agents of whom 30 are in each run, 2 % of the events failures",
 )
