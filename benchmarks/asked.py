@@ -118,12 +118,12 @@ def _bare_text_of_a_day(store: Store, key: Key) -> Awaitable[Any]:
     return _page(store, since=since, until=until, q=key["word"])
 
 
-def _ledger(run: Callable[[Key], str], times: float, *, searches: bool = False) -> Question:
+def _ledger(run: Callable[[Key], str], times: float) -> Question:
     return Question(
         request=lambda key: get("decisions/reverted", run=run(key)),
         bare=lambda store, key: store.rows("reverted_decisions", run=run(key), below=0.5, limit=PAGE + 1),
         times=times,
-        searches=searches,
+        searches=True,
     )
 
 
@@ -174,7 +174,7 @@ QUESTIONS: dict[str, Question] = {
     "text in a run's diffs": _text("state_change"),
     "text in a day of all runs": Question(request=_text_of_a_day, bare=_bare_text_of_a_day, times=0.2, searches=True),
     "decisions taken back, a run": _ledger(lambda key: str(key["ledger"]), times=0.4),
-    "decisions taken back, all runs": _ledger(lambda _: "", times=0.2, searches=True),
+    "decisions taken back, all runs": _ledger(lambda _: "", times=0.2),
     "an agent's statistics, 30 days": Question(request=_stats, bare=_bare_stats, p95=TWO_HUNDRED),
     "an agent's error rate, 30 days, SQL": _of(sql(ERRORS), p95=TWO_HUNDRED),
     "tools that fail most, all runs, SQL": _of(sql(TOOLS), times=0.2, searches=True),
