@@ -21,6 +21,7 @@ const queries = new QueryClient({
       refetchOnWindowFocus: false,
       gcTime: 60_000,
     },
+    mutations: { networkMode: "always" },
   },
 });
 

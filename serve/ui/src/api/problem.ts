@@ -15,17 +15,31 @@ export class ApiProblem extends Error {
 
 const UNTOLD = "unknown";
 
+const codeOf = (error: unknown): string => (error instanceof ApiProblem ? error.code : UNTOLD);
+
 /** The API does not change its mind about it, unless it was only asked too often, or it was not the API who answered. */
 export const isRefusal = (error: unknown): boolean =>
-  error instanceof ApiProblem &&
-  error.status >= 400 &&
-  error.status < 500 &&
-  error.status !== 429 &&
-  error.code !== UNTOLD;
+  isDamage(error) ||
+  (error instanceof ApiProblem &&
+    error.status >= 400 &&
+    error.status < 500 &&
+    error.status !== 429 &&
+    error.code !== UNTOLD);
+
+/** What was damaged in the store stays so, though it is told as a failure of the API. */
+const isDamage = (error: unknown): boolean => codeOf(error) === "event-corrupted";
+
+/** The stream was made again, and has not come so far. */
+export const isAhead = (error: unknown): boolean => codeOf(error) === "sequence-ahead";
+
+export const isUnknownRun = (error: unknown): boolean => codeOf(error) === "run-not-found";
 
 /** The table does not have the event: not yet, if the live stream told of it. */
-export const isUnknownEvent = (error: unknown): boolean =>
-  error instanceof ApiProblem && error.code === "event-not-found";
+export const isUnknownEvent = (error: unknown): boolean => codeOf(error) === UNKNOWN_EVENT;
+
+const UNKNOWN_EVENT = "event-not-found";
+
+export const unknownEvent = () => new ApiProblem(404, UNKNOWN_EVENT, "No such event", "nothing is stored there yet");
 
 export async function problemOf(response: Response): Promise<ApiProblem> {
   const document: unknown = await response.json().catch(() => null);

@@ -3,7 +3,7 @@
 import { infiniteQueryOptions, keepPreviousData, queryOptions } from "@tanstack/react-query";
 import { api, ask, documentOf } from "./client";
 import type { SwarmEvent } from "./event";
-import { isRefusal, isUnknownEvent } from "./problem";
+import { isRefusal, isUnknownEvent, unknownEvent } from "./problem";
 import type { components } from "./schema";
 
 export type Run = components["schemas"]["RunDocument"];
@@ -54,8 +54,10 @@ export const runQuery = (run: string, newest = 0, ending = false) =>
     queryKey: ["run", run],
     queryFn: ({ signal }) => documentOf(api.GET("/api/v1/runs/{run}", { params: { path: { run } }, signal })),
     // A closed run holds no stream, so a change that somebody else takes back is learnt of by asking.
-    refetchInterval: ({ state: { data } }) =>
-      (data?.closed ? data.last_seq < newest : ending) ? BEHIND_REFRESH : RUNS_REFRESH,
+    refetchInterval: ({ state: { data, dataUpdateCount } }) => {
+      const behind = data?.closed ? data.last_seq < newest && dataUpdateCount < MOST_LOOKS : ending;
+      return behind ? BEHIND_REFRESH : RUNS_REFRESH;
+    },
   });
 
 /** The chain's verdict; asked anew when the run has grown. */
@@ -87,8 +89,8 @@ export const stateQuery = (run: string, at: number, events = 0) =>
     // The live stream is ahead of the table: the answer then ends before what was asked for, or has gaps.
     refetchInterval: (query) => {
       const { data, dataUpdateCount } = query.state;
-      if (data && data.at < at) return BEHIND_REFRESH;
-      return data && dataUpdateCount < MOST_LOOKS && folded(data) < events ? BEHIND_REFRESH : whereUnanswered(query);
+      const behind = data && (data.at < at || folded(data) < events);
+      return behind && dataUpdateCount < MOST_LOOKS ? BEHIND_REFRESH : whereUnanswered(query);
     },
   });
 
@@ -126,13 +128,11 @@ export const blameQuery = ({ run, at, workspace, path, pathHex }: FileAt) =>
     staleTime: Number.POSITIVE_INFINITY,
   });
 
-export const eventQuery = (eventId: string) =>
+/** An event that has no id is read by its place in the run. */
+export const eventQuery = (run: string, eventId: string, seq: number) =>
   queryOptions({
-    queryKey: ["event", eventId],
-    queryFn: async ({ signal }) => {
-      const params = { path: { event_id: eventId } };
-      return (await documentOf(api.GET("/api/v1/events/{event_id}", { params, signal }))) as unknown as SwarmEvent;
-    },
+    queryKey: eventId ? ["event", eventId] : ["event", run, seq],
+    queryFn: ({ signal }) => (eventId ? readEvent(eventId, signal) : readEventAt(run, seq, signal)),
     staleTime: Number.POSITIVE_INFINITY,
     // The page asks only for events that it was told of: the table has them in a moment, and what is too large for
     // one is there once the bus is.
@@ -142,6 +142,19 @@ export const eventQuery = (eventId: string) =>
       return early && dataUpdateCount + errorUpdateCount < MOST_LOOKS ? BEHIND_REFRESH : whereUnanswered(query);
     },
   });
+
+async function readEvent(eventId: string, signal: AbortSignal): Promise<SwarmEvent> {
+  const params = { path: { event_id: eventId } };
+  return (await documentOf(api.GET("/api/v1/events/{event_id}", { params, signal }))) as unknown as SwarmEvent;
+}
+
+async function readEventAt(run: string, seq: number, signal: AbortSignal): Promise<SwarmEvent> {
+  const query = { run, after: seq - 1, limit: 1 };
+  const page = await documentOf(api.GET("/api/v1/events", { params: { query }, signal }));
+  const [event] = page.data as unknown as SwarmEvent[];
+  if (event?.seq !== seq) throw unknownEvent();
+  return event;
+}
 
 export const DECISIONS_AT_ONCE = 100;
 

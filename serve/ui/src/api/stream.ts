@@ -1,9 +1,9 @@
 /** A run's events as they are stored: SSE by fetch (a header carries the token), resumed where it broke off. */
 
 import { createParser } from "eventsource-parser";
-import { ask } from "./client";
+import { listen } from "./client";
 import type { SwarmEvent } from "./event";
-import { isRefusal } from "./problem";
+import { isAhead, isRefusal } from "./problem";
 
 /** A broken one is made again by itself, a refused one is not. */
 export type Connection = "connecting" | "open" | "broken" | "refused";
@@ -12,6 +12,8 @@ export interface Listener {
   /** Everything that came since the last time. */
   onEvents: (events: SwarmEvent[]) => void;
   onConnection: (connection: Connection) => void;
+  /** Everything up to there has come, or is none of this run. */
+  onPosition: (seq: number) => void;
 }
 
 const RETRY_MILLISECONDS = [500, 1_000, 2_000, 5_000];
@@ -22,22 +24,27 @@ const SILENCE_MILLISECONDS = 40_000;
 export async function follow(run: string, after: number, listener: Listener, signal: AbortSignal): Promise<void> {
   const batch = new Batch(listener.onEvents);
   let seen = after;
+  const reach = (seq: number) => {
+    seen = seq;
+    listener.onPosition(seq);
+  };
   listener.onConnection("connecting");
   for (let failures = 0; !signal.aborted; failures += 1) {
     const silence = new Silence(SILENCE_MILLISECONDS);
     try {
       const url = `${location.origin}/api/v1/stream?run=${encodeURIComponent(run)}&after=${seen}`;
       const init = { signal: AbortSignal.any([signal, silence.signal]), headers: { Accept: "text/event-stream" } };
-      const response = await ask(url, init);
+      const response = await listen(url, init);
       listener.onConnection("open");
       await read(response, silence, (id, data) => {
-        seen = Math.max(seen, id);
         failures = 0;
         if (data) batch.add(JSON.parse(data) as SwarmEvent);
+        if (id > seen) reach(id);
       });
     } catch (error) {
       if (signal.aborted) return;
-      if (isRefusal(error)) return listener.onConnection("refused");
+      if (isAhead(error)) reach(0);
+      else if (isRefusal(error)) return listener.onConnection("refused");
     } finally {
       silence.end();
     }
@@ -48,15 +55,43 @@ export async function follow(run: string, after: number, listener: Listener, sig
 
 async function read(response: Response, silence: Silence, told: (id: number, data: string) => void): Promise<void> {
   const parser = createParser({ onEvent: (event) => told(Number(event.id ?? 0), event.data) });
+  const positions = new Positions((id) => told(id, ""));
   const reader = response.body?.pipeThrough(new TextDecoderStream()).getReader();
   try {
     for (let part = await reader?.read(); part && !part.done; part = await reader?.read()) {
       silence.heard();
       parser.feed(part.value);
+      positions.feed(part.value);
     }
   } finally {
     // What cannot be read ends the connection too: a browser has six of them for each origin.
     reader?.cancel().catch(() => undefined);
+  }
+}
+
+const ID = /^id: ?(\d+)\r?$/;
+const ID_CHARACTERS = 64;
+
+/** The API tells whose run is quiet how far it has read, by frames of an id alone: no event comes of them. */
+class Positions {
+  /** What has come of a line; of a long one enough to see that it is no id. */
+  private begun = "";
+  private id = 0;
+
+  constructor(private readonly told: (id: number) => void) {}
+
+  feed(text: string): void {
+    const [first = "", ...lines] = text.split("\n");
+    const rest = lines.pop();
+    if (rest !== undefined) for (const line of [this.begun + first, ...lines]) this.take(line);
+    this.begun = (rest ?? this.begun + first).slice(0, ID_CHARACTERS);
+  }
+
+  private take(line: string): void {
+    const id = ID.exec(line)?.[1];
+    if (id) this.id = Number(id);
+    // A frame that is cut off may lack its event.
+    if ((line === "" || line === "\r") && this.id) this.told(this.id);
   }
 }
 

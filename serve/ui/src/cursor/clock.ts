@@ -8,6 +8,9 @@ import { useCursor } from "./store";
 /** Milliseconds that the longest wait between two events takes at speed 1. */
 const LONGEST_WAIT = 1_000;
 
+/** Of one step: a tab that was out of sight got no frames, and goes on from where it was. */
+const LONGEST_STEP = 250;
+
 export function useClock(log: RunLog): void {
   const playing = useCursor((cursor) => cursor.playing);
   useEffect(() => {
@@ -16,7 +19,7 @@ export function useClock(log: RunLog): void {
     let owed = 0;
     let frame = requestAnimationFrame(function step(now: number) {
       const { speed, setPlaying } = useCursor.getState();
-      owed += (now - before) * speed;
+      owed += Math.min(LONGEST_STEP, now - before) * speed;
       before = now;
       const start = cursorPlace(log);
       let index = start;

@@ -213,14 +213,14 @@ function Files({ compared: { a, b, files, files_differing: all } }: { compared: 
               </tr>
             </thead>
             <tbody>
-              {files.map(({ path, a_blob, b_blob }, row) => (
+              {files.map(({ path, path_hex, a_blob, b_blob }, row) => (
                 // biome-ignore lint/suspicious/noArrayIndexKey: names that are not UTF-8 may read the same
                 <tr key={row}>
                   <td>
                     <bdi>{path}</bdi>
                   </td>
-                  <FileLink run={a} path={path} blob={a_blob} letter="A" />
-                  <FileLink run={b} path={path} blob={b_blob} letter="B" />
+                  <FileLink run={a} path={path} file={path_hex || path} blob={a_blob} letter="A" />
+                  <FileLink run={b} path={path} file={path_hex || path} blob={b_blob} letter="B" />
                 </tr>
               ))}
             </tbody>
@@ -234,12 +234,21 @@ function Files({ compared: { a, b, files, files_differing: all } }: { compared: 
 
 const BLOB_CHARACTERS = 12;
 
-function FileLink({ run, path, blob, letter }: { run: Run; path: string; blob: string; letter: string }) {
+interface FileLinkProps {
+  run: Run;
+  path: string;
+  /** What the files panel knows it by. */
+  file: string;
+  blob: string;
+  letter: string;
+}
+
+function FileLink({ run, path, file, blob, letter }: FileLinkProps) {
   const shown = blob.slice(0, BLOB_CHARACTERS);
   return (
     <td>
       {blob ? (
-        <Link to={linkTo(run.run_id, run.last_seq, path)} aria-label={`${shown}: ${path} in ${letter}`}>
+        <Link to={linkTo(run.run_id, run.last_seq, file)} aria-label={`${shown}: ${path} in ${letter}`}>
           <code>{shown}</code>
         </Link>
       ) : (

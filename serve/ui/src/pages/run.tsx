@@ -30,7 +30,9 @@ export function RunPage({ run }: { run: string }) {
   const [ending, setEnding] = useState(false);
   const [newest, setNewest] = useState(0);
   const { data, error, refetch } = useQuery(runQuery(run, newest, ending));
-  const wanted = useCursor((cursor) => Math.max(cursor.seq ?? 0, cursor.expected));
+  // A link may name a moment beyond the end of a run to which nothing comes any more.
+  const end = data?.closed ? data.last_seq : Number.POSITIVE_INFINITY;
+  const wanted = useCursor((cursor) => Math.max(Math.min(cursor.seq ?? 0, end), cursor.expected));
   const followed = useRunLog(run, data, wanted);
   const { log, version, loaded } = followed;
   const told = log.rows.slice(-LAST_WORDS).some(isVerdict);
@@ -73,7 +75,7 @@ export function RunPage({ run }: { run: string }) {
               </Guard>
               <div className="mission-side">
                 <Guard of={`event ${resting}`}>
-                  <EventPanel log={log} index={resting} />
+                  <EventPanel run={run} log={log} index={resting} />
                 </Guard>
                 <Guard of={`files ${resting}`}>
                   <FilesPanel run={run} log={log} index={resting} />

@@ -17,7 +17,9 @@ import "./runs.css";
 const SETTLE_MILLISECONDS = 250;
 
 export function RunsPage() {
-  const told = new URLSearchParams(useSearch()).get("q") ?? "";
+  // It is decoded already: what is typed as %41 would become an A.
+  useSearch();
+  const told = new URLSearchParams(location.search).get("q") ?? "";
   const [search, setSearch] = useState(told);
   // A link to this page, as the name in the bar is one, changes nothing but the address.
   useEffect(() => setSearch(told), [told]);
@@ -50,11 +52,11 @@ export function RunsPage() {
               !isPlaceholderData &&
               `${count(runs.length)} ${runs.length === 1 ? "run" : "runs"}${hasNextPage ? ", and older ones" : ""}`}
           </p>
-          {runs.length > 1 && <CompareButton choice={choice} />}
+          {(runs.length > 1 || choice.runs.length > 0) && <CompareButton choice={choice} />}
         </div>
         {error && <Failure error={error} retry={refetch} />}
         {isPending && <Loading what="runs" />}
-        {data && !runs.length && (asked ? <NothingFound search={asked} /> : <NoRun />)}
+        {data && !isPlaceholderData && !runs.length && (asked ? <NothingFound search={asked} /> : <NoRun />)}
         {runs.length > 0 && (
           <div className="sheet-room">
             <RunTable runs={runs} choice={choice} />

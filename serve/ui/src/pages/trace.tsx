@@ -54,7 +54,7 @@ function Spans({ trace }: { trace: Trace }) {
   const open = rows.find((row) => row.span.span_id === selected) ?? rows[0];
   const select = (spanId: string) => {
     setSelected(spanId);
-    history.replaceState(history.state, "", `${location.pathname}?span=${spanId}`);
+    history.replaceState(history.state, "", `${location.pathname}?span=${encodeURIComponent(spanId)}`);
   };
   const { events, stored_spans, truncated, spans_truncated } = trace.meta;
   const tools = (
@@ -165,6 +165,8 @@ function SpanPanel({ row }: { row: SpanRow }) {
 /** Written out once it is looked at: two hundred of them may have megabytes. */
 function SpanEvent({ event }: { event: SwarmEvent }) {
   const [open, setOpen] = useState(false);
+  // The table names a run that its producer did not by the trace.
+  const run = event.run_id || event.trace_id;
   return (
     <div className="span-event">
       <details onToggle={(toggled) => setOpen(toggled.currentTarget.open)}>
@@ -175,7 +177,7 @@ function SpanEvent({ event }: { event: SwarmEvent }) {
         </summary>
         {open && <pre>{JSON.stringify(event, null, 1).slice(0, RAW_CHARACTERS)}</pre>}
       </details>
-      {event.run_id && <Link to={linkTo(event.run_id, event.seq)}>seq {event.seq}</Link>}
+      {run && <Link to={linkTo(run, event.seq)}>seq {event.seq}</Link>}
     </div>
   );
 }

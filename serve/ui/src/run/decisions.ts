@@ -5,11 +5,12 @@ import { useCallback, useMemo } from "react";
 import type { Decision } from "../api/event";
 import { DECISIONS_AT_ONCE, decisionsQuery } from "../api/queries";
 import type { RunLog } from "./log";
+import type { Row } from "./row";
 import { useSettled } from "./settled";
 
 const SETTLE_MILLISECONDS = 100;
 
-export type Decided = (seq: number) => Decision | undefined;
+export type Decided = (row: Row) => Decision | undefined;
 
 /** For the events at these places of the log; a decision is undefined until it is known. */
 export function useDecisions(run: string, log: RunLog, places: readonly number[]): Decided {
@@ -20,7 +21,7 @@ export function useDecisions(run: string, log: RunLog, places: readonly number[]
   }, [settled, run]);
   const found = useQueries({ queries, combine });
   return useCallback(
-    (seq) => log.recent.get(seq)?.decision ?? found.find((stretch) => stretch?.has(seq))?.get(seq),
+    (row) => log.streamed(row)?.decision ?? found.find((stretch) => stretch?.has(row.seq))?.get(row.seq),
     [found, log],
   );
 }
@@ -33,7 +34,7 @@ function stretchesOf(log: RunLog, places: readonly number[]): string[] {
   const stretches = new Set<string>();
   for (const place of places) {
     const row = log.rows[place];
-    if (row?.kind !== "decision" || log.recent.has(row.seq)) continue;
+    if (row?.kind !== "decision" || log.streamed(row)) continue;
     const number = log.decisionsAt(place) - 1;
     const begin = number - (number % DECISIONS_AT_ONCE);
     stretches.add(`${beginOf(log, begin)}+${Math.min(DECISIONS_AT_ONCE, total - begin)}`);

@@ -1,8 +1,8 @@
 /** Fills a run's log: what the table holds first, then what is stored from now on. */
 
-import { useEffect, useState, useSyncExternalStore } from "react";
+import { useEffect, useRef, useState, useSyncExternalStore } from "react";
 import type { SwarmEvent } from "../api/event";
-import { isRefusal } from "../api/problem";
+import { isRefusal, isUnknownRun } from "../api/problem";
 import { type Outline, type Run, readOutline } from "../api/queries";
 import { type Connection, follow, pause } from "../api/stream";
 import { useLinger } from "./linger";
@@ -27,17 +27,20 @@ const AGAIN_MILLISECONDS = 2_000;
 const LAST_WORDS_MILLISECONDS = 10_000;
 const HIDDEN_MILLISECONDS = 5_000;
 /** Sequences by which one part of the table may be behind another; the stream has them all. */
-const OVERLAP = 1_000;
+const OVERLAP = 5_000;
 
 /** `known` is what the API says of the run, `wanted` a sequence that the log is not whole without. */
 export function useRunLog(run: string, known: Run | undefined, wanted: number): Followed {
   const [log, setLog] = useState(() => new RunLog());
   const [status, setStatus] = useState<Omit<Followed, "log" | "version">>(BEGINNING);
   const [attempt, setAttempt] = useState(0);
+  /** How far the live stream was read; a tab that was out of sight goes on from there. */
+  const heard = useRef<number | null>(null);
   // biome-ignore lint/correctness/useExhaustiveDependencies: another attempt begins anew
   useEffect(() => {
     const stop = new AbortController();
     const fresh = new RunLog();
+    heard.current = null;
     setLog(fresh);
     setStatus(BEGINNING);
     const tell: Tell = (change) => stop.signal.aborted || setStatus((last) => ({ ...last, ...change }));
@@ -47,10 +50,12 @@ export function useRunLog(run: string, known: Run | undefined, wanted: number): 
     return () => stop.abort();
   }, [run, attempt]);
   // Whoever opens a run before its first event is refused until there is one.
-  const refused = status.error !== null && isRefusal(status.error);
+  const early = known !== undefined && isUnknownRun(status.error);
   useEffect(() => {
-    if (known && refused) setAttempt((last) => last + 1);
-  }, [known, refused]);
+    if (!early) return;
+    const timer = setTimeout(() => setAttempt((last) => last + 1), AGAIN_MILLISECONDS);
+    return () => clearTimeout(timer);
+  }, [early]);
   const version = useSyncExternalStore(log.subscribe, log.getVersion);
   const growing = useLinger(
     status.loaded && known !== undefined && !isWhole(log, known, wanted),
@@ -64,7 +69,11 @@ export function useRunLog(run: string, known: Run | undefined, wanted: number): 
     const stop = new AbortController();
     const onConnection = (connection: Connection) => setStatus((last) => ({ ...last, connection }));
     const onEvents = (events: SwarmEvent[]) => log.appendEvents(events);
-    void follow(run, Math.max(0, log.lastSeq - OVERLAP), { onEvents, onConnection }, stop.signal);
+    const onPosition = (seq: number) => {
+      if (!stop.signal.aborted) heard.current = seq;
+    };
+    const after = heard.current ?? Math.max(0, log.lastSeq - OVERLAP);
+    void follow(run, after, { onEvents, onConnection, onPosition }, stop.signal);
     return () => stop.abort();
   }, [run, log, following]);
   return { log, version, ...status };

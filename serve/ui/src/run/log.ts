@@ -53,11 +53,11 @@ export class RunLog {
   readonly failures: number[] = [];
   /** In the order in which they were taken up. */
   readonly handoffs: Handoff[] = [];
-  /** The newest events of the live stream, whole, by sequence: the table may not have them yet. */
-  readonly recent = new Map<number, SwarmEvent>();
   /** Grows with every change. */
   version = 0;
 
+  /** The newest events of the live stream, whole: the table may not have them yet. */
+  private readonly recent = new Map<string, SwarmEvent>();
   private readonly sums: Sums[] = [];
   private readonly order = new Map<string, number>();
   private readonly places = new Map<string, number>();
@@ -99,15 +99,20 @@ export class RunLog {
     return this.rows[this.places.get(eventId ?? "") ?? -1];
   }
 
-  /** Take in rows in stream order; those that are here already are passed over. */
+  /** The event of a row, whole, if the live stream brought it lately. */
+  streamed(row: Row | undefined): SwarmEvent | undefined {
+    return row && this.recent.get(nameOf(row.eventId, row.seq));
+  }
+
+  /** Take in rows; those that are here already are passed over, and so are later copies of them. */
   append(rows: readonly Row[]): void {
-    const fresh = rows.filter((row) => this.rows[this.indexAt(row.seq)]?.seq !== row.seq);
+    const fresh = this.fresh(rows);
     const [first] = fresh;
     if (!first) return;
     // Several workers fill the table: a row may come behind later ones.
     const kept = this.indexAt(first.seq) + 1;
     const tail = this.rows.splice(kept);
-    const merged = tail.length ? [...tail, ...fresh].sort((a, b) => a.seq - b.seq) : fresh;
+    const merged = tail.length ? [...tail, ...fresh].sort(bySeq) : fresh;
     this.sums.length = kept;
     for (const places of [this.changes, this.failures]) while ((places.at(-1) ?? -1) >= kept) places.pop();
     this.forgetHandoffs(kept, tail);
@@ -117,10 +122,10 @@ export class RunLog {
   }
 
   appendEvents(events: readonly SwarmEvent[]): void {
-    for (const event of events) this.recent.set(event.seq, event);
-    for (const seq of this.recent.keys()) {
+    for (const event of events) this.keep(event);
+    for (const name of this.recent.keys()) {
       if (this.recent.size <= RECENT) break;
-      this.recent.delete(seq);
+      this.recent.delete(name);
     }
     this.append(events.map(rowOfEvent));
   }
@@ -167,6 +172,30 @@ export class RunLog {
     return this.sums[index]?.decisions ?? 0;
   }
 
+  private keep(event: SwarmEvent): void {
+    const name = nameOf(event.event_id, event.seq);
+    const known = this.recent.get(name);
+    // The row is the first one's, and a later copy has another sequence.
+    if (!known || event.seq === known.seq) this.recent.set(name, event);
+  }
+
+  private fresh(rows: readonly Row[]): Row[] {
+    const told = new Set<string>();
+    const isNew = (row: Row) => {
+      const name = nameOf(row.eventId, row.seq);
+      const isKnown = told.has(name) || this.has(row);
+      told.add(name);
+      return !isKnown;
+    };
+    // A stream that was made again begins with small sequences.
+    return rows.filter(isNew).sort(bySeq);
+  }
+
+  /** A sequence names no event: a stream that was made again counts from one. */
+  private has({ eventId, seq }: Row): boolean {
+    return eventId ? this.places.has(eventId) : this.rows[this.indexAt(seq)]?.seq === seq;
+  }
+
   private push(row: Row): void {
     const before = this.sums.at(-1) ?? NOTHING;
     const decision = row.kind === "decision" ? 1 : 0;
@@ -187,7 +216,7 @@ export class RunLog {
     }
     this.takeUp(row);
     this.rows.push(row);
-    this.places.set(row.eventId, this.rows.length - 1);
+    if (row.eventId) this.places.set(row.eventId, this.rows.length - 1);
   }
 
   private takeUp(row: Row): void {
@@ -207,6 +236,11 @@ export class RunLog {
     }
   }
 }
+
+const bySeq = (a: Row, b: Row) => a.seq - b.seq;
+
+/** A foreign producer may give its events no id. */
+export const nameOf = (eventId: string, seq: number): string => eventId || `seq ${seq}`;
 
 const takenBy = (row: Row) => `${row.parent} ${row.agent} ${row.taskId}`;
 

@@ -77,11 +77,17 @@ const VERDICTS = new Set(["merged", "rejected", "failed", "cancelled"]);
 export const isVerdict = (row: Row): boolean =>
   row.kind === "run_transition" && !row.taskId && VERDICTS.has(row.result);
 
+/** A clock that was never set tells a time before the computer; the outline passes it over too. */
+function millisecondsOf(event: SwarmEvent): number {
+  const told = Date.parse(timeOf(event));
+  return told > 0 ? told : Date.parse(event.stream_time);
+}
+
 /** The same line from an event of the live stream. */
 export function rowOfEvent(event: SwarmEvent): Row {
   return {
     seq: event.seq,
-    time: Date.parse(timeOf(event)),
+    time: millisecondsOf(event),
     eventId: event.event_id,
     kind: event.kind,
     role: roleOf(event.agent_role),

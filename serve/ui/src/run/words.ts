@@ -33,6 +33,9 @@ export function offset(value: number): string {
   return `${value < 0 && tenths ? "-" : "+"}${hours ? `${hours}:` : ""}${pad(minutes)}:${rest}`;
 }
 
+/** Of a text as it is saved: a character has up to four bytes. */
+export const bytesOf = (text: string): string => bytes(new Blob([text]).size);
+
 export function bytes(value: number): string {
   if (value < 1_024) return `${value} B`;
   if (value < 1_048_576) return `${(value / 1_024).toFixed(1)} KiB`;

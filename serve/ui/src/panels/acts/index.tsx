@@ -23,9 +23,9 @@ export const RunActs = memo(function RunActs({ run, log, index }: Props) {
   const row = log.rows[index];
   const changeId = row?.kind === "state_change" ? row.eventId : "";
   const settled = useSettled(changeId, SETTLE_MILLISECONDS);
-  const streamed = row && log.recent.get(row.seq);
+  const streamed = log.streamed(row);
   const enabled = changeId !== "" && settled === changeId && !streamed;
-  const { data } = useQuery({ ...eventQuery(changeId), enabled });
+  const { data } = useQuery({ ...eventQuery(run.run_id, changeId, row?.seq ?? 0), enabled });
   if (!row) return null;
   const moment: Moment = {
     run,

@@ -78,6 +78,8 @@ function UndoDone({ run, done }: { run: string; done: Undone }) {
         <Link
           to={linkTo(run, done.seq)}
           onClick={(event) => {
+            // The address keeps what is open in the page.
+            event.preventDefault();
             goTo(done.seq);
             closeAround(event);
           }}

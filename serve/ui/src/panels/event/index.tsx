@@ -10,8 +10,8 @@ import { useCursor } from "../../cursor/store";
 import { AgentName } from "../../parts/badges";
 import { Failure, Loading } from "../../parts/notes";
 import { Panel } from "../../parts/panel";
-import type { RunLog } from "../../run/log";
-import { roleOf } from "../../run/row";
+import { nameOf, type RunLog } from "../../run/log";
+import { type Row, roleOf } from "../../run/row";
 import { KIND_NAMES } from "../../run/sentence";
 import { useSettled } from "../../run/settled";
 import { moment } from "../../run/words";
@@ -20,21 +20,22 @@ import { LongText } from "./text";
 import "./event.css";
 
 interface Props {
+  run: string;
   log: RunLog;
   index: number;
 }
 
 const SETTLE_MILLISECONDS = 120;
 
-export const EventPanel = memo(function EventPanel({ log, index }: Props) {
+export const EventPanel = memo(function EventPanel({ run, log, index }: Props) {
   const row = log.rows[index];
-  const eventId = useSettled(row?.eventId ?? "", SETTLE_MILLISECONDS);
+  const settled = useSettled(row, SETTLE_MILLISECONDS);
   // What was too large for an event is put back by the API alone.
-  const streamed = row && log.recent.get(row.seq);
+  const streamed = log.streamed(row);
   const whole = streamed?.blobs ? undefined : streamed;
   const asked = useQuery({
-    ...eventQuery(eventId),
-    enabled: eventId !== "" && eventId === row?.eventId && !whole,
+    ...eventQuery(run, settled?.eventId ?? "", settled?.seq ?? 0),
+    enabled: settled !== undefined && settled === row && !whole,
     placeholderData: keepPreviousData,
   });
   const data = whole ?? asked.data;
@@ -43,7 +44,7 @@ export const EventPanel = memo(function EventPanel({ log, index }: Props) {
   const tools = data && <span className="dim">{KIND_NAMES[data.kind]}</span>;
   return (
     <Panel name="event" title="At the cursor" tools={tools}>
-      <div className="event" data-seq={row?.seq} aria-busy={data?.event_id !== row?.eventId}>
+      <div className="event" data-seq={row?.seq} aria-busy={!isOf(data, row)}>
         {error && <Failure error={error} retry={asked.refetch} />}
         {!data && !error && <Loading what="the event" />}
         {data && row && (
@@ -65,6 +66,9 @@ export const EventPanel = memo(function EventPanel({ log, index }: Props) {
   );
 });
 
+const isOf = (event: SwarmEvent | undefined, row: Row | undefined): boolean =>
+  event !== undefined && row !== undefined && nameOf(event.event_id, event.seq) === nameOf(row.eventId, row.seq);
+
 function Links({ event, log }: { event: SwarmEvent; log: RunLog }) {
   const goTo = useCursor((cursor) => cursor.goTo);
   const cause = log.rowOf(event.parent_event_id);
@@ -75,11 +79,15 @@ function Links({ event, log }: { event: SwarmEvent; log: RunLog }) {
           Its cause
         </button>
       )}
-      {event.trace_id && <Link to={`/traces/${event.trace_id}?span=${event.span_id ?? ""}`}>Its span</Link>}
+      {event.trace_id && <Link to={linkToSpan(event)}>Its span</Link>}
       <Everything event={event} />
     </footer>
   );
 }
+
+/** A foreign producer's ids may be any text. */
+const linkToSpan = ({ trace_id = "", span_id = "" }: SwarmEvent) =>
+  `/traces/${encodeURIComponent(trace_id)}?span=${encodeURIComponent(span_id)}`;
 
 /** Written out once it is looked at: an event may have megabytes. */
 function Everything({ event }: { event: SwarmEvent }) {

@@ -3,7 +3,7 @@
 import { useMemo, useState } from "react";
 import { Diff, type FileData, Hunk, parseDiff } from "react-diff-view";
 import "react-diff-view/style/index.css";
-import { bytes } from "../../run/words";
+import { bytesOf } from "../../run/words";
 import { LongText } from "./text";
 import "./patch.css";
 
@@ -18,7 +18,7 @@ export function Patch({ text, reason }: { text: string; reason: string }) {
   const [view, setView] = useState<"unified" | "split">("unified");
   if (!text)
     return <p className="dim">{reason === "base" ? "What the run started from; it has no patch." : "No patch."}</p>;
-  if (!files) return <LongText title={`patch of ${bytes(text.length)}`} text={text} />;
+  if (!files) return <LongText title={`patch of ${bytesOf(text)}`} text={text} />;
   const shown = Math.min(parts * MOST_FILES, upToLines(files, parts * MOST_LINES));
   return (
     <div className="patch">

@@ -86,8 +86,9 @@ function DecisionSaid({ decision }: { decision: Decision }) {
       <h3>Turned down</h3>
       {rejected.length ? (
         <ul className="event-rejected">
-          {rejected.slice(0, MOST_REJECTED).map((one) => (
-            <li key={one}>{short(one, REJECTED)}</li>
+          {rejected.slice(0, MOST_REJECTED).map((one, at) => (
+            // biome-ignore lint/suspicious/noArrayIndexKey: the same may be turned down twice
+            <li key={at}>{short(one, REJECTED)}</li>
           ))}
           {rejected.length > MOST_REJECTED && <li>and {count(rejected.length - MOST_REJECTED)} more</li>}
         </ul>

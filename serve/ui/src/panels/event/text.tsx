@@ -2,7 +2,7 @@
 
 import { useState } from "react";
 import { save } from "../../parts/save";
-import { bytes } from "../../run/words";
+import { bytesOf } from "../../run/words";
 
 const CHARACTERS = 8_000;
 /** A browser takes a second for a line of a million. */
@@ -21,11 +21,11 @@ export function LongText({ title, text }: { title: string; text: string }) {
         <p>
           {most < MOST_CHARACTERS && (
             <button type="button" className="quiet" onClick={() => setExtended(text)}>
-              Show more of {bytes(text.length)}
+              Show more of {bytesOf(text)}
             </button>
           )}
           <button type="button" className="quiet" onClick={() => save(`${title || "text"}.txt`, text)}>
-            Save all {bytes(text.length)}
+            Save all {bytesOf(text)}
           </button>
         </p>
       )}

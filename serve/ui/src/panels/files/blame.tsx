@@ -1,9 +1,11 @@
 /** Who wrote each line, and on which decision: lines of one change stand under it. A megabyte of them is a few dozen rows. */
 
-import { useQuery } from "@tanstack/react-query";
+import { keepPreviousData, useQuery } from "@tanstack/react-query";
 import { useVirtualizer } from "@tanstack/react-virtual";
 import { useMemo, useRef } from "react";
+import { Link } from "wouter";
 import { type Blame, blameQuery, type FileAt } from "../../api/queries";
+import { linkTo } from "../../cursor/address";
 import { useCursor } from "../../cursor/store";
 import { AgentName } from "../../parts/badges";
 import { Failure, Loading } from "../../parts/notes";
@@ -21,13 +23,13 @@ const LINE_HEIGHT = 20;
 const CHARACTERS = 2_000;
 
 export function BlamedText({ asked, log }: { asked: FileAt; log: RunLog }) {
-  const { data, error, refetch } = useQuery(blameQuery(asked));
+  const { data, error, refetch } = useQuery({ ...blameQuery(asked), placeholderData: keepPreviousData });
   if (error) return <Failure error={error} retry={refetch} />;
   if (!data) return <Loading what="who wrote the lines" />;
-  return <BlamedLines run={asked.run} log={log} lines={data.lines} />;
+  return <BlamedLines asked={asked} log={log} lines={data.lines} />;
 }
 
-function BlamedLines({ run, log, lines }: { run: string; log: RunLog; lines: readonly Line[] }) {
+function BlamedLines({ asked, log, lines }: { asked: FileAt; log: RunLog; lines: readonly Line[] }) {
   const scroller = useRef<HTMLDivElement>(null);
   const entries = useMemo(() => entriesOf(lines), [lines]);
   const virtual = useVirtualizer({
@@ -42,7 +44,7 @@ function BlamedLines({ run, log, lines }: { run: string; log: RunLog; lines: rea
     const decided = entry?.heads && log.rowOf(entry.line.decision_id);
     return decided ? [log.indexAt(decided.seq)] : [];
   });
-  const decided = useDecisions(run, log, places);
+  const decided = useDecisions(asked.run, log, places);
   return (
     <div ref={scroller} className="blame">
       <ol style={{ height: virtual.getTotalSize() }}>
@@ -52,7 +54,7 @@ function BlamedLines({ run, log, lines }: { run: string; log: RunLog; lines: rea
           return (
             <li key={item.key} style={{ transform: `translateY(${item.start}px)`, height: item.size }}>
               {entry.heads ? (
-                <Origin log={log} line={entry.line} decided={decided} />
+                <Origin asked={asked} log={log} line={entry.line} decided={decided} />
               ) : (
                 <>
                   <span className="blame-number">{line}</span>
@@ -67,8 +69,15 @@ function BlamedLines({ run, log, lines }: { run: string; log: RunLog; lines: rea
   );
 }
 
+interface OriginProps {
+  asked: FileAt;
+  log: RunLog;
+  line: Line;
+  decided: Decided;
+}
+
 /** Leads to the decision, and to the change that carried it out. */
-function Origin({ log, line, decided }: { log: RunLog; line: Line; decided: Decided }) {
+function Origin({ asked, log, line, decided }: OriginProps) {
   const goTo = useCursor((cursor) => cursor.goTo);
   const change = log.rowOf(line.event_id);
   const decision = log.rowOf(line.decision_id);
@@ -78,13 +87,19 @@ function Origin({ log, line, decided }: { log: RunLog; line: Line; decided: Deci
       <AgentName name={line.agent_name || line.agent_id} role={change?.role ?? ""} />
       {said && (
         <button type="button" className="quiet" title={said.text} onClick={() => goTo(said.seq)}>
-          <bdi>{sentenceOf(said, decided(said.seq))}</bdi> <span className="dim">seq {said.seq}</span>
+          <bdi>{sentenceOf(said, decided(said))}</bdi> <span className="dim">seq {said.seq}</span>
         </button>
       )}
       {decision && (
         <button type="button" className="quiet blame-change" onClick={() => goTo(line.seq)}>
           change {line.seq}
         </button>
+      )}
+      {/* A fork has lines of its parent, whose events are not among its own. */}
+      {line.run_id !== asked.run && (
+        <Link to={linkTo(line.run_id, line.seq, asked.pathHex || asked.path)}>
+          change {line.seq} of <bdi>{line.run_id}</bdi>
+        </Link>
       )}
     </p>
   );

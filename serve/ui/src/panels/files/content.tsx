@@ -1,6 +1,6 @@
 /** One file's content at the cursor. */
 
-import { useQuery } from "@tanstack/react-query";
+import { keepPreviousData, useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { contentQuery } from "../../api/queries";
 import { isOpenInAddress, keepOpenInAddress } from "../../cursor/address";
@@ -23,7 +23,11 @@ const BLAME = "blame";
 
 export function FileContent({ run, log, at, workspace, file, onClose }: Props) {
   const asked = { run, at, workspace, path: file.path, pathHex: file.path_hex };
-  const { data, error, refetch } = useQuery(contentQuery(asked));
+  const { data, error, refetch, isPlaceholderData } = useQuery({
+    ...contentQuery(asked),
+    // Most changes are of other files.
+    placeholderData: keepPreviousData,
+  });
   const [blamed, setBlamed] = useState(() => isOpenInAddress(BLAME));
   const toggle = () => {
     setBlamed(!blamed);
@@ -31,7 +35,7 @@ export function FileContent({ run, log, at, workspace, file, onClose }: Props) {
   };
   const text = data?.encoding === "utf-8" ? data.content : "";
   return (
-    <section className="file-content" aria-label={`Content of ${file.path}`}>
+    <section className="file-content" aria-label={`Content of ${file.path}`} aria-busy={isPlaceholderData}>
       <header>
         <bdi>{file.path}</bdi>
         <span className="dim">

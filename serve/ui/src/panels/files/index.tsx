@@ -72,7 +72,7 @@ export const FilesPanel = memo(function FilesPanel({ run, log, index }: Props) {
         )}
         {open && state && (
           <FileContent
-            key={open.blob}
+            key={JSON.stringify([workspace, keyOf(open)])}
             run={run}
             log={log}
             at={state.at}

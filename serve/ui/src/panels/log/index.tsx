@@ -7,7 +7,8 @@ import { cursorPlace, moveTo } from "../../cursor/moves";
 import { Empty } from "../../parts/notes";
 import { Panel } from "../../parts/panel";
 import { useDecisions } from "../../run/decisions";
-import type { RunLog } from "../../run/log";
+import { nameOf, type RunLog } from "../../run/log";
+import type { Row } from "../../run/row";
 import { count } from "../../run/words";
 import { type Filter, NO_FILTER, placesOf, placeUpTo } from "./filter";
 import { FilterBar } from "./filter-bar";
@@ -46,6 +47,8 @@ export const LogPanel = memo(function LogPanel({ run, log, version, index }: Pro
   );
 });
 
+const keyOf = (row: Row | undefined) => row && nameOf(row.eventId, row.seq);
+
 interface RowsProps {
   run: string;
   log: RunLog;
@@ -61,7 +64,7 @@ function Rows({ run, log, places, index }: RowsProps) {
     getScrollElement: () => scroller.current,
     estimateSize: (at) => HEIGHTS[rowAt(at)?.kind ?? "unknown"] ?? HEIGHT,
     // Another function makes it measure every row anew, so it may not be another for each move of the cursor.
-    getItemKey: useCallback((at: number) => rowAt(at)?.seq ?? at, [rowAt]),
+    getItemKey: useCallback((at: number) => keyOf(rowAt(at)) ?? at, [rowAt]),
     overscan: 8,
   });
   const current = placeUpTo(places, index);
@@ -83,6 +86,7 @@ function Rows({ run, log, places, index }: RowsProps) {
     log,
     items.map((item) => places[item.index] ?? 0),
   );
+  const decisionOf = (row: Row | undefined) => row && decided(row);
   return (
     <div
       ref={scroller}
@@ -98,7 +102,7 @@ function Rows({ run, log, places, index }: RowsProps) {
           <LogRow
             key={item.key}
             log={log}
-            decision={decided(Number(item.key))}
+            decision={decisionOf(rowAt(item.index))}
             place={places[item.index] ?? 0}
             top={item.start}
             height={item.size}

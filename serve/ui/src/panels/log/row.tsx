@@ -47,8 +47,9 @@ export const LogRow = memo(function LogRow({ log, place, decision, top, height, 
       {row.kind === "decision" && (
         <span className="log-rejected">
           {rejected.length ? "turned down: " : "no alternative turned down"}
-          {rejected.slice(0, 4).map((one) => (
-            <bdi key={one}>{short(one, LONGEST_REJECTED)}</bdi>
+          {rejected.slice(0, 4).map((one, at) => (
+            // biome-ignore lint/suspicious/noArrayIndexKey: the same may be turned down twice
+            <bdi key={at}>{short(one, LONGEST_REJECTED)}</bdi>
           ))}
           {rejected.length > 4 && `and ${rejected.length - 4} more`}
         </span>
