@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -82,16 +83,18 @@ async def player(
     """
     command = (sys.executable, "-m", f"enchanted.benchmarks.{module}", role, *(str(one) for one in arguments))
     pipe = asyncio.subprocess.PIPE
-    variables = {**os.environ, **(environment or {})}
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=LONGEST, env=variables)
-    try:
-        one = Player(process)
-        await one.ready()
-        yield one
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
+    # What it leaves when it is killed goes as well; not below a folder with a long name, there are sockets in it.
+    with tempfile.TemporaryDirectory(prefix="eb-", ignore_cleanup_errors=True) as folder:
+        variables = {**os.environ, **(environment or {}), "TMPDIR": folder}
+        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=LONGEST, env=variables)
+        try:
+            one = Player(process)
+            await one.ready()
+            yield one
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.communicate()
 
 
 class Meter:
