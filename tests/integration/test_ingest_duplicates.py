@@ -322,25 +322,47 @@ async def test_a_copy_waits_for_the_insert_of_a_worker_that_is_gone(store: str, 
     first, second = (
         read_row(seq, 1_793_491_200_000_000 + seq, SUBJECT, event(event_id), redelivered=False) for seq in (1, 2)
     )
-    slow = asyncio.create_task(left_behind(store, first, created))
-    under_way = "SELECT count() FROM system.processes WHERE query_kind = 'Insert'"
+    async with left_behind(store, table, first, created), writing(store) as writer:
+        highest = await writer.begin(created)
+        await writer.write([second], created, again=False)
+    assert (highest, await seen(table)) == (1, [(1, 0), (2, 1)])
+
+
+async def test_an_insert_that_takes_longer_than_any_of_a_worker_is_not_waited_for(
+    store: str, table: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enchanted.ingest.writer.EXECUTION_DEADLINE", 0.1)
+    created = datetime(2026, 11, 1, tzinfo=UTC)
+    first = read_row(1, 1_793_491_200_000_001, SUBJECT, event(made()), redelivered=False)
+    async with left_behind(store, table, first, created) as slow, writing(store) as writer:
+        await writer.begin(created)
+        assert not slow.done()
+
+
+@asynccontextmanager
+async def writing(store: str) -> AsyncIterator[Writer]:
+    writer = Writer(store)
+    try:
+        yield writer
+    finally:
+        await writer.close()
+
+
+@asynccontextmanager
+async def left_behind(store: str, table: AsyncClient, row: Row, created: datetime) -> AsyncIterator[asyncio.Task[None]]:
+    """An insert that takes three seconds, from when it is under way until it has ended."""
+    slow = asyncio.create_task(insert_slowly(store, row, created))
+    under_way = "SELECT count() FROM system.processes WHERE query LIKE 'INSERT INTO events%'"
 
     async def begun() -> bool:
         return bool((await table.query(under_way)).result_rows[0][0])
 
     await until(begun)
-    writer = Writer(store)
-    try:
-        highest = await writer.begin(created)
-        await writer.write([second], created, again=False)
-    finally:
-        await writer.close()
+    yield slow
     await slow
-    assert (highest, await seen(table)) == (1, [(1, 0), (2, 1)])
 
 
-async def left_behind(store: str, row: Row, created: datetime) -> None:
-    """An insert that takes two seconds."""
+async def insert_slowly(store: str, row: Row, created: datetime) -> None:
     client = await connect(store)
     shape = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
     await client.command(f"CREATE OR REPLACE TABLE held ({shape}) ENGINE = Memory")
@@ -352,6 +374,6 @@ async def left_behind(store: str, row: Row, created: datetime) -> None:
         column_type_names=list(COLUMNS.values()),
     )
     names = ", ".join(COLUMNS)
-    await client.command(f"INSERT INTO events ({names}) SELECT {names} FROM held WHERE sleepEachRow(2) = 0")
+    await client.command(f"INSERT INTO events ({names}) SELECT {names} FROM held WHERE sleepEachRow(3) = 0")
     await client.command("DROP TABLE held")
     await client.close()
