@@ -6,15 +6,17 @@ import argparse
 import asyncio
 import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from enchanted.benchmarks.case import Benchmark, Unavailable
-from enchanted.benchmarks.plot import NoPlotter, draw
+from enchanted.benchmarks.fresh import Stopped, be_inside, heed_signals, run_fresh
+from enchanted.benchmarks.plot import NoPlotter, draw, require_plotter
 
 NAMES = ("publish", "ingest", "pipeline", "sweep", "storage", "query", "live", "timemachine", "recording", "ui", "demo")
+INTERRUPTED = 130
+"""The exit code after Ctrl-C or SIGTERM, as shells have it."""
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -32,28 +34,45 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument("--save", action="store_true", help="keep each result in benchmarks/results")
     parser.add_argument("--plot", metavar="FOLDER", type=Path, help="draw each result there, as SVG")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--inside", metavar="PID", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if unknown := [name for name in options.names if name not in NAMES]:
         parser.error(f"unknown benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    if options.save and options.smoke:
+        parser.error("--save keeps full runs; leave out --smoke")
     if options.inside:
+        be_inside(options.inside)
         return _inside(options.names[0], smoke=options.smoke)
-    results = [_in_fresh_process(name, smoke=options.smoke) for name in options.names or NAMES]
-    for result in results:
-        if options.save:
-            (RESULTS / f"{result['benchmark']}.json").write_text(json.dumps(result, indent=2) + "\n")
-        if not options.json:
-            _show(result)
-        try:
-            drawn = draw(result, options.plot) if options.plot else None
-        except (NoPlotter, OSError) as error:
-            print(f"enchanted bench: {error}", file=sys.stderr)
-            return 1
-        if drawn:
-            print(f"drawn: {drawn}", file=sys.stderr)
-    if options.json:
-        print(json.dumps(results, indent=2))
-    return 0
+    heed_signals()
+    results: list[dict[str, Any]] = []
+    try:
+        if options.plot:
+            options.plot.mkdir(parents=True, exist_ok=True)
+            require_plotter()
+        for name in options.names or NAMES:
+            if result := run_fresh(name, smoke=options.smoke):
+                results.append(result)
+                _keep(result, options)
+    except (NoPlotter, OSError) as error:
+        print(f"enchanted bench: {error}", file=sys.stderr)
+        return 1
+    except (Stopped, KeyboardInterrupt):
+        print("enchanted bench: stopped", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        if options.json:
+            print(json.dumps(results, indent=2))
+    return 0 if len(results) == len(options.names or NAMES) else 1
+
+
+def _keep(result: dict[str, Any], options: argparse.Namespace) -> None:
+    """At once, so that a later one that fails takes nothing with it."""
+    if options.save:
+        (RESULTS / f"{result['benchmark']}.json").write_text(json.dumps(result, indent=2) + "\n")
+    if not options.json:
+        _show(result)
+    if options.plot:
+        print(f"drawn: {draw(result, options.plot)}", file=sys.stderr)
 
 
 def _inside(name: str, *, smoke: bool) -> int:
@@ -62,16 +81,9 @@ def _inside(name: str, *, smoke: bool) -> int:
     except Unavailable as error:
         print(f"enchanted bench {name}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0
-
-
-def _in_fresh_process(name: str, *, smoke: bool) -> dict[str, Any]:
-    command = [sys.executable, "-m", "enchanted.benchmarks", name, "--inside", *(["--smoke"] if smoke else [])]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        sys.exit(1)  # it has said why
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from typing import Any
 
@@ -30,8 +31,13 @@ async def run(smoke: bool) -> Result:
 async def _demo(seed: int) -> dict[str, Any]:
     command = (sys.executable, "-m", "enchanted", "demo", "--json", "--seed", str(seed))
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    async with asyncio.timeout(DEADLINE_S):
-        output, _ = await process.communicate()
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGINT)
+            await process.communicate()
     if not output:
         raise RuntimeError(f"the demo with seed {seed} ended with code {process.returncode} and no verdict")
     outcome: dict[str, Any] = json.loads(output)

@@ -22,15 +22,17 @@ class Points:
     """What is varied, and how many events are ingested at each point."""
 
     events: int
+    """A whole batch, so that what a batch costs is shared by as many everywhere."""
     stored: tuple[int, ...]
     agents: tuple[int, ...]
+    """Events are spread over so many at random; the line is drawn over those that had one."""
     texts: tuple[int, ...]
     """Bytes of text in every event: 50, 600, 3,600 and 7,600 make some 0.4, 1, 4 and 8 KiB."""
     repeats: int
 
 
 FULL = Points(
-    events=10_000, stored=(0, 200_000, 1_000_000), agents=(10, 3_000, 100_000), texts=(50, 600, 3_600, 7_600), repeats=5
+    events=10_000, stored=(0, 200_000, 1_000_000), agents=(10, 3_000, 30_000), texts=(50, 600, 3_600, 7_600), repeats=5
 )
 SMOKE = Points(events=1_000, stored=(0, 20_000), agents=(10, 1_000), texts=(50, 3_600), repeats=1)
 Sample = tuple[float, float]
@@ -43,6 +45,8 @@ class Cost:
 
     kib: float
     """Of one event on average."""
+    agents: int
+    """That had an event among them."""
     publish: float
     """Microseconds of CPU of publisher and nats-server for an event."""
     ingest: float
@@ -57,9 +61,10 @@ async def measure(points: Points) -> list[Row]:
         async with plane() as servers:
             by_stored += await _stored(servers, points, repeat)
             for agents in points.agents:
-                by_agents.append((agents / 1_000, await _alone(servers, points.events, 10 * repeat + 1, agents)))
+                cost = await _alone(servers, points.events, 10 * repeat + 1, agents)
+                by_agents.append((cost.agents / 1_000, cost))
             for text in points.texts:
-                cost = await _alone(servers, points.events // 4, 10 * repeat + 2, AGENTS, text)
+                cost = await _alone(servers, points.events, 10 * repeat + 2, AGENTS, text)
                 by_size.append((cost.kib, cost))
     return [
         *rows("growth", "million events stored", by_stored),
@@ -108,11 +113,11 @@ async def _alone(servers: Plane, count: int, *arguments: int) -> Cost:
     async with player("publish", servers.nats.url, servers.store.url, count, *arguments) as publisher:
         meter = servers.meter(publisher=publisher)
         publisher.begin()
-        size = float(await publisher.found())
+        size, agents = await publisher.found()
         spent = meter.spent()
         await publisher.end()
     publish = (spent["publisher"] + spent["nats-server"]) / count * 1e6
-    return Cost(kib=size / 1_024, publish=publish, ingest=await _drained(servers, count, 0))
+    return Cost(kib=size / 1_024, agents=agents, publish=publish, ingest=await _drained(servers, count, 0))
 
 
 async def _drained(servers: Plane, count: int, before: int) -> float:

@@ -261,7 +261,15 @@ async def _sample(server: NatsServer, folder: Path, name: str, count: int) -> di
             *(name, server.url, store.url, str(store.pid), str(count)),
             stdout=asyncio.subprocess.PIPE,
         )
-        measured: dict[str, float] = json.loads((await child.communicate())[0])
+        try:
+            printed, _ = await child.communicate()
+        finally:
+            if child.returncode is None:
+                child.kill()
+                await child.communicate()
+        if child.returncode:
+            raise RuntimeError(f"{name} ended with code {child.returncode}; its error is above")
+        measured: dict[str, float] = json.loads(printed)
         stored = (await table.query("SELECT count() FROM events")).result_rows[0][0]
         await table.close()
     if stored < count and name not in PULLS:

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -30,6 +31,7 @@ from enchanted.ingest.batch import BatchLimits
 from enchanted.ingest.rows import Row as Message
 from enchanted.ingest.tables import connect
 from enchanted.ingest.worker import IngestWorker, collect_seldom
+from enchanted.schemas.events import parse_event
 
 PUBLISHERS = 500
 TICK = 0.01
@@ -81,16 +83,18 @@ async def player(
     """
     command = (sys.executable, "-m", f"enchanted.benchmarks.{module}", role, *(str(one) for one in arguments))
     pipe = asyncio.subprocess.PIPE
-    variables = {**os.environ, **(environment or {})}
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=LONGEST, env=variables)
-    try:
-        one = Player(process)
-        await one.ready()
-        yield one
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
+    # What it leaves when it is killed goes as well; not below a folder with a long name, there are sockets in it.
+    with tempfile.TemporaryDirectory(prefix="eb-", ignore_cleanup_errors=True) as folder:
+        variables = {**os.environ, **(environment or {}), "TMPDIR": folder}
+        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=LONGEST, env=variables)
+        try:
+            one = Player(process)
+            await one.ready()
+            yield one
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.communicate()
 
 
 class Meter:
@@ -146,9 +150,13 @@ async def offered(nats_url: str, messages: list[Outgoing], rate: float) -> list[
 
 async def publish(
     nats_url: str, _store_url: str, count: str, seed: str = "8", agents: str = str(AGENTS), text: str = ""
-) -> float:
-    """Closed loops that share one connection, as agents in one process do; returns the events' bytes on average."""
+) -> tuple[float, int]:
+    """Closed loops that share one connection, as agents in one process do.
+
+    Returns the events' bytes on average, and how many agents had one.
+    """
     events = load(int(count), int(seed), agents=int(agents), text=int(text) if text else None)
+    told = mean_bytes(events), len({parse_event(one.raw).agent_id for one in events})
     waiting = iter([one.outgoing for one in events])
 
     async def loop() -> None:
@@ -158,7 +166,7 @@ async def publish(
     async with Bus.connect(nats_url) as bus:
         begin()
         await asyncio.gather(*(loop() for _ in range(PUBLISHERS)))
-    return mean_bytes(events)
+    return told
 
 
 async def work(nats_url: str, store_url: str, rows: str, seconds: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +22,16 @@ class NoPlotter(Exception):
         super().__init__("plots need matplotlib; install it with: pip install 'matplotlib>=3.10'")
 
 
+def require_plotter() -> None:
+    """Before anything is measured.
+
+    Raises:
+        NoPlotter: matplotlib is not there.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise NoPlotter
+
+
 def draw(result: dict[str, Any], folder: Path) -> Path:
     """Write ``<benchmark>.svg``: axes for each unit, a bar for each row; returns its path.
 
@@ -28,11 +39,10 @@ def draw(result: dict[str, Any], folder: Path) -> Path:
         NoPlotter: matplotlib is not there.
         OSError: the folder cannot be written.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise NoPlotter from error
+    require_plotter()
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     units = by_unit(result["rows"])
     heights = [len(rows) + 1.5 for _, rows in units]
     figure = Figure(figsize=(11, ROW * sum(heights) + 1.0), layout="constrained")

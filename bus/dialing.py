@@ -38,6 +38,8 @@ class Connection:
 
     async def close(self) -> None:
         """For good."""
+        if not self.client.server_pool:
+            return  # Never told to connect, it has nothing to close, and would say so by an assertion.
         # nats-py's close raises when the server went away first; the socket is gone either way.
         try:
             async with asyncio.timeout(5.0):

@@ -260,6 +260,17 @@ async def test_wrong_credentials_are_refused_at_once(server: NatsServer) -> None
                 pass
 
 
+async def test_a_connection_that_never_came_is_closed_without_complaint() -> None:
+    link = Link(f"nats://127.0.0.1:{free_port()}", name="test")
+    opening = asyncio.create_task(link.open())
+    await asyncio.sleep(0)
+    opening.cancel()
+    await asyncio.wait({opening})
+    await link.close()
+    assert opening.cancelled()
+    await Link("nats://127.0.0.1:1", name="test").close()
+
+
 async def test_a_client_that_loses_a_cancellation_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     lost, connect = 0, Client.connect
 

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from enchanted.bus.testing import SMALL_LIMITS, NatsServer, nats_server
 from enchanted.cluster.store.testing import running_store
 from enchanted.ingest import single
 from enchanted.ingest.batch import BatchLimits
+from enchanted.ingest.rows import COLUMNS, Row, columns_of, read_row
 from enchanted.ingest.tables import apply_ddl, connect
 from enchanted.ingest.worker import DURABLE, IngestWorker
+from enchanted.ingest.writer import Writer
 from enchanted.schemas.events import SwarmEvent
 
 STREAM, SUBJECT = "ENCHANTED_SWARM", "swarm.events.architect.decision"
@@ -312,3 +315,65 @@ async def test_a_consumer_made_again_under_a_worker_doubles_nothing(
     rows: Any = await table.query("SELECT count() FROM events")
     assert rows.result_rows == [(3,)]
     assert await seen(table) == [(1, 0), (2, 0), (3, 1)]
+
+
+async def test_a_copy_waits_for_the_insert_of_a_worker_that_is_gone(store: str, table: AsyncClient) -> None:
+    created, event_id = datetime(2026, 11, 1, tzinfo=UTC), made()
+    first, second = (
+        read_row(seq, 1_793_491_200_000_000 + seq, SUBJECT, event(event_id), redelivered=False) for seq in (1, 2)
+    )
+    async with left_behind(store, table, first, created), writing(store) as writer:
+        highest = await writer.begin(created)
+        await writer.write([second], created, again=False)
+    assert (highest, await seen(table)) == (1, [(1, 0), (2, 1)])
+
+
+async def test_an_insert_that_takes_longer_than_any_of_a_worker_is_not_waited_for(
+    store: str, table: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enchanted.ingest.writer.EXECUTION_DEADLINE", 0.1)
+    created = datetime(2026, 11, 1, tzinfo=UTC)
+    first = read_row(1, 1_793_491_200_000_001, SUBJECT, event(made()), redelivered=False)
+    async with left_behind(store, table, first, created) as slow, writing(store) as writer:
+        await writer.begin(created)
+        assert not slow.done()
+
+
+@asynccontextmanager
+async def writing(store: str) -> AsyncIterator[Writer]:
+    writer = Writer(store)
+    try:
+        yield writer
+    finally:
+        await writer.close()
+
+
+@asynccontextmanager
+async def left_behind(store: str, table: AsyncClient, row: Row, created: datetime) -> AsyncIterator[asyncio.Task[None]]:
+    """An insert that takes three seconds, from when it is under way until it has ended."""
+    slow = asyncio.create_task(insert_slowly(store, row, created))
+    under_way = "SELECT count() FROM system.processes WHERE query LIKE 'INSERT INTO events%'"
+
+    async def begun() -> bool:
+        return bool((await table.query(under_way)).result_rows[0][0])
+
+    await until(begun)
+    yield slow
+    await slow
+
+
+async def insert_slowly(store: str, row: Row, created: datetime) -> None:
+    client = await connect(store)
+    shape = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
+    await client.command(f"CREATE OR REPLACE TABLE held ({shape}) ENGINE = Memory")
+    await client.insert(
+        "held",
+        columns_of([row], created),
+        column_names=list(COLUMNS),
+        column_oriented=True,
+        column_type_names=list(COLUMNS.values()),
+    )
+    names = ", ".join(COLUMNS)
+    await client.command(f"INSERT INTO events ({names}) SELECT {names} FROM held WHERE sleepEachRow(3) = 0")
+    await client.command("DROP TABLE held")
+    await client.close()

@@ -57,6 +57,7 @@ class _Insert:
     kind: str
     answer: asyncio.Future[None]
     process: Process | None
+    query_id: str
 
     @property
     def alone(self) -> bool:
@@ -95,6 +96,7 @@ class SimulatedTable:
         again, the worker may insert a copy that it looked up before."""
         self._tokens: set[str] = set()
         self._under_way: dict[_Insert, None] = {}
+        self._inserts = 0
         self.fault: Callable[[str], str] = lambda _: ""
         """Asked before each statement: what goes wrong with it."""
         self.note: Callable[..., None] = lambda *_: None
@@ -107,7 +109,9 @@ class SimulatedTable:
         if any(mark in row.raw for row in rows for mark in marks):
             raise RowRefused("simulated: cannot parse")
         kept = [_kept(row) for row in rows]
-        insert = _Insert(kept, token(rows, target), kind, self._loop.create_future(), PROCESS.get(None))
+        self._inserts += 1
+        answer, process = self._loop.create_future(), PROCESS.get(None)
+        insert = _Insert(kept, token(rows, target), kind, answer, process, f"insert-{self._inserts}")
         self._under_way[insert] = None
         seconds = self._seconds(kind, LATEST)
         self._loop.call_later(seconds, self._arrive, insert, context=OUTSIDE)
@@ -134,6 +138,11 @@ class SimulatedTable:
     def busy(self) -> bool:
         """Whether an insert is under way, waited for or not."""
         return bool(self._under_way)
+
+    @property
+    def under_way(self) -> list[tuple[str]]:
+        """The query ids of inserts that are not over."""
+        return [(insert.query_id,) for insert in self._under_way]
 
     def kill(self) -> None:
         """What is under way may be in, its answer is lost."""
@@ -221,6 +230,8 @@ class SimulatedWriter(Writer):
 
     async def _query(self, sql: str, parameters: Any = None, settings: Any = None) -> Sequence[Sequence[Any]]:
         table = self._table
+        if "system.processes" in sql:
+            return list(await table.ask("under way", lambda: table.under_way))
         if "max(stream_seq)" in sql:
             wanted = 2 if "max(stream_time)" in sql else 1
             return list(await table.ask("highest", lambda: [_highest(table)[:wanted]]))

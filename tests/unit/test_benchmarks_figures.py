@@ -93,7 +93,7 @@ def test_freshness_is_held_against_the_bare_and_the_obvious_from_the_same_run() 
 
 
 def test_growth_has_slopes_of_ingest_and_of_publish() -> None:
-    points = [(kib, Cost(kib=kib, publish=20 + 3 * kib, ingest=50 + 7 * kib)) for kib in (0.5, 1.0, 4.0, 8.0)]
+    points = [(kib, Cost(kib=kib, agents=1, publish=20 + 3 * kib, ingest=50 + 7 * kib)) for kib in (0.5, 1.0, 4.0, 8.0)]
 
     found = {row.name: row.median for row in growth.slopes("KiB of event", points)}
 
