@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from playwright.async_api import Locator, Page, expect
 
+from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.rerun.recording import Recording
+from enchanted.bus.agent_log import AgentLog
 from enchanted.cluster.testing_browser import barriers, cursor, settled, tabbed_to
-from enchanted.schemas.events import kind_of
+from enchanted.schemas.events import kind_of, run_transition, state_change
 from enchanted.serve.testing import History, World
 
 
@@ -53,3 +55,35 @@ async def test_it_is_opened_by_keyboard_and_is_in_the_address(page: Page, histor
     await page.get_by_role("button", name="Blame").click()
     await expect(page.locator(".blame")).to_have_count(0)
     assert "blame" not in page.url
+
+
+async def test_a_line_of_a_forks_parent_leads_to_the_change_in_the_parents_run(
+    page: Page, world: World, history: History
+) -> None:
+    repository = ShadowRepository.open(world.folder / history.run / "repo.git")
+    wrote = next(one for one in history.events if one.event.state_change.reason == "merge")
+    log = AgentLog(world.bus, run_id="run-forked", role="operator", agent_name="orchestrator")
+    base, forked = repository.base_tree, wrote.event.state_change.new_state_hash
+    bundle = await world.bus.blobs.put(await repository.bundle(base))
+    patch = await repository.diff(base, forked)
+    change = {"workspace_id": "main", "resource": "r"}
+    stored = await log.emit(
+        run_transition(
+            subject="run", from_state="", to_state="created", reason="r",
+            details={"forked_from": history.run, "forked_at": wrote.seq},
+        ),
+        state_change(
+            previous_tree=repository.empty_tree, new_tree=base, patch="", files=await repository.list(base),
+            reason="base", content_sha256=bundle, **change,
+        ),
+        state_change(
+            previous_tree=base, new_tree=forked, patch=patch.text, files=patch.files, reason="fork", **change,
+        ),
+    )  # fmt: skip
+    await world.stored("run-forked", len(stored))
+    rows = await blamed(page, "run-forked", "a.py", stored[-1].seq)
+    await rows.get_by_role("link", name=f"change {wrote.seq} of {history.run}").click()
+    await expect(page).to_have_url(f"/runs/{history.run}?at={wrote.seq}&file=a.py")
+    await settled(page)
+    assert await cursor(page) == wrote.seq
+    await expect(page.get_by_role("region", name="Content of a.py")).to_contain_text("print('b')")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from urllib.parse import quote
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.batch import Outgoing
@@ -25,22 +26,22 @@ window.hide = (value) => { hidden = value; document.dispatchEvent(new Event("vis
 """
 
 
-async def published(world: World, run: str, first: int, *roles: int, seconds: int = 1_790_000_000) -> None:
-    """Events of a producer that is not ours, each with a role."""
-    events = [
-        SwarmEvent(event_id=f"{run}-{first + at}", run_id=run, agent_id="a", agent_name="foreign")
-        for at in range(len(roles))
-    ]
-    for event, role in zip(events, roles, strict=True):
+async def published(
+    world: World, run: str, first: int, *roles: int, seconds: int = 1_790_000_000, named: bool = True, sent: str = ""
+) -> None:
+    """Events of a producer that is not ours, each with a role.
+
+    ``named``: they have ids. ``sent``: what they are sent under, so that the stream takes the same ones once more.
+    """
+    outgoing = []
+    for number, role in enumerate(roles, first):
+        event = SwarmEvent(event_id=f"{run}-{number}" if named else "", run_id=run, agent_id="a", agent_name="foreign")
         event.agent_role = role  # type: ignore[assignment]
         event.timestamp.seconds = seconds
-        event.tool_call.tool, event.tool_call.outcome = "t", "OK"
-    await world.bus.publisher.publish_many(
-        [
-            Outgoing(subject="swarm.events.coder.tool_call", payload=one.SerializeToString(), event_id=one.event_id)
-            for one in events
-        ]
-    )
+        event.tool_call.tool, event.tool_call.outcome = f"tool-{number}", "OK"
+        payload, under = event.SerializeToString(), f"{run}-{number}{sent}"
+        outgoing.append(Outgoing(subject="swarm.events.coder.tool_call", payload=payload, event_id=under))
+    await world.bus.publisher.publish_many(outgoing)
 
 
 async def test_a_role_of_a_newer_schema_costs_no_event_of_the_live_view(page: Page, world: World) -> None:
@@ -65,6 +66,59 @@ async def test_a_time_outside_the_calendar_is_no_end_of_the_page(page: Page, wor
         await expect(page.locator(".event-head")).to_contain_text("foreign")
         await page.keyboard.press("ArrowLeft")
     await expect(page.get_by_role("alert")).to_have_count(0)
+
+
+async def test_an_event_without_an_id_is_read_by_its_place_and_no_other_one_is_shown_for_it(
+    page: Page, world: World
+) -> None:
+    run = "run-nameless"
+    await published(world, run, 0, 2, 2, named=False)
+    log = AgentLog(world.bus, run_id=run, role="operator", agent_name="operator")
+    await log.emit(run_transition(subject="run", from_state="working", to_state="failed", reason="r"))
+    await world.stored(run, 3)
+    answered = asyncio.Event()
+
+    async def late(route: Route) -> None:
+        await answered.wait()
+        await route.continue_()
+
+    await page.route("**/api/v1/events?*", late)
+    await opened(page, run)  # it is closed: no live stream brings them
+    await settled(page)
+    panel = page.get_by_role("region", name="At the cursor", exact=True)
+    for number in (1, 0):
+        answered.clear()
+        async with page.expect_request("**/api/v1/events?*"):
+            await page.keyboard.press("ArrowLeft")
+        await expect(panel.locator(".event")).to_have_attribute("aria-busy", "true")
+        answered.set()
+        await settled(page)
+        await expect(panel).to_contain_text(f"tool-{number}")
+        await expect(page.locator(".log-row[aria-selected=true]")).to_contain_text(f"tool-{number}")
+
+
+async def test_a_later_copy_of_an_event_is_no_row_of_its_own(page: Page, world: World) -> None:
+    await published(world, "run-copied", 0, 2, 2)
+    await world.stored("run-copied", 2)
+    await opened(page, "run-copied")
+    await expect(page.locator(".pill-open")).to_have_text("Live")
+    await published(world, "run-copied", 0, 2, 2, sent="-again")
+    log = AgentLog(world.bus, run_id="run-copied", role="coder", agent_name="coder-1")
+    [last] = await log.emit(tool_call(tool="last", arguments={}, outcome="OK"))
+    await expect(page.locator(".place")).to_have_attribute("data-seq", str(last.seq))
+    await expect(page.locator(".place")).to_contain_text("event 3 of 3")
+    await expect(page.locator(".log-row")).to_have_count(3)
+
+
+async def test_what_is_searched_for_is_what_was_typed_and_no_code_of_a_character(page: Page, world: World) -> None:
+    search = page.get_by_label("Search runs")
+    await search.press_sequentially("%41")
+    await expect(page).to_have_url("/?q=%2541")
+    await expect(page.get_by_text("No run matches “%41”")).to_be_visible()
+    await expect(search).to_have_value("%41")
+    await page.reload()
+    await expect(page.get_by_text("No run matches “%41”")).to_be_visible()
+    await expect(search).to_have_value("%41")
 
 
 @pytest.mark.parametrize("run", ["2026-11-28T10:00:00", "a+b&c=d@e#f?g;h,i$j", "100%", "%41"])

@@ -34,7 +34,7 @@ export function useCursorInAddress(run: string): void {
       removeEventListener("click", settle, { capture: true });
       removeEventListener("pagehide", settle);
       removeEventListener("popstate", read);
-      useCursor.setState({ seq: null, expected: 0, playing: false });
+      useCursor.setState({ seq: null, eventId: "", expected: 0, playing: false });
     };
   }, [run]);
 }
@@ -72,7 +72,7 @@ export const keepWorkspaceInAddress = (workspace: string): void =>
 
 function read(): void {
   const text = new URLSearchParams(location.search).get("at") ?? "";
-  useCursor.setState({ seq: /^\d{1,18}$/.test(text) ? Number(text) : null, playing: false });
+  useCursor.setState({ seq: /^\d{1,18}$/.test(text) ? Number(text) : null, eventId: "", playing: false });
 }
 
 const write = (seq: number | null): void => change("at", seq === null ? null : String(seq));

@@ -1,18 +1,15 @@
 /** Everything that moves the cursor, whether a key, a button or the clock asks for it. */
 
 import type { RunLog } from "../run/log";
-import { useCursor } from "./store";
+import { placeOf, useCursor } from "./store";
 
 /** Place of the cursor's event, as of now. */
-export const cursorPlace = (log: RunLog): number => {
-  const { seq } = useCursor.getState();
-  return seq === null ? log.last : log.indexAt(seq);
-};
+export const cursorPlace = (log: RunLog): number => placeOf(useCursor.getState(), log);
 
 /** To a place of the log, held within it. */
 export function moveTo(log: RunLog, index: number): void {
   const row = log.rows[Math.min(log.last, Math.max(0, index))];
-  if (row) useCursor.getState().goTo(row.seq);
+  if (row) useCursor.getState().goTo(row.seq, row.eventId);
 }
 
 export const moveBy = (log: RunLog, steps: number): void => moveTo(log, cursorPlace(log) + steps);

@@ -135,6 +135,12 @@ export class RunLog {
     return lastUpTo(this.rows.length, (place) => (this.rows[place] as Row).seq <= seq);
   }
 
+  /** Place of an event that has a sequence, or of the last row up to that: two streams may have used it. */
+  placeOf(seq: number, eventId: string): number {
+    const place = this.places.get(eventId) ?? -1;
+    return this.rows[place]?.seq === seq ? place : this.indexAt(seq);
+  }
+
   /** Place of the last state change up to a row; -1 before the first. */
   changeAt(index: number): number {
     return this.changes[upTo(this.changes, index)] ?? -1;

@@ -75,7 +75,7 @@ function Links({ event, log }: { event: SwarmEvent; log: RunLog }) {
   return (
     <footer className="event-links">
       {cause && (
-        <button type="button" className="quiet" onClick={() => goTo(cause.seq)}>
+        <button type="button" className="quiet" onClick={() => goTo(cause.seq, cause.eventId)}>
           Its cause
         </button>
       )}

@@ -42,7 +42,7 @@ function BlamedLines({ asked, log, lines }: { asked: FileAt; log: RunLog; lines:
   const places = items.flatMap(({ index }) => {
     const entry = entries[index];
     const decided = entry?.heads && log.rowOf(entry.line.decision_id);
-    return decided ? [log.indexAt(decided.seq)] : [];
+    return decided ? [log.placeOf(decided.seq, decided.eventId)] : [];
   });
   const decided = useDecisions(asked.run, log, places);
   return (
@@ -86,12 +86,12 @@ function Origin({ asked, log, line, decided }: OriginProps) {
     <p className="blame-origin">
       <AgentName name={line.agent_name || line.agent_id} role={change?.role ?? ""} />
       {said && (
-        <button type="button" className="quiet" title={said.text} onClick={() => goTo(said.seq)}>
+        <button type="button" className="quiet" title={said.text} onClick={() => goTo(said.seq, said.eventId)}>
           <bdi>{sentenceOf(said, decided(said))}</bdi> <span className="dim">seq {said.seq}</span>
         </button>
       )}
       {decision && (
-        <button type="button" className="quiet blame-change" onClick={() => goTo(line.seq)}>
+        <button type="button" className="quiet blame-change" onClick={() => goTo(line.seq, line.event_id)}>
           change {line.seq}
         </button>
       )}
