@@ -141,9 +141,15 @@ class Bus:
         """Events in order from sequence ``after`` + 1, or those stored from now on; goes on over reconnects.
 
         "Now" is when the first event is asked for. Bytes that are no event are left out.
+
+        Raises:
+            StreamMadeAgain: the stream was deleted and another one has its name.
         """
-        start = (await self.stream_info()).last_seq if after is None else after
-        async with OrderedReader(self.link, EVENTS_STREAM, [subject], after=start, patience=math.inf) as reader:
+        info = await self.stream_info()
+        start = info.last_seq if after is None else after
+        async with OrderedReader(
+            self.link, EVENTS_STREAM, [subject], after=start, patience=math.inf, created=info.created
+        ) as reader:
             while (message := await reader.next(wait=True)) is not None:
                 event = as_event(message)
                 if event is not None:

@@ -144,6 +144,13 @@ class StreamDiffers(BusError):
         super().__init__(f"stream {stream} has other settings: {listed}; edit the stream or change the settings")
 
 
+class StreamMadeAgain(BusError):
+    """The stream that was read is gone, and another one has its name and counts from one."""
+
+    def __init__(self, stream: str, after: int) -> None:
+        super().__init__(f"stream {stream} was made again while it was read after {after}; read it from the beginning")
+
+
 class MessageMissing(BusError):
     """The stream has no message with this sequence."""
 

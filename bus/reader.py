@@ -20,9 +20,9 @@ from typing import Any, Self
 
 from nats.aio.msg import Msg
 
-from enchanted.bus.errors import ApiRefused, BusClosed, BusUnavailable
+from enchanted.bus.errors import ApiRefused, BusClosed, BusUnavailable, StreamMadeAgain
 from enchanted.bus.link import API, Inbox, Link
-from enchanted.bus.streams import parse_time
+from enchanted.bus.streams import parse_info, parse_time
 from enchanted.schemas.errors import NotAnEvent
 from enchanted.schemas.events import StoredEvent, parse_event
 
@@ -132,10 +132,11 @@ class OrderedReader:
         heartbeat: float = 1.0,
         patience: float = 60.0,
         headers_only: bool = False,
+        created: datetime | None = None,
     ) -> None:
         """Both in seconds. After 2.5 heartbeats without a sign of life the consumer is made again, for ``patience``.
 
-        ``headers_only``: messages come without their payload.
+        ``headers_only``: messages come without their payload. ``created``: of the stream, which must be no other one.
         """
         self._link = link
         self._stream = stream
@@ -143,6 +144,7 @@ class OrderedReader:
         self._heartbeat = heartbeat
         self._patience = patience
         self._headers_only = headers_only
+        self._stream_created = created
         self._last = after
         self._inbox: Inbox | None = None
         self._name = ""
@@ -169,12 +171,14 @@ class OrderedReader:
         Raises:
             BusUnavailable: the server did not come back within the reader's patience.
             ApiRefused: it makes no consumer, or would not within that time.
+            StreamMadeAgain: another stream has the name now.
         """
         give_up = time.monotonic() + self._patience
         while True:
             try:
                 await self._link.wait_connected(max(0.0, give_up - time.monotonic()))
                 await self._create()
+                await self._require_same()
                 return
             except (BusUnavailable, ApiRefused) as error:
                 await self._drop()
@@ -299,6 +303,13 @@ class OrderedReader:
         self._pending = created["num_pending"]
         self._clustered = "cluster" in created
         self._inbox = await self._link.open_inbox(self._on_message, self._arrived.set)
+
+    async def _require_same(self) -> None:
+        if self._stream_created is None:
+            return
+        info = parse_info(await self._link.api(f"STREAM.INFO.{self._stream}", patience=0.0))
+        if info.created != self._stream_created:
+            raise StreamMadeAgain(self._stream, self._last)
 
     async def _pull(self, inbox: Inbox) -> None:
         request = {

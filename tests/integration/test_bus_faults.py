@@ -23,6 +23,7 @@ from enchanted.bus.errors import (
     PublishOutcomeUnknown,
     StreamDiffers,
     StreamFull,
+    StreamMadeAgain,
     StreamMissing,
 )
 from enchanted.bus.link import Frame, Link
@@ -258,6 +259,29 @@ async def test_wrong_credentials_are_refused_at_once(server: NatsServer) -> None
         with pytest.raises(BusAccessDenied, match="password"):
             async with Bus.connect(f"nats://app:wrong@127.0.0.1:{server.port}", connect_timeout=60.0):
                 pass
+
+
+async def test_who_follows_a_stream_is_told_when_another_one_has_its_name(server: NatsServer) -> None:
+    async with Bus.connect(server.url) as bus:
+        await bus.publisher.publish_many([outgoing() for _ in range(3)])
+        async with aclosing(bus.tail(after=3)) as events, asyncio.timeout(DEADLINE):
+            following = asyncio.create_task(anext(events))
+            await until_read(bus)
+            await bus.link.api(f"STREAM.DELETE.{EVENTS_STREAM}")
+            await bus.ensure_streams(SMALL_LIMITS)
+            await bus.publisher.publish_many([outgoing() for _ in range(5)])
+            with pytest.raises(StreamMadeAgain, match="made again while it was read after 3"):
+                await following
+
+
+async def until_read(bus: Bus) -> None:
+    """Return when a reader has taken all there is."""
+    while True:
+        names = (await bus.link.api(f"CONSUMER.NAMES.{EVENTS_STREAM}"))["consumers"] or ()
+        states = [await bus.link.api(f"CONSUMER.INFO.{EVENTS_STREAM}.{name}") for name in names]
+        if states and not any(state["num_pending"] for state in states):
+            return
+        await asyncio.sleep(0.02)
 
 
 async def test_a_closed_connection_connects_no_more_though_a_cancellation_was_lost(
