@@ -41,8 +41,7 @@ def main() -> int:
     if options.save and options.smoke:
         parser.error("--save keeps full runs; leave out --smoke")
     if options.inside:
-        be_inside(options.inside)
-        return _inside(options.names[0], smoke=options.smoke)
+        return _inside(options.names[0], options.inside, smoke=options.smoke)
     heed_signals()
     results: list[dict[str, Any]] = []
     try:
@@ -75,8 +74,9 @@ def _keep(result: dict[str, Any], options: argparse.Namespace) -> None:
         print(f"drawn: {draw(result, options.plot)}", file=sys.stderr)
 
 
-def _inside(name: str, *, smoke: bool) -> int:
+def _inside(name: str, parent: int, *, smoke: bool) -> int:
     try:
+        be_inside(parent)
         print(json.dumps(asyncio.run(benchmark(name).run(smoke)).as_dict()))
     except Unavailable as error:
         print(f"enchanted bench {name}: {error}", file=sys.stderr)

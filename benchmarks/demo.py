@@ -11,7 +11,7 @@ from typing import Any
 from enchanted.benchmarks.case import Benchmark, Result, Row
 
 QUESTION = "share of demo runs that end merged with the bundled model, and seconds to the verdict, over seeds"
-DEADLINE_S = 900.0
+DEADLINE_S, STOP_DEADLINE_S = 900.0, 60.0
 
 
 async def run(smoke: bool) -> Result:
@@ -36,12 +36,21 @@ async def _demo(seed: int) -> dict[str, Any]:
             output, _ = await process.communicate()
     finally:
         if process.returncode is None:
-            process.send_signal(signal.SIGINT)
-            await process.communicate()
+            await _stopped(process)
     if not output:
         raise RuntimeError(f"the demo with seed {seed} ended with code {process.returncode} and no verdict")
     outcome: dict[str, Any] = json.loads(output)
     return outcome
+
+
+async def _stopped(process: asyncio.subprocess.Process) -> None:
+    process.send_signal(signal.SIGINT)
+    try:
+        async with asyncio.timeout(STOP_DEADLINE_S):
+            await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.communicate()
 
 
 BENCHMARK = Benchmark(name="demo", question=QUESTION, run=run)

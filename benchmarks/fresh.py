@@ -11,6 +11,9 @@ from typing import Any
 
 from enchanted.cluster.processes import die_with_parent
 
+KILLED_AT = 3
+"""Signals after which a benchmark that does not end is no longer asked."""
+
 
 class Stopped(Exception):
     """Ctrl-C or SIGTERM came; the benchmark has ended and left nothing."""
@@ -38,7 +41,11 @@ def run_fresh(name: str, *, smoke: bool) -> dict[str, Any] | None:
         raise Stopped
     if child.returncode:
         return None
-    result: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    try:
+        result: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    except (IndexError, ValueError):
+        print(f"enchanted bench {name}: ended without a result", file=sys.stderr)
+        return None
     return result
 
 
@@ -49,15 +56,16 @@ def be_inside(parent: int) -> None:
 
 
 def _awaited(child: subprocess.Popen[str]) -> tuple[str, bool]:
-    """What it printed, and whether we were told to stop, and told it."""
+    """What it printed, and whether we were told to stop, and told it; the third time it is killed."""
     assert child.stdout is not None
-    printed, stopped = "", False
-    while True:
+    printed, told = "", 0
+    while told < KILLED_AT:
         try:
             printed += child.stdout.read()
             child.wait()
         except KeyboardInterrupt:
-            stopped = True
-            child.send_signal(signal.SIGINT)
+            told += 1
+            child.send_signal(signal.SIGINT if told < KILLED_AT else signal.SIGKILL)
         else:
-            return printed, stopped
+            break
+    return printed, told > 0

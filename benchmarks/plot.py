@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -28,8 +28,10 @@ def require_plotter() -> None:
     Raises:
         NoPlotter: matplotlib is not there.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise NoPlotter
+    try:
+        importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise NoPlotter from error
 
 
 def draw(result: dict[str, Any], folder: Path) -> Path:

@@ -104,9 +104,11 @@ async def plane(limits: StreamLimits | None = None) -> AsyncIterator[Plane]:
             store_process(Path(folder, "store")) as store,
         ):
             table = await connect(store.url)
-            await apply_ddl(table)
-            yield Plane(nats=server, store=store, table=table)
-            await table.close()
+            try:
+                await apply_ddl(table)
+                yield Plane(nats=server, store=store, table=table)
+            finally:
+                await table.close()
 
 
 async def fresh(ingestor: Ingestor, count: int, rate: float) -> Offered:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import AsyncGenerator, Mapping
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -137,18 +138,22 @@ class Bus:
         """
         return await inflate(event, self.blobs)
 
-    async def tail(self, subject: str = ALL_EVENTS, *, after: int | None = None) -> AsyncGenerator[StoredEvent, None]:
+    async def tail(
+        self, subject: str = ALL_EVENTS, *, after: int | None = None, created: datetime | None = None
+    ) -> AsyncGenerator[StoredEvent, None]:
         """Events in order from sequence ``after`` + 1, or those stored from now on; goes on over reconnects.
 
-        "Now" is when the first event is asked for. Bytes that are no event are left out.
+        "Now" is when the first event is asked for. Bytes that are no event are left out. ``created``: of the stream
+        that ``after`` is a sequence of; the present one by default.
 
         Raises:
-            StreamMadeAgain: the stream was deleted and another one has its name.
+            StreamMadeAgain: it was deleted, and another one has its name or has not come so far.
         """
-        info = await self.stream_info()
-        start = info.last_seq if after is None else after
+        if after is None:
+            info = await self.stream_info()
+            after, created = info.last_seq, info.created
         async with OrderedReader(
-            self.link, EVENTS_STREAM, [subject], after=start, patience=math.inf, created=info.created
+            self.link, EVENTS_STREAM, [subject], after=after, patience=math.inf, one_stream=True, created=created
         ) as reader:
             while (message := await reader.next(wait=True)) is not None:
                 event = as_event(message)

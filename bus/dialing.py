@@ -102,16 +102,17 @@ class Dialer:
         refusals.changed.clear()
         connecting = asyncio.create_task(self._open(connection, refusals))
         refused = asyncio.create_task(refusals.changed.wait())
+        taken = False
         try:
             await asyncio.wait({connecting, refused}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if connecting.done():
                 await connecting
-                return connection
-            return None
+                taken = True
+            return connection if taken else None
         finally:
             refused.cancel()
-            if not connecting.done():
-                await _cancelled(connecting)
+            await _cancelled(connecting)
+            if not taken:
                 await connection.close()
 
     async def _open(self, connection: Connection, refusals: Refusals) -> None:

@@ -111,6 +111,7 @@ class Link:
         self._closed = True
         if self._reopening is not None:
             self._reopening.cancel()
+            await asyncio.wait({self._reopening})
         self._connection.replies.fail("closed")
         for inbox in list(self._inboxes):
             inbox.lose()

@@ -132,11 +132,13 @@ class OrderedReader:
         heartbeat: float = 1.0,
         patience: float = 60.0,
         headers_only: bool = False,
+        one_stream: bool = False,
         created: datetime | None = None,
     ) -> None:
         """Both in seconds. After 2.5 heartbeats without a sign of life the consumer is made again, for ``patience``.
 
-        ``headers_only``: messages come without their payload. ``created``: of the stream, which must be no other one.
+        ``headers_only``: messages come without their payload. ``one_stream``: another one of the same name is refused,
+        which is any but that of the time ``created``, or of that at opening.
         """
         self._link = link
         self._stream = stream
@@ -144,6 +146,7 @@ class OrderedReader:
         self._heartbeat = heartbeat
         self._patience = patience
         self._headers_only = headers_only
+        self._one_stream = one_stream
         self._stream_created = created
         self._last = after
         self._inbox: Inbox | None = None
@@ -180,8 +183,11 @@ class OrderedReader:
                 await self._create()
                 await self._require_same()
                 return
+            except StreamMadeAgain:
+                await self.close()
+                raise
             except (BusUnavailable, ApiRefused) as error:
-                await self._drop()
+                await self.close()
                 refused = isinstance(error, ApiRefused) and error.err_code not in _NOT_NOW
                 if refused or time.monotonic() >= give_up:
                     raise
@@ -305,10 +311,12 @@ class OrderedReader:
         self._inbox = await self._link.open_inbox(self._on_message, self._arrived.set)
 
     async def _require_same(self) -> None:
-        if self._stream_created is None:
+        if not self._one_stream:
             return
         info = parse_info(await self._link.api(f"STREAM.INFO.{self._stream}", patience=0.0))
-        if info.created != self._stream_created:
+        self._stream_created = self._stream_created or info.created
+        # One that was brought back from a copy has the old time and fewer messages.
+        if info.created != self._stream_created or info.last_seq < self._last:
             raise StreamMadeAgain(self._stream, self._last)
 
     async def _pull(self, inbox: Inbox) -> None:

@@ -16,6 +16,13 @@ class TableUnavailable(IngestError):
         super().__init__(f"ClickHouse cannot be used now: {why}; `enchanted status` shows whether it runs")
 
 
+class TableForbidden(TableUnavailable):
+    """The login of ClickHouse may not do this."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why} (grant the login SELECT ON system.processes if that is what is named)")
+
+
 class RowRefused(IngestError):
     """ClickHouse refuses rows for what is in them."""
 

@@ -6,9 +6,7 @@ looked up where the sorting key puts it. That also finds a span that an exporter
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +16,7 @@ from clickhouse_connect.driver.asyncclient import AsyncClient
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from enchanted.ingest.errors import IngestError, RowRefused, TableUnavailable
+from enchanted.ingest.predecessors import outlast
 from enchanted.ingest.span_rows import COLUMNS, SpanRow, columns_of
 from enchanted.ingest.tables import EXECUTION_DEADLINE, apply_ddl, connect, understood
 
@@ -25,8 +24,6 @@ MOST_DAYS = 64
 """Days, so parts, of one insert; ClickHouse refuses more than a hundred."""
 LOOKED_UP = 10_000
 """Spans looked up at a time."""
-_ASKED_EVERY = 0.1
-_AT_WORK = "SELECT query_id FROM system.processes WHERE query_kind = 'Insert' AND query LIKE '%spans%'"
 _DAY = 86_400 * 1_000_000_000
 _PRESENT = """
 WITH places AS
@@ -80,8 +77,9 @@ class SpanWriter:
         ``salt`` is the same for another try of the same rows: one that ended without an answer may still be at work.
         """
         # A consumer that was made again calls what it delivers new; who has just begun may follow someone all the same.
-        if not self._has_written or any(row.redelivered for row in rows):
-            await self._outlast_others()
+        may_follow = not self._has_written or any(row.redelivered for row in rows)
+        if may_follow and (left := await outlast("spans", self._asked)):
+            raise TableUnavailable(f"insert {min(left)} into spans has been at work for {EXECUTION_DEADLINE} s")
         self._has_written = True
         written = SpansWritten()
         fresh: list[SpanRow] = []
@@ -96,20 +94,6 @@ class SpanWriter:
         for batch in by_days(fresh):
             await self._split(batch, salt, written)
         return written
-
-    async def _outlast_others(self) -> None:
-        """Wait for the inserts that are at work now: a killed worker's goes on, and is looked up in vain until its end.
-
-        Raises:
-            TableUnavailable: one takes longer than any should.
-        """
-        until = time.monotonic() + EXECUTION_DEADLINE
-        left = await self._asked(_AT_WORK)
-        while left:
-            if time.monotonic() >= until:
-                raise TableUnavailable(f"an insert into spans has been at work for more than {EXECUTION_DEADLINE} s")
-            await asyncio.sleep(_ASKED_EVERY)
-            left &= await self._asked(_AT_WORK)
 
     async def _present(self, rows: Sequence[SpanRow]) -> set[str]:
         sql = lookup(rows)

@@ -13,7 +13,7 @@ from clickhouse_connect.driver.asyncclient import AsyncClient
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, DataError
 
-from enchanted.ingest.errors import BadUrl, RowRefused, SchemaChanged, TableUnavailable
+from enchanted.ingest.errors import BadUrl, RowRefused, SchemaChanged, TableForbidden, TableUnavailable
 from enchanted.schemas.ddl import MIGRATIONS, migrations
 
 CONNECT_DEADLINE = 5
@@ -23,6 +23,7 @@ EXECUTION_DEADLINE = 30
 """Seconds a statement may run on the server: less than the consumer's ack_wait, so that a late insert has ended
 before its messages are delivered again."""
 
+_ACCESS_DENIED = 497
 _ABOUT_DATA = frozenset({6, 26, 27, 33, 38, 41, 53, 69, 70, 72, 117, 131, 321, 349, 436, 444, 691})
 
 
@@ -83,11 +84,17 @@ async def apply_ddl(client: AsyncClient) -> list[str]:
         raise TableUnavailable(reason(error)) from error
 
 
+def unavailable(error: Exception) -> TableUnavailable:
+    """A client's error, where nothing asked for is about rows of ours."""
+    denied = isinstance(error, DatabaseError) and error.code == _ACCESS_DENIED
+    return TableForbidden(reason(error)) if denied else TableUnavailable(reason(error))
+
+
 def understood(error: Exception) -> RowRefused | TableUnavailable:
     """A client's error as one of ours: about the rows themselves, or about the server."""
     if isinstance(error, DataError) or (isinstance(error, DatabaseError) and error.code in _ABOUT_DATA):
         return RowRefused(reason(error))
-    return TableUnavailable(reason(error))
+    return unavailable(error)
 
 
 def reason(error: Exception) -> str:

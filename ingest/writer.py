@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import re
@@ -18,24 +17,15 @@ from clickhouse_connect.driver.asyncclient import AsyncClient
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from enchanted.ingest import wire
-from enchanted.ingest.errors import IngestError, RowRefused, TableUnavailable
+from enchanted.ingest.errors import IngestError, RowRefused
+from enchanted.ingest.predecessors import outlast
 from enchanted.ingest.rows import COLUMNS, Row, columns_of, read_row
 from enchanted.ingest.single import REMEMBERED, WINDOW, YoungIds, id_made_at
-from enchanted.ingest.tables import (
-    EXECUTION_DEADLINE,
-    apply_ddl,
-    connect,
-    is_local,
-    reason,
-    understood,
-)
+from enchanted.ingest.tables import apply_ddl, connect, is_local, unavailable, understood
 from enchanted.schemas.errors import NotAnEvent
 
 log = logging.getLogger(__name__)
 
-_UNDER_WAY = """
-SELECT query_id FROM system.processes WHERE query_kind = 'Insert' AND current_database = currentDatabase()
-"""
 _HIGHEST = """
 SELECT max(stream_seq), toUnixTimestamp64Micro(max(stream_time)) FROM events
 WHERE stream_created = {created:DateTime64(6, 'UTC')}
@@ -66,8 +56,6 @@ _OVERTAKEN_AT_ONCE = 200
 """Events whose later copies are read at a time, with their bytes."""
 LATER = {"optimize_on_insert": 0, "materialize_skip_indexes_on_insert": 0}
 """What a merge does anyway; a part that is not merged yet is small enough to be read without its skip indexes."""
-_LOOK = 0.2
-"""Seconds between two looks at the inserts under way."""
 _LITERAL = re.compile(r"[\w.:\-\n]*", re.ASCII)
 
 
@@ -141,7 +129,7 @@ class Writer:
 
     async def begin(self, stream_created: datetime) -> int:
         """Look at what is there before the first `write` of a subscription; the highest sequence, 0 for none."""
-        await self._others_done()
+        await outlast("events", self._ids)
         ((highest, micros),) = await self._query(_HIGHEST, {"created": stream_created})
         newest = int(micros) if highest else int(stream_created.timestamp() * 1_000_000)
         bounds = {"oldest": id_made_at(newest - 2 * WINDOW), "limit": REMEMBERED + 1}
@@ -157,6 +145,8 @@ class Writer:
         ordered = sorted(rows, key=lambda row: row.seq)
         for row in ordered:
             row.duplicate_of = 0
+        if any(row.redelivered for row in rows):
+            await outlast("events", self._ids)
         present = await self._present([row for row in ordered if again or row.redelivered], stream_created)
         fresh, overtaken = await self._marked(ordered, present, stream_created, written)
         written.present = len(ordered) - len(fresh)
@@ -169,20 +159,8 @@ class Writer:
             await self._insert(fresh, target, written)
         return written
 
-    async def _others_done(self) -> None:
-        """Wait for the inserts under way: one of a worker that is gone may hold the first copy of what comes next."""
-        left = await self._under_way()
-        try:
-            # A worker's own ends by then; what somebody else does in this database may take a day.
-            async with asyncio.timeout(EXECUTION_DEADLINE + _LOOK):
-                while left:
-                    await asyncio.sleep(_LOOK)
-                    left &= await self._under_way()
-        except TimeoutError:
-            log.warning("inserts %s go on for longer than any of a worker may; they are not waited for", sorted(left))
-
-    async def _under_way(self) -> set[str]:
-        return {str(query_id) for (query_id,) in await self._query(_UNDER_WAY)}
+    async def _ids(self, sql: str) -> set[str]:
+        return {str(one) for (one,) in await self._query(sql)}
 
     async def settle(self, event_ids: Collection[str], stream_created: datetime) -> int:
         """Of events that are visible at several sequences of a stream leave the first; returns how many rows it hides.
@@ -364,7 +342,7 @@ class Writer:
         except (ClickHouseError, aiohttp.ClientError, OSError) as error:
             await self.close()
             # Nothing in a question is about our rows: whatever ClickHouse cannot read is its own.
-            raise TableUnavailable(reason(error)) from error
+            raise unavailable(error) from error
 
     async def _connected(self) -> AsyncClient:
         if self._client is None:

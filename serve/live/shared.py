@@ -7,11 +7,13 @@ from bisect import bisect_right
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 
 import orjson
 
 from enchanted.bus.errors import BusError
+from enchanted.bus.streams import StreamInfo
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import StoredEvent
 from enchanted.serve.errors import ServeError
@@ -31,8 +33,8 @@ LEAST_PACE = 0.01
 """Seconds between two announcements at least; the first after a rest is at once. At a thousand events a second a piece
 is ten events then, and costs this process, the network and a browser a fraction of ten pieces."""
 
-Tail = Callable[[int], AsyncGenerator[StoredEvent, None]]
-"""Events after a sequence, for ever."""
+Tail = Callable[[int, datetime], AsyncGenerator[StoredEvent, None]]
+"""Events after a sequence of the stream that was created then, for ever."""
 Wants = Callable[[StoredEvent], bool]
 
 
@@ -123,7 +125,9 @@ class Window:
 class SharedTail:
     """One reader of the stream while anybody listens; its ``window`` grows, and who waits is told."""
 
-    def __init__(self, tail: Tail, floor: int) -> None:
+    def __init__(self, tail: Tail, floor: int, created: datetime) -> None:
+        self.created = created
+        """When the stream was that is read."""
         self.window = Window(floor)
         self.listeners = 0
         self._tail = tail
@@ -179,7 +183,7 @@ class SharedTail:
     async def _read(self) -> None:
         loop, due = asyncio.get_running_loop(), 0.0
         try:
-            async with aclosing(self._tail(self.window.floor)) as events:
+            async with aclosing(self._tail(self.window.floor, self.created)) as events:
                 async for stored in events:
                     self.window.add(stored)
                     if due > loop.time():
@@ -212,15 +216,15 @@ class Sharing:
             await shared.close()
 
     @asynccontextmanager
-    async def joined(self, after: int, last_seq: int) -> AsyncIterator[SharedTail]:
+    async def joined(self, after: int, info: StreamInfo) -> AsyncIterator[SharedTail]:
         """The tail that all read; the first one's begins where he does if that is near.
 
         So a client that comes back finds what it missed in there, and needs no reader of its own.
         """
         shared = self._shared
-        if shared is None or shared.ended:
-            floor = after if last_seq - after <= KEPT // 2 else last_seq
-            shared = self._shared = SharedTail(self._tail, floor)
+        if shared is None or shared.ended or shared.created != info.created:
+            floor = after if info.last_seq - after <= KEPT // 2 else info.last_seq
+            shared = self._shared = SharedTail(self._tail, floor, info.created)
         shared.listeners += 1
         try:
             yield shared

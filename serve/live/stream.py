@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager, suppress
+from datetime import datetime
 from types import TracebackType
 from typing import Annotated, Any, Protocol, Self
 
@@ -16,11 +17,11 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from enchanted.bus.errors import BusError
-from enchanted.bus.streams import StreamInfo
+from enchanted.bus.errors import BusError, StreamMadeAgain
+from enchanted.bus.streams import EVENTS_STREAM, StreamInfo
 from enchanted.schemas.events import Kind, Role, StoredEvent, kind_of, role_of, run_of
 from enchanted.serve.errors import BadRequest, SequenceAhead, ServeError, StoreUnavailable, TooManyStreams
-from enchanted.serve.live.shared import PIECE, Piece, Sharing, Told, Window, piece_of
+from enchanted.serve.live.shared import PIECE, Piece, SharedTail, Sharing, Told, piece_of
 from enchanted.serve.queries.events import row_document
 from enchanted.serve.sources.dependencies import Dependencies, Deps
 from enchanted.serve.sources.parameters import MAX_SEQ, Identifier, Sequence
@@ -151,8 +152,10 @@ class Streams:
                     yield piece
             start = info.first_seq - 1
             # Reading the table takes minutes where it is long, in which the stream lets go of more.
-            info = await self._deps.bus.stream_info()
-        async with aclosing(self._from_stream(query, start, info.last_seq)) as pieces:
+            begun, info = info.created, await self._deps.bus.stream_info()
+            if info.created != begun:
+                raise StreamMadeAgain(EVENTS_STREAM, start)
+        async with aclosing(self._from_stream(query, start, info)) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -169,13 +172,13 @@ class Streams:
             if not more:
                 return
 
-    async def _from_stream(self, query: LiveQuery, after: int, last_seq: int) -> AsyncGenerator[Piece, None]:
+    async def _from_stream(self, query: LiveQuery, after: int, info: StreamInfo) -> AsyncGenerator[Piece, None]:
         """Up to the newest with a reader of its own, then with all others, and back when they are too far ahead."""
-        async with self._sharing.joined(after, last_seq) as shared:
+        async with self._sharing.joined(after, info) as shared:
             begun = False
             while True:
                 if after < shared.window.floor:
-                    async with aclosing(self._caught_up(after, shared.window)) as pieces:
+                    async with aclosing(self._caught_up(after, shared)) as pieces:
                         async for taken in pieces:
                             async with aclosing(self._without_gap(query, after, taken)) as whole:
                                 async for piece in whole:
@@ -207,28 +210,28 @@ class Streams:
                     yield piece
         yield piece_of(taken[begin:], query.wants)
 
-    async def _caught_up(self, after: int, window: Window) -> AsyncGenerator[list[Told], None]:
+    async def _caught_up(self, after: int, shared: SharedTail) -> AsyncGenerator[list[Told], None]:
         """What comes after a sequence, until the window has all that is to come; empty for a sign of life."""
         while not await _free(self._readers, self._deps.heartbeat):
             yield []
         try:
-            async with aclosing(self._read_alone(after, window)) as pieces:
+            async with aclosing(self._read_alone(after, shared)) as pieces:
                 async for taken in pieces:
                     yield taken
         finally:
             self._readers.release()
 
-    async def _read_alone(self, after: int, window: Window) -> AsyncGenerator[list[Told], None]:
+    async def _read_alone(self, after: int, shared: SharedTail) -> AsyncGenerator[list[Told], None]:
         queue: asyncio.Queue[StoredEvent] = asyncio.Queue(BUFFER)
 
         async def pump() -> None:
-            async with aclosing(self._tail(after)) as events:
+            async with aclosing(self._tail(after, shared.created)) as events:
                 async for stored in events:
                     await queue.put(stored)
 
         reader = asyncio.create_task(pump())
         try:
-            while after < window.floor:
+            while after < shared.window.floor:
                 taken = await _next_events(queue, reader, self._deps.heartbeat)
                 after = taken[-1].stored.seq if taken else after
                 yield taken
@@ -237,9 +240,9 @@ class Streams:
             with suppress(asyncio.CancelledError, BusError, ServeError):
                 await reader
 
-    async def _tail(self, after: int) -> AsyncGenerator[StoredEvent, None]:
+    async def _tail(self, after: int, created: datetime) -> AsyncGenerator[StoredEvent, None]:
         bus = await self._deps.bus.connected()
-        async with aclosing(bus.tail(after=after)) as events:
+        async with aclosing(bus.tail(after=after, created=created)) as events:
             async for stored in events:
                 yield stored
 

@@ -331,7 +331,7 @@ async def test_a_copy_waits_for_the_insert_of_a_worker_that_is_gone(store: str, 
 async def test_an_insert_that_takes_longer_than_any_of_a_worker_is_not_waited_for(
     store: str, table: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("enchanted.ingest.writer.EXECUTION_DEADLINE", 0.1)
+    monkeypatch.setattr("enchanted.ingest.predecessors.EXECUTION_DEADLINE", 0.1)
     created = datetime(2026, 11, 1, tzinfo=UTC)
     first = read_row(1, 1_793_491_200_000_001, SUBJECT, event(made()), redelivered=False)
     async with left_behind(store, table, first, created) as slow, writing(store) as writer:

@@ -24,7 +24,7 @@ from enchanted.bus.subjects import OTLP_SPANS
 from enchanted.bus.testing import NatsServer, nats_server
 from enchanted.cluster.chaos.killed import kill
 from enchanted.cluster.store.testing import StoreProcess, store_process
-from enchanted.ingest import span_writer
+from enchanted.ingest import predecessors
 from enchanted.ingest.batch import BatchLimits
 from enchanted.ingest.errors import TableUnavailable
 from enchanted.ingest.otlp import LATEST_NANOSECONDS
@@ -252,7 +252,7 @@ async def _is_at_work(client: AsyncClient, begin: str) -> bool:
 async def test_an_insert_that_does_not_end_holds_up_its_redelivered_spans_and_no_others(
     store: StoreProcess, table: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(span_writer, "EXECUTION_DEADLINE", 0.3)
+    monkeypatch.setattr(predecessors, "EXECUTION_DEADLINE", 0.3)
     once_more, _ = rows_of(export_of(span_of(1)), 1, redelivered=True)
     new, _ = rows_of(export_of(span_of(2)), 2)
     writer, looking = SpanWriter(store.url), await connect(store.url)

@@ -51,6 +51,6 @@ def test_small_runs_are_not_kept(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 def test_without_a_plotter_nothing_is_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert call(monkeypatch, "publish", "--plot", str(tmp_path / "plots")) == 1
     assert "pip install 'matplotlib" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from enchanted.bus.errors import BusClosed
+from enchanted.bus.streams import StreamInfo
 from enchanted.schemas.events import StoredEvent, SwarmEvent
 from enchanted.serve.live import shared
 from enchanted.serve.live.shared import SharedTail, Sharing, Window, piece_of
@@ -26,6 +27,13 @@ def _stored(seq: int) -> StoredEvent:
     return StoredEvent(seq=seq, time=datetime.now(UTC), subject="swarm.events.a.b", raw=raw, event=event)
 
 
+CREATED = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def info(last_seq: int, created: datetime = CREATED) -> StreamInfo:
+    return StreamInfo(created=created, first_seq=1, last_seq=last_seq, messages=last_seq, bytes=0)
+
+
 class Source:
     """A stream that grows when it is told to."""
 
@@ -41,7 +49,7 @@ class Source:
     def fail(self) -> None:
         self._queue.put_nowait(None)
 
-    async def tail(self, after: int) -> AsyncGenerator[StoredEvent, None]:
+    async def tail(self, after: int, _: datetime) -> AsyncGenerator[StoredEvent, None]:
         self.begun.append(after)
         try:
             while (stored := await self._queue.get()) is not None:
@@ -94,7 +102,7 @@ def test_events_nobody_wants_move_the_position_on() -> None:
 async def test_everyone_who_listens_is_told_everything_by_one_reader() -> None:
     source = Source()
     sharing = Sharing(source.tail)
-    async with sharing.joined(0, 0) as one, sharing.joined(0, 0) as other:
+    async with sharing.joined(0, info(0)) as one, sharing.joined(0, info(0)) as other:
         assert one is other
         reading = [asyncio.create_task(_all(one, 0, 50)) for _ in range(20)]
         for start in range(1, 51, 10):
@@ -110,7 +118,7 @@ async def test_who_wants_the_same_gets_the_same_piece() -> None:
     source = Source()
     sharing = Sharing(source.tail)
     source.grow(1, 2)
-    async with sharing.joined(0, 0) as shared:
+    async with sharing.joined(0, info(0)) as shared:
         taken = await shared.wait(0, 5.0)
         first, second = (shared.piece(("run-1", 0), taken, lambda _: True) for _ in range(2))
         other = shared.piece(("run-2", 0), taken, lambda _: False)
@@ -123,11 +131,11 @@ async def test_who_wants_the_same_gets_the_same_piece() -> None:
 async def test_the_first_begins_where_it_is_if_that_is_near_and_a_late_one_has_to_catch_up() -> None:
     source = Source()
     sharing = Sharing(source.tail)
-    async with sharing.joined(90, 100) as shared, sharing.joined(5, 100):
+    async with sharing.joined(90, info(100)) as shared, sharing.joined(5, info(100)):
         assert shared.window.floor == 90
         assert await shared.wait(5, 0.01) == []
     await sharing.close()
-    async with sharing.joined(1, 100_000) as shared:
+    async with sharing.joined(1, info(100_000)) as shared:
         assert shared.window.floor == 100_000
     await sharing.close()
 
@@ -135,17 +143,17 @@ async def test_the_first_begins_where_it_is_if_that_is_near_and_a_late_one_has_t
 async def test_a_client_that_comes_back_soon_finds_the_tail_still_read(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source()
     sharing = Sharing(source.tail)
-    async with sharing.joined(0, 0) as before:
+    async with sharing.joined(0, info(0)) as before:
         pass
-    async with sharing.joined(0, 0) as after:
+    async with sharing.joined(0, info(0)) as after:
         assert after is before
     monkeypatch.setattr(shared, "LINGER", 0.0)
-    async with sharing.joined(0, 0):
+    async with sharing.joined(0, info(0)):
         await asyncio.sleep(0)
     async with asyncio.timeout(5):
         while not source.ended:  # noqa: ASYNC110 - nothing else says that it ended
             await asyncio.sleep(0.01)
-    async with sharing.joined(0, 0) as later:
+    async with sharing.joined(0, info(0)) as later:
         assert later is not before
     await sharing.close()
 
@@ -153,12 +161,21 @@ async def test_a_client_that_comes_back_soon_finds_the_tail_still_read(monkeypat
 async def test_a_reader_that_fails_tells_those_who_wait_and_is_made_anew() -> None:
     source = Source()
     sharing = Sharing(source.tail)
-    async with sharing.joined(0, 0) as shared:
+    async with sharing.joined(0, info(0)) as shared:
         source.grow(1)
         source.fail()
         assert [told.stored.seq for told in await shared.wait(0, 5.0)] == [1]
         with pytest.raises(BusClosed):
             await shared.wait(1, 5.0)
-        async with sharing.joined(1, 1) as again:
+        async with sharing.joined(1, info(1)) as again:
             assert again is not shared
+    await sharing.close()
+
+
+async def test_who_comes_to_a_stream_that_was_made_again_does_not_share_the_tail_of_the_former() -> None:
+    source = Source()
+    sharing = Sharing(source.tail)
+    async with sharing.joined(90, info(100)) as former, sharing.joined(2, info(5, datetime.now(UTC))) as later:
+        assert later is not former
+        assert later.window.floor == 2
     await sharing.close()
