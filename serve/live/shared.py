@@ -221,24 +221,33 @@ class Sharing:
 
         So a client that comes back finds what it missed in there, and needs no reader of its own.
         """
-        shared = self._shared
-        if shared is None or shared.ended or shared.created != info.created:
+        former = self._shared
+        if former is None or former.ended or former.created != info.created:
             floor = after if info.last_seq - after <= KEPT // 2 else info.last_seq
-            shared = self._shared = SharedTail(self._tail, floor, info.created)
+            self._shared = SharedTail(self._tail, floor, info.created)
+            if former is not None and not former.listeners:
+                await former.close()
+        shared = self._shared
+        assert shared is not None
         shared.listeners += 1
         try:
             yield shared
         finally:
             shared.listeners -= 1
             if not shared.listeners:
-                if self._ending is not None:
-                    self._ending.cancel()
-                self._ending = asyncio.create_task(self._end(shared))
+                await self._left(shared)
+
+    async def _left(self, shared: SharedTail) -> None:
+        """The last one who listened to it has gone."""
+        if shared is not self._shared:
+            await shared.close()
+            return
+        if self._ending is not None:
+            self._ending.cancel()
+        self._ending = asyncio.create_task(self._end(shared))
 
     async def _end(self, shared: SharedTail) -> None:
-        if shared is self._shared:
-            await asyncio.sleep(LINGER)
-        if not shared.listeners:
-            if shared is self._shared:
-                self._shared = None
+        await asyncio.sleep(LINGER)
+        if shared is self._shared and not shared.listeners:
+            self._shared = None
             await shared.close()

@@ -80,7 +80,7 @@ def test_too_low_a_limit_of_open_files_is_an_error_that_says_how_to_raise_it() -
 
     done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)
 
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (1, "[]\n")
     assert "500 connections need 189 open files in a process (allowed: 128)" in done.stderr
     assert "ulimit -n 1024" in done.stderr
     assert "Traceback" not in done.stderr
