@@ -123,7 +123,7 @@ class PullWorker(ABC, Generic[R, W, S]):
                 batch = await self._turn(batch)
             if self._writing is not None:
                 await self._writing
-            # What was given up may still come in late: a copy of one of its events must not be the first before it.
+            # A copy of an event of what was given up must not be the first before it.
             if batch.items and not self._gave_up:
                 await self._flush(batch.items)
         finally:
@@ -164,6 +164,9 @@ class PullWorker(ABC, Generic[R, W, S]):
             if not self._writing.done():
                 return batch
             self._writing.result()
+        # Told to stop while it was being waited for: what was given up may still come in late.
+        if self._gave_up:
+            return batch
         await self._collect(batch, 0.0)
         self._writing = asyncio.create_task(self._flush(batch.items))
         return Batch(self._limits)

@@ -37,6 +37,12 @@ def test_every_promise_holds_in_a_million_histories() -> None:
     many(1_000_000, start=SEEDS)
 
 
+@pytest.mark.parametrize("seed", [1_096, 43_009])
+def test_histories_that_broke_a_promise_before_hold_them(seed: int) -> None:
+    verdict = simulate(seed)
+    assert not verdict.error, f"{verdict.error}\n{verdict.trace}"
+
+
 @pytest.mark.parametrize("seed", [3, 16, 102, 178])
 def test_a_seed_is_one_history(seed: int) -> None:
     first, second = simulate(seed), simulate(seed)
