@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from enchanted.bus.batch import Outgoing
 from enchanted.bus.errors import BlobCorrupt, BlobMissing
 from enchanted.bus.link import Link
+from enchanted.bus.ordered import read_all
 from enchanted.bus.publisher import Publisher
-from enchanted.bus.reader import RawMessage, message_at, read_all
+from enchanted.bus.reader import RawMessage, message_at
 from enchanted.bus.streams import BLOB_BUCKET, BLOB_STREAM
 
 CHUNK = 128 * 1024

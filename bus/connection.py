@@ -13,8 +13,9 @@ from enchanted.bus.blobs import BlobStore
 from enchanted.bus.errors import BusAccessDenied, BusNotTrusted, BusUnavailable, BusUnreachable, MessageMissing
 from enchanted.bus.fields import inflate
 from enchanted.bus.link import Link
+from enchanted.bus.ordered import OrderedReader, read_all
 from enchanted.bus.publisher import Publisher
-from enchanted.bus.reader import OrderedReader, RawMessage, as_event, last_of_each, message_at, read_all
+from enchanted.bus.reader import RawMessage, as_event, last_of_each, message_at
 from enchanted.bus.streams import EVENTS_STREAM, Durability, StreamInfo, StreamLimits, ensure, parse_info
 from enchanted.bus.subjects import ALL_EVENTS, run_filters
 from enchanted.schemas.events import StoredEvent, SwarmEvent

@@ -23,7 +23,8 @@ from enchanted.bus.letter_headers import (
     letter_headers,
     producers,
 )
-from enchanted.bus.reader import OrderedReader, RawMessage, message_at
+from enchanted.bus.ordered import OrderedReader
+from enchanted.bus.reader import RawMessage, message_at
 from enchanted.bus.streams import DEAD_LETTERS_STREAM, EVENTS_STREAM, stream_of
 from enchanted.bus.subjects import DEAD, dead_subject
 

@@ -11,7 +11,7 @@ from enchanted.bus.batch import Ack, Outgoing
 from enchanted.bus.commit import Committer
 from enchanted.bus.errors import BusError, PublishRefused
 from enchanted.bus.link import API, Link
-from enchanted.bus.reader import OrderedReader
+from enchanted.bus.ordered import OrderedReader
 from enchanted.bus.spool import Spool, SpoolUnusable
 from enchanted.bus.streams import stream_of
 

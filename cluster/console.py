@@ -12,7 +12,8 @@ from enchanted.cluster.errors import CHECK_FAILED, ClusterError
 from enchanted.cluster.home import refuse_unusable
 
 if TYPE_CHECKING:
-    from enchanted.cluster.settings import Loaded, Settings
+    from enchanted.cluster.settings import Settings
+    from enchanted.cluster.settings_sources import Loaded
 
 
 class Invocation:
@@ -29,7 +30,7 @@ INVOCATION = Invocation()
 
 def loaded_settings(**flags: Any) -> Loaded:
     """Settings with this command line's flags on top; None means not given, ``__`` nests."""
-    from enchanted.cluster.settings import load  # pydantic costs a tenth of a second of every `--help`
+    from enchanted.cluster.settings_sources import load  # pydantic costs a tenth of a second of every `--help`
 
     given = {name.replace("__", "."): value for name, value in flags.items() if value is not None}
     return load({**INVOCATION.overrides, **given})

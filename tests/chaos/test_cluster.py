@@ -19,7 +19,8 @@ from enchanted.bus.agent_log import AgentLog, new_id
 from enchanted.bus.batch import Outgoing
 from enchanted.bus.connection import Bus
 from enchanted.bus.errors import PublishOutcomeUnknown, PublishRefused
-from enchanted.bus.reader import RawMessage, message_at, read_all
+from enchanted.bus.ordered import read_all
+from enchanted.bus.reader import RawMessage, message_at
 from enchanted.bus.streams import EVENTS_STREAM
 from enchanted.cluster.chaos.killed import Victim
 from enchanted.cluster.chaos.nodes import Node, NodeCluster, node_cluster

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import pytest
 
 from enchanted.bus.connection import Bus
-from enchanted.bus.reader import holes, read_all, read_range
+from enchanted.bus.ordered import read_all
+from enchanted.bus.reader import holes, read_range
 from enchanted.bus.streams import EVENTS_STREAM
 from enchanted.cluster.chaos.rot import EVENTS, World, cut_short, flip, flip_somewhere, world_of
 from enchanted.cluster.commands.data_damage import scrub_rows

@@ -14,8 +14,8 @@ from enchanted.bus.agent_log import new_id
 from enchanted.bus.batch import Outgoing
 from enchanted.bus.connection import Bus
 from enchanted.bus.errors import PublishOutcomeUnknown
+from enchanted.bus.ordered import read_all
 from enchanted.bus.publisher import Publisher
-from enchanted.bus.reader import read_all
 from enchanted.bus.spool import Spool
 from enchanted.bus.streams import EVENTS_STREAM
 from enchanted.bus.testing import SMALL_LIMITS, NatsServer, nats_server

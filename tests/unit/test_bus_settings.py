@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from enchanted.bus.connection import read_durability
-from enchanted.bus.reader import parse_position
+from enchanted.bus.ordered import parse_position
 from enchanted.bus.server_config import ClusterNode, render
 from enchanted.bus.streams import StreamLimits, differences, stream_configs
 

@@ -15,7 +15,7 @@ import pytest
 from enchanted.cluster.errors import HomeRefused
 from enchanted.cluster.home import Home, write_atomic, write_once
 from enchanted.cluster.services import home_of
-from enchanted.cluster.settings import load
+from enchanted.cluster.settings_sources import load
 
 
 def mode(path: Path) -> int:

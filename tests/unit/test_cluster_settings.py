@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from enchanted.cluster.errors import SettingsInvalid
-from enchanted.cluster.settings import Loaded, load
+from enchanted.cluster.settings_sources import Loaded, load
 
 
 def loaded(folder: Path, **environment: str) -> Loaded:
