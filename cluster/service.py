@@ -81,7 +81,7 @@ class Child:
     async def start(cls, name: str, command: Command, log: Path) -> Child:
         """Start ``command``; its output is appended to ``log``, and lost where that cannot be written."""
         parent = os.getpid()
-        with _opened(log) as output:
+        with open_log(log) as output:
             process = await asyncio.create_subprocess_exec(
                 *command.argv,
                 env={**os.environ, **command.environment},
@@ -151,7 +151,8 @@ def describe_exit(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _opened(log: Path) -> BinaryIO:
+def open_log(log: Path) -> BinaryIO:
+    """A log to append to, a new one where it has grown past the limit; nothing keeps it where the disk cannot."""
     # What ends the others in order must start on a disk that takes no writes any more.
     try:
         _rotate(log)

@@ -18,7 +18,7 @@ from enchanted.cluster.errors import ClusterError, CommandFailed, NotRunning, Se
 from enchanted.cluster.home import Home, in_ray_job, refuse_foreign, refuse_uploaded, take_lock, write_atomic
 from enchanted.cluster.probes import NotReady
 from enchanted.cluster.processes import ProcessId, end, with_variable
-from enchanted.cluster.service import MARKER, last_lines, python
+from enchanted.cluster.service import MARKER, last_lines, open_log, python
 from enchanted.cluster.settings import DEFAULT_HOME, Settings
 from enchanted.cluster.state import Endpoints as Endpoints
 from enchanted.cluster.state import ServiceState, State
@@ -152,7 +152,7 @@ def _spawn(home: Home, settings: Settings) -> subprocess.Popen[bytes]:
         environment["PYTHONPATH"] = os.pathsep.join(
             str(Path(path).absolute()) for path in paths.split(os.pathsep) if path
         )
-    with (home.logs / "supervisor.log").open("ab") as log:
+    with open_log(home.logs / "supervisor.log") as log:
         return subprocess.Popen(
             [*python("enchanted.cluster.supervisor"), "--home", str(home.path)],
             stdin=subprocess.DEVNULL,
@@ -176,19 +176,22 @@ async def _start(home: Home, settings: Settings) -> subprocess.Popen[bytes] | No
         write_atomic(home.settings, settings.model_copy(update={"home": home.path}).model_dump_json())
         started = _spawn(home, settings)
         try:
-            await _introduced(home, started)
-        except asyncio.CancelledError:
+            await _introduced(home, started, settings.start_seconds)
+        except (asyncio.CancelledError, StartTimedOut):
             await asyncio.shield(_stop(home, ProcessId.of(started.pid)))
             raise
         return started
 
 
-async def _introduced(home: Home, started: subprocess.Popen[bytes]) -> None:
+async def _introduced(home: Home, started: subprocess.Popen[bytes], seconds: float) -> None:
     """Wait until the supervisor has written its name into the state."""
+    until = time.monotonic() + seconds
     while state.read(home).pid != started.pid:
         if started.poll() is not None:
             lines = last_lines(home.logs / "supervisor.log")
             raise ServiceFailed("supervisor", lines[-1] if lines else "ended", f"read {home.logs}/supervisor.log")
+        if time.monotonic() > until:
+            raise StartTimedOut("the supervisor", seconds, home.logs)
         await asyncio.sleep(POLL_SECONDS)
 
 

@@ -1,13 +1,20 @@
-"""What `status` says where something does not answer as it should."""
+"""What `up` and `status` say where something does not answer as it should."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from enchanted.cluster import services
+from enchanted.cluster.errors import StartTimedOut
+from enchanted.cluster.processes import with_variable
+from enchanted.cluster.service import LOG_LIMIT, MARKER
 from enchanted.cluster.services import _actors, _figures
+from enchanted.cluster.settings import Settings
 from enchanted.cluster.state import Endpoints
 
 
@@ -52,3 +59,30 @@ async def test_an_answer_that_is_none_of_ours_costs_the_figures_and_no_more(tmp_
         port = server.sockets[0].getsockname()[1]
         where = endpoints(f"http://127.0.0.1:{port}", tmp_path / "token")
         assert (await _figures(where), await _actors(where)) == ({}, ())
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor that starts and never says so."""
+    sleeping = [sys.executable, "-c", "import time; time.sleep(600)"]
+    monkeypatch.setattr(services, "python", lambda module: sleeping)
+
+
+@pytest.mark.usefixtures("silent")
+async def test_a_supervisor_that_never_says_that_it_started_is_ended_at_the_deadline(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, start_seconds=0.5)
+    with pytest.raises(StartTimedOut, match="still waiting for the supervisor"):
+        await services.up(settings)
+    assert with_variable(MARKER, str(tmp_path)) == []
+
+
+@pytest.mark.usefixtures("silent")
+async def test_a_supervisors_log_that_has_grown_past_the_limit_is_put_aside(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "supervisor.log"
+    log.parent.mkdir()
+    log.touch()
+    os.truncate(log, LOG_LIMIT + 1)
+    with pytest.raises(StartTimedOut):
+        await services.up(Settings(home=tmp_path, start_seconds=0.5))
+    assert log.stat().st_size == 0
+    assert log.with_suffix(".log.1").stat().st_size == LOG_LIMIT + 1
