@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from enchanted.schemas.errors import PortableError
+
+_SECRETS = re.compile(r"(?<=//)[^/#]*@|(?<=\?)[^#]*")
+"""User name, password and query of a URL."""
 
 
 class ModelError(PortableError):
@@ -13,8 +18,9 @@ class BadModelUrl(ModelError):
     """The text is not a model URL."""
 
     def __init__(self, url: str, why: str) -> None:
+        shown = _SECRETS.sub("***", url)
         super().__init__(
-            f"{url!r} is not a model: {why}; write vllm:<hub id or folder>, openai:<base url>#<model>, or bundled"
+            f"{shown!r} is not a model: {why}; write vllm:<hub id or folder>, openai:<base url>#<model>, or bundled"
         )
 
 

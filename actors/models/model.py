@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
 
 from enchanted.actors.models.errors import BadModelUrl
 
@@ -101,7 +102,7 @@ def parse_model_url(url: str) -> ModelSource:
     """Read ``vllm:<hub id or folder>``, ``openai:<base url>#<model>``, ``bundled`` or ``minimal``.
 
     Raises:
-        BadModelUrl: it is none of these, or a part is missing.
+        BadModelUrl: it is none of these, a part is missing, or there may be a secret in it.
     """
     text = url.strip()
     if text == BUNDLED:
@@ -120,6 +121,16 @@ def _openai_source(url: str, rest: str) -> ModelSource:
     base_url, _, model = rest.partition("#")
     if not base_url.startswith(("http://", "https://")):
         raise BadModelUrl(url, "the base url of openai: starts with neither http:// nor https://")
+    try:
+        parts = urlsplit(base_url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise BadModelUrl(url, f"its base url is none: {error}") from error
+    if not host:
+        raise BadModelUrl(url, "its base url names no host")
+    # Every run's model is in its log for good.
+    if "@" in parts.netloc or parts.query:
+        raise BadModelUrl(url, "its base url has a password or a query; write the key into a file, model.key_file")
     if not model:
         raise BadModelUrl(url, "the name of the model is missing after #")
     return ModelSource(kind="openai", model=model, base_url=base_url.rstrip("/"))

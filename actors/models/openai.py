@@ -23,6 +23,10 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
 UNREADABLE_TRIES = 3
 """A server that answers this often in another form is not a chat completions server."""
 _KEY = re.compile(rb"[ -~]+")
+_SECRET_CHARS = 8
+"""A key of fewer characters is a placeholder, as servers without keys are given one."""
+_MOST_TOKENS = 2**32 - 1
+"""What an event can say."""
 
 
 class _Passing(Exception):
@@ -100,9 +104,11 @@ class OpenAIModel:
 
     async def _attempt(self, request: ModelRequest) -> ModelReply:
         started = time.perf_counter()
+        key = self._key()
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
             response = await self._client.post(
-                f"{self._base_url}/chat/completions", json=_body(self.name, request), headers=self._headers()
+                f"{self._base_url}/chat/completions", json=_body(self.name, request), headers=headers
             )
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise _Passing(
@@ -123,13 +129,20 @@ class OpenAIModel:
         except httpx.TransportError as error:
             self._reached = True
             raise _Passing(f"{self._base_url} broke the connection off: {error}", "look at its log") from error
+        except httpx.DecodingError as error:
+            self._reached = True
+            raise _Passing(
+                f"{self._base_url} answered with bytes of another encoding than it says: {error}",
+                "look at the proxy before it",
+                unreadable=True,
+            ) from error
         self._reached = True
-        self._check(response)
-        return _read(response, self._base_url, self.name, (time.perf_counter() - started) * 1000)
+        self._check(response, key)
+        return _read(response, self._base_url, self.name, key, (time.perf_counter() - started) * 1000)
 
-    def _headers(self) -> dict[str, str]:
+    def _key(self) -> str:
         if self._key_file is None:
-            return {}
+            return ""
         try:
             key = self._key_file.read_bytes().strip()
         except OSError as error:
@@ -143,19 +156,20 @@ class OpenAIModel:
                 f"its key file {self._key_file} is not one line of printable ASCII",
                 "write nothing but the key into it",
             )
-        return {"Authorization": f"Bearer {key.decode()}"}
+        return key.decode()
 
-    def _check(self, response: httpx.Response) -> None:
+    def _check(self, response: httpx.Response, key: str) -> None:
         status = response.status_code
         if response.is_success:
             return
-        why = f"{self._base_url} answered {status}: {_server_words(response)}"
+        words = _server_words(response, key)
+        why = f"{self._base_url} answered {status}: {words}"
         if status in (408, 409, 425, 429) or status >= 500:
             raise _Passing(why, "look at its log or lower the load", wait_s=_retry_after_s(response))
         if status == 404:
             raise ModelNotFound(
                 self.name,
-                f"{self._base_url} ({_server_words(response)})",
+                f"{self._base_url} ({words})",
                 f"GET {self._base_url}/models lists what it has; a base url usually ends in /v1",
             )
         remedy = "give a valid key in a file" if status in (401, 403) else "change the request or the model"
@@ -178,7 +192,7 @@ def _body(model: str, request: ModelRequest) -> dict[str, Any]:
     return body
 
 
-def _read(response: httpx.Response, base_url: str, model: str, duration_ms: float) -> ModelReply:
+def _read(response: httpx.Response, base_url: str, model: str, key: str, duration_ms: float) -> ModelReply:
     try:
         body = response.json()
         choice = body["choices"][0]
@@ -186,27 +200,39 @@ def _read(response: httpx.Response, base_url: str, model: str, duration_ms: floa
         return ModelReply(
             text=_storable(choice["message"]["content"] or ""),
             finish_reason=_storable(choice.get("finish_reason") or "stop"),
-            input_tokens=int(usage.get("prompt_tokens") or 0),
-            output_tokens=int(usage.get("completion_tokens") or 0),
+            input_tokens=_count(usage.get("prompt_tokens")),
+            output_tokens=_count(usage.get("completion_tokens")),
             duration_ms=duration_ms,
             time_to_first_token_ms=0.0,
             model=_storable(body.get("model") or model),
         )
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise _Passing(
-            f"{base_url} answered with something else than a chat completion: {response.text[:80]!r}",
+            f"{base_url} answered with something else than a chat completion: {_without(key, response.text)[:80]!r}",
             "check the base url; it usually ends in /v1",
             unreadable=True,
         ) from error
 
 
-def _server_words(response: httpx.Response) -> str:
+def _count(tokens: Any) -> int:
+    count = int(tokens or 0)
+    if not 0 <= count <= _MOST_TOKENS:
+        raise ValueError(f"{count} tokens")
+    return count
+
+
+def _server_words(response: httpx.Response, key: str) -> str:
     try:
         error = response.json()["error"]
         words = error["message"] if isinstance(error, dict) else error
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         words = response.text
-    return _storable(words).strip()[:200] or response.reason_phrase
+    return _without(key, _storable(words)).strip()[:200] or response.reason_phrase
+
+
+def _without(key: str, said: str) -> str:
+    """What a server said, which stays in the log, without the key it was asked with."""
+    return said.replace(key, "***") if len(key) >= _SECRET_CHARS else said
 
 
 def _storable(said: object) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import threading
 import traceback
@@ -231,14 +232,50 @@ async def test_a_refused_request_is_not_repeated(server: Server, status: int, re
 
 
 @pytest.mark.parametrize(
-    "text", ["<html>hello</html>", "{", "[]", '{"choices": []}', '{"choices": [{"message": null}]}']
-)
+    "text",
+    [
+        "<html>hello</html>", "{", "[]", "[" * 100_000, '{"choices": []}', '{"choices": [{"message": null}]}',
+        *(json.dumps(COMPLETION | {"usage": {"prompt_tokens": tokens}}) for tokens in (math.inf, math.nan, -1, 2**32)),
+    ],
+    ids=lambda text: text[-60:],
+)  # fmt: skip
 async def test_something_else_than_a_chat_completion_is_reported_after_three_tries(server: Server, text: str) -> None:
     server.answers = [(200, text, {})] * 3
     async with OpenAIModel(server.url, "served-name") as model:
         with pytest.raises(ModelRefused, match="something else than a chat completion"):
             await model.complete(REQUEST)
     assert len(server.bodies) == 3
+
+
+async def test_bytes_of_another_encoding_than_said_are_reported_after_three_tries(server: Server) -> None:
+    server.answers = [(200, json.dumps(COMPLETION), {"content-encoding": "gzip"})] * 3
+    async with OpenAIModel(server.url, "served-name") as model:
+        with pytest.raises(ModelRefused, match="bytes of another encoding than it says"):
+            await model.complete(REQUEST)
+    assert len(server.bodies) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (401, json.dumps({"error": {"message": "Incorrect API key provided: sk-hidden-key."}})),
+        (404, json.dumps({"error": "sk-hidden-key may not use it"})),
+        (400, f"{'x' * 190} sk-hidden-key"),
+        (200, f"{'x' * 70} sk-hidden-key"),
+    ],
+    ids=["in a message", "not found", "at the cut", "no completion"],
+)
+async def test_a_key_that_the_server_says_again_is_not_repeated(
+    server: Server, tmp_path: Path, status: int, text: str
+) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text("sk-hidden-key")
+    server.answers = [(status, text, {})] * 3
+    async with OpenAIModel(server.url, "served-name", key_file=key_file) as model:
+        with pytest.raises((ModelRefused, ModelNotFound)) as caught:
+            await model.complete(REQUEST)
+    assert "***" in str(caught.value)
+    assert "hidden" not in "".join(traceback.format_exception(caught.value))
 
 
 async def test_one_garbled_answer_is_asked_again(server: Server) -> None:

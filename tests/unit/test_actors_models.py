@@ -40,6 +40,11 @@ def test_a_model_url_is_what_its_source_writes(url: str) -> None:
         ("vllm:", "nothing follows vllm:"),
         ("openai:localhost:8000#m", "neither http:// nor https://"),
         ("openai:http://localhost:8000/v1", "name of the model is missing"),
+        ("openai:http://:8000/v1#m", "names no host"),
+        ("openai:http://host:port/v1#m", "its base url is none"),
+        ("openai:http://[::1/v1#m", "its base url is none"),
+        ("openai:https://me:hidden@host/v1#m", "write the key into a file"),
+        ("openai:https://host/v1?key=hidden#m", "write the key into a file"),
     ],
 )
 def test_a_url_of_no_model_says_what_is_wrong_and_what_to_write(url: str, why: str) -> None:
@@ -47,6 +52,7 @@ def test_a_url_of_no_model_says_what_is_wrong_and_what_to_write(url: str, why: s
         parse_model_url(url)
     assert why in str(caught.value)
     assert "vllm:<hub id or folder>" in str(caught.value)
+    assert "hidden" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
