@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, Request, expect
+from playwright.async_api import Page, Request, Route, expect
 
 from enchanted.actors.repository.restore import MARK
 from enchanted.actors.rerun.recording import Recording
@@ -76,6 +77,30 @@ async def test_a_change_is_undone_and_the_undo_is_undone_again(page: Page, world
         await world.stored(history.run, count + step)
         assert await main_files(world, history.run, seq) == wanted
         await expect(page.locator(".file-path").filter(has_text="data.bin")).to_have_count(step - 1)
+
+
+async def test_escape_does_not_close_over_an_act_that_is_on_its_way(page: Page, world: World) -> None:
+    history = await scripted(world, "run-busy")
+    await opened(page, history.run, change_of(history, "data.bin").seq)
+    dialog = await begin(page, "Undo this change")
+    act = dialog.get_by_role("button", name="Undo change")
+    await expect(act).to_be_visible()
+    escaped = asyncio.Event()
+
+    async def later(route: Route) -> None:
+        await escaped.wait()
+        await route.continue_()
+
+    await page.route("**/undos", later)
+    await act.click()
+    await expect(dialog.get_by_role("status")).to_have_text("The API is at it …")
+    for _ in range(3):
+        await page.keyboard.press("Escape")
+    await expect(dialog).to_be_visible()
+    escaped.set()
+    await expect(dialog.get_by_role("link", name="change ")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(dialog).to_have_count(0)
 
 
 async def test_a_moment_is_restored_into_a_folder_byte_for_byte(page: Page, history: History, tmp_path: Path) -> None:

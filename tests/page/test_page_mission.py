@@ -106,6 +106,26 @@ async def test_steps_by_change_visit_every_change_both_ways(page: Page, history:
     await expect(page.locator(".diff")).to_be_visible()
 
 
+@pytest.mark.parametrize(
+    ("modifiers", "steps"),
+    [({"altKey": True}, True), ({"ctrlKey": True, "altKey": True, "modifierAltGraph": True}, True),
+     ({"ctrlKey": True}, False), ({"metaKey": True}, False)],
+    ids=["Option", "AltGr", "Ctrl", "Command"],
+)  # fmt: skip
+async def test_a_bracket_is_one_however_the_keyboard_writes_it(
+    page: Page, history: History, modifiers: dict[str, bool], steps: bool
+) -> None:
+    await opened(page, history.run)
+    await page.keyboard.press("Home")
+    before = await cursor(page)
+    await page.evaluate(
+        "with_ => document.body.dispatchEvent(new KeyboardEvent('keydown', {key: ']', bubbles: true, ...with_}))",
+        modifiers,
+    )
+    await page.evaluate("() => new Promise(requestAnimationFrame)")
+    assert (await cursor(page) != before) == steps
+
+
 async def test_the_keyboard_alone_is_enough(page: Page, history: History) -> None:
     await expect(page.get_by_role("link", name="tidy")).to_be_visible()
     await page.keyboard.press("Tab")

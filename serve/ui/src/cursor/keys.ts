@@ -38,7 +38,7 @@ const PRESSED_BY_SPACE = "button, a, summary, [role=option]";
 export function useShortcuts(log: RunLog): void {
   useEffect(() => {
     const press = (event: KeyboardEvent) => {
-      if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || isForOthers(event)) return;
+      if (event.defaultPrevented || isModified(event) || isForOthers(event)) return;
       const key = keyOf(event);
       if (isLetter(key) && !useLetters.getState().on) return;
       const shortcut = SHORTCUTS.find((one) => one.keys.includes(key));
@@ -49,6 +49,12 @@ export function useShortcuts(log: RunLog): void {
     addEventListener("keydown", press);
     return () => removeEventListener("keydown", press);
   }, [log]);
+}
+
+/** With a key that makes it something else's shortcut; many keyboards write a bracket with AltGr or Option. */
+function isModified(event: KeyboardEvent): boolean {
+  const writes = /^[[\]]$/.test(event.key) && (event.getModifierState("AltGraph") || !event.ctrlKey);
+  return event.metaKey || ((event.ctrlKey || event.altKey) && !writes);
 }
 
 /** As if Caps Lock were off. */

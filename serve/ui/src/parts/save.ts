@@ -6,6 +6,6 @@ export function save(name: string, text: string): void {
   link.href = url;
   link.download = name;
   link.click();
-  // The browser has taken hold of it once the click is over.
-  setTimeout(() => URL.revokeObjectURL(url));
+  // Some browsers take hold of it only when the reader has said where it goes.
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }

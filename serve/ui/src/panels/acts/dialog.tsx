@@ -26,6 +26,8 @@ export function ActDialog({ title, busy, onClose, children }: Props) {
       aria-labelledby={id}
       onClose={onClose}
       onCancel={(event) => busy && event.preventDefault()}
+      // A browser lets a page refuse one Escape, and closes the dialog at the next.
+      onKeyDown={(event) => busy && event.key === "Escape" && event.preventDefault()}
     >
       <header className="act-head">
         <span className="act-word">Act</span>
