@@ -27,7 +27,9 @@ from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.connection import Bus
 from enchanted.schemas import events
 from enchanted.schemas.events import StoredEvent, kind_of
-from tests.integration.rerun.world import RUN, ask
+from tests.integration.runs.world import RUN, ask, wanted
+
+pytestmark = pytest.mark.usefixtures("eager")
 
 SEEDS, SHORT = 300, 6
 MODULE = "import os\nimport re\n\n\ndef name():\n    return f'name'\n"
@@ -149,7 +151,8 @@ async def test_a_run_reruns_equal_whoever_died_in_it_at_any_moment(
     one_call = Budget(model_calls_per_task=chance.choice([1, 2]), reworks_per_task=1)
     guided = chance.choice([True, True, False])
     roles = {role: RoleModel(url="minimal", guided=guided) for role in ("architect", "coder", "reviewer")}
-    await ask(bus, shop, coders=chance.choice([1, 2, 2]), budget=chance.choice([Budget(), Budget(), one_call]))
+    coders, budget = chance.choice([1, 2, 2]), chance.choice([Budget(), Budget(), one_call])
+    await ask(bus, wanted(shop, coders=coders, budget=budget))
     hearing = asyncio.create_task(fate.hear(bus))
     try:
         await lived(bus, replace(config, models=roles), fate)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from enchanted.actors.config import RoleModel, SwarmConfig
 from enchanted.actors.fork import CannotFork, ForkPruned, read_fork_point
 from enchanted.actors.hosts import OrchestratorHost
 from enchanted.actors.ledger import read_ledger, report_to_json, request_to_json
 from enchanted.actors.lifecycle import RunState
-from enchanted.actors.models.minimal import MinimalModel
 from enchanted.actors.recovery import recover
 from enchanted.actors.repository.git import Git
 from enchanted.actors.repository.gitstore import ShadowRepository
@@ -29,11 +26,12 @@ from enchanted.bus.connection import Bus
 from enchanted.bus.link import Link
 from enchanted.bus.memory import InMemoryBus
 from enchanted.bus.streams import BLOB_STREAM
-from enchanted.bus.testing import SMALL_LIMITS, NatsServer, nats_server
+from enchanted.bus.testing import NatsServer
 from enchanted.schemas import events
 from enchanted.schemas.chain import verify
 from enchanted.schemas.events import StoredEvent, kind_of
 from enchanted.schemas.fold import fold
+from tests.integration.runs.world import ask, at_home
 
 FILES: dict[str, str | bytes] = {
     "shop.py": 'import os\nimport sys\n\n\ndef status(order):\n    return f"open" if order else "closed"\n',
@@ -42,47 +40,9 @@ FILES: dict[str, str | bytes] = {
     "data.bin": bytes(range(256)),
 }
 CHECKS = ("ruff check .", "python test_shop.py")
+pytestmark = pytest.mark.usefixtures("eager")
+
 PARENT = RunRequest(run_id="parent", task="make the linter pass", repo="", checks=CHECKS, coders=2)
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    async with nats_server(tmp_path / "nats") as server:
-        yield server
-
-
-@pytest.fixture
-async def bus(server: NatsServer) -> AsyncIterator[Bus]:
-    async with Bus.connect(server.url) as bus:
-        await bus.ensure_streams(SMALL_LIMITS)
-        yield bus
-        while LocalTeam.living:
-            await LocalTeam.living.pop().disband()
-
-
-def at_home(server: NatsServer, home: Path) -> SwarmConfig:
-    minimal = RoleModel(url="minimal")
-    return SwarmConfig(
-        nats_url=server.url,
-        home=str(home),
-        models={"architect": minimal, "coder": minimal, "reviewer": minimal},
-        signal_seconds=5.0,
-    )
-
-
-@pytest.fixture(autouse=True)
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model without weights prefers to act and to approve, so that the run can be merged."""
-    monkeypatch.setattr("enchanted.actors.hosts.open_model", lambda *_: MinimalModel(("Remove", "yes")))
-
-
-async def ask(bus: Bus, request: RunRequest) -> None:
-    log = AgentLog(bus, run_id=request.run_id, role="operator", agent_name="operator")
-    await log.emit(
-        events.run_transition(
-            subject="run", from_state="", to_state="created", reason=request.task, details=request_to_json(request)
-        )
-    )
 
 
 @pytest.fixture

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
 
-from enchanted.actors.config import RoleModel, SwarmConfig
 from enchanted.actors.hosts import OrchestratorHost
 from enchanted.actors.ledger import read_ledger, request_from_json, request_to_json
 from enchanted.actors.lifecycle import RunState
@@ -21,14 +20,13 @@ from enchanted.actors.rerun.recording import recording_of
 from enchanted.actors.team_testing import LocalTeam
 from enchanted.actors.testing import make_repository
 from enchanted.actors.work import RunRequest
-from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.connection import Bus
-from enchanted.bus.testing import SMALL_LIMITS, NatsServer, nats_server
-from enchanted.schemas import events
+from enchanted.bus.testing import NatsServer
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.chain import verify
 from enchanted.schemas.events import StoredEvent, kind_of
 from enchanted.schemas.fold import ENV_VAR, FILE_SYSTEM, fold
+from tests.integration.runs.world import ask, at_home
 
 FILES = {
     "calc.py": "def smaller(a, b):\n    return a > b\n",
@@ -43,42 +41,11 @@ PARENT = RunRequest(
 )
 
 
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    async with nats_server(tmp_path / "nats") as server:
-        yield server
-
-
-@pytest.fixture
-async def bus(server: NatsServer) -> AsyncIterator[Bus]:
-    async with Bus.connect(server.url) as bus:
-        await bus.ensure_streams(SMALL_LIMITS)
-        yield bus
-        while LocalTeam.living:
-            await LocalTeam.living.pop().disband()
-
-
 @pytest.fixture(autouse=True)
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+def setter(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model without weights sets two variables where they are offered, then takes what a tool found."""
     prefers = ("set LEVEL=debug", "set LEVEL=trace", "calc.py", "submit", "yes")
     monkeypatch.setattr("enchanted.actors.hosts.open_model", lambda *_: MinimalModel(prefers))
-
-
-async def ask(bus: Bus, folder: Path, request: RunRequest, files: Mapping[str, str] = FILES) -> None:
-    if not (folder / "shop").exists():
-        make_repository(folder / "shop", files)
-    request = replace(request, repo=str(folder / "shop"))
-    log = AgentLog(bus, run_id=request.run_id, role="operator", agent_name="operator")
-    details = request_to_json(request)
-    step = events.run_transition(subject="run", from_state="", to_state="created", reason="", details=details)
-    await log.emit(step)
-
-
-def at_home(server: NatsServer, home: Path, *, guided: bool = True) -> SwarmConfig:
-    minimal = RoleModel(url="minimal")
-    models = {"architect": minimal, "coder": replace(minimal, guided=guided), "reviewer": minimal}
-    return SwarmConfig(nats_url=server.url, home=str(home), models=models)
 
 
 async def driven(
@@ -91,9 +58,12 @@ async def driven(
     files: Mapping[str, str] = FILES,
 ) -> list[StoredEvent]:
     """Ask for a run, drive it to its verdict in a home of its own, and give its log."""
-    await ask(bus, folder, request, files)
+    if not (folder / "shop").exists():
+        make_repository(folder / "shop", files)
+    await ask(bus, replace(request, repo=str(folder / "shop")))
     home = folder / f"home-{request.run_id}"
-    config = at_home(server, home, guided=guided)
+    config = at_home(server, home)
+    config = replace(config, models={**config.models, "coder": replace(config.models["coder"], guided=guided)})
     assert await OrchestratorHost(request.run_id, config, LocalTeam).run() == RunState.MERGED
     shutil.rmtree(home)
     return await bus.read_run(request.run_id)
@@ -229,7 +199,8 @@ async def test_a_fork_whose_orchestrator_dies_after_it_took_a_variable_over_take
 ) -> None:
     parent = await driven(bus, server, tmp_path, PARENT)
     at, config = variables_of(parent)[0].seq, at_home(server, tmp_path / "home-fork")
-    await ask(bus, tmp_path, replace(PARENT, run_id="fork", forked_from="parent", forked_at=at))
+    fork = replace(PARENT, run_id="fork", repo=str(tmp_path / "shop"), forked_from="parent", forked_at=at)
+    await ask(bus, fork)
     first = asyncio.create_task(OrchestratorHost("fork", config, LocalTeam).run())
     async for stored in bus.tail(after=parent[-1].seq):
         if stored.event.state_change.reason == "fork":

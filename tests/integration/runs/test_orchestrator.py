@@ -5,33 +5,31 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from enchanted.actors.config import RoleModel, SwarmConfig
+from enchanted.actors.config import SwarmConfig
 from enchanted.actors.hosts import OrchestratorHost
-from enchanted.actors.ledger import request_to_json
 from enchanted.actors.lifecycle import RunState
-from enchanted.actors.models.minimal import MinimalModel
 from enchanted.actors.recovery import recover
 from enchanted.actors.repository.gitstore import ShadowRepository
 from enchanted.actors.swarm import OrchestratorActor
 from enchanted.actors.team_testing import LocalTeam
+from enchanted.actors.testing import make_repository
 from enchanted.actors.work import Review, ReviewRequest, RunRequest
-from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.batch import Ack, Outgoing
 from enchanted.bus.connection import Bus
 from enchanted.bus.publisher import Publisher
 from enchanted.bus.subjects import event_subject
-from enchanted.bus.testing import SMALL_LIMITS, NatsServer, nats_server
-from enchanted.schemas import events
 from enchanted.schemas.chain import verify
 from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of
 from enchanted.schemas.fold import fold
+from tests.integration.runs.world import ask
+from tests.integration.runs.world import wanted as asked_for
 
 SOURCE = 'import os\nimport sys\n\n\ndef status(order):\n    return f"open" if order else "closed"\n'
 TEST = 'from shop import status\n\nassert status(1) == "open"\nassert status(0) == "closed"\n'
@@ -47,70 +45,16 @@ def git(folder: Path, *arguments: str) -> str:
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
     """A repository with three lint findings and a passing test."""
-    folder = tmp_path / "shop"
-    folder.mkdir()
-    (folder / "shop.py").write_text(SOURCE)
-    (folder / "test_shop.py").write_text(TEST)
-    git(folder, "init", "-q", "-b", "main")
-    git(folder, "add", "-A")
-    git(folder, "commit", "-q", "-m", "first")
-    return folder
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    async with nats_server(tmp_path / "nats") as server:
-        yield server
-
-
-@pytest.fixture
-async def bus(server: NatsServer) -> AsyncIterator[Bus]:
-    async with Bus.connect(server.url) as bus:
-        await bus.ensure_streams(SMALL_LIMITS)
-        yield bus
-
-
-@pytest.fixture
-def config(server: NatsServer, tmp_path: Path) -> SwarmConfig:
-    minimal = RoleModel(url="minimal")
-    return SwarmConfig(
-        nats_url=server.url,
-        home=str(tmp_path / "home"),
-        models={"architect": minimal, "coder": minimal, "reviewer": minimal},
-        signal_seconds=0.5,
-    )
-
-
-async def ask(bus: Bus, request: RunRequest) -> None:
-    log = AgentLog(bus, run_id=request.run_id, role="operator", agent_name="operator")
-    await log.emit(
-        events.run_transition(
-            subject="run", from_state="", to_state="created", reason=request.task, details=request_to_json(request)
-        )
-    )
+    make_repository(tmp_path / "shop", {"shop.py": SOURCE, "test_shop.py": TEST})
+    return tmp_path / "shop"
 
 
 def wanted(shop: Path, **changes: Any) -> RunRequest:
-    request = RunRequest(run_id="run-1", task="make the linter pass", repo=str(shop), checks=CHECKS)
-    return replace(request, **changes)
-
-
-@pytest.fixture
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model without weights prefers to act and to approve, so that the run can be merged."""
-    prefers: Callable[..., MinimalModel] = lambda *_: MinimalModel(("Remove", "yes"))  # noqa: E731
-    monkeypatch.setattr("enchanted.actors.hosts.open_model", prefers)
+    return asked_for(shop, **({"checks": CHECKS} | changes))
 
 
 def of_kind(log: list[StoredEvent], kind: str) -> list[StoredEvent]:
     return [stored for stored in log if kind_of(stored.event) == kind]
-
-
-@pytest.fixture(autouse=True)
-async def nobody_left(bus: Bus) -> AsyncIterator[None]:
-    yield
-    while LocalTeam.living:
-        await LocalTeam.living.pop().disband()
 
 
 async def test_a_run_is_merged_onto_a_branch_of_its_own(bus: Bus, config: SwarmConfig, shop: Path, eager: None) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of reruns share: a shop to work on, a run of it in this process, and its recording."""
+"""What the tests of runs share: a shop to work on, a run of it in this process, and its recording."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from enchanted.actors.config import SwarmConfig
+from enchanted.actors.config import RoleModel, SwarmConfig
 from enchanted.actors.hosts import OrchestratorHost
 from enchanted.actors.ledger import request_to_json
 from enchanted.actors.lifecycle import RunState
@@ -16,6 +16,7 @@ from enchanted.actors.team_testing import LocalTeam
 from enchanted.actors.work import RunRequest
 from enchanted.bus.agent_log import AgentLog
 from enchanted.bus.connection import Bus
+from enchanted.bus.testing import NatsServer
 from enchanted.schemas import events
 
 RUN = "run-1"
@@ -28,9 +29,20 @@ FILES = {
 CHECKS = ("ruff check .", "python test_shop.py", "python test_stock.py")
 
 
-async def ask(bus: Bus, shop: Path, **changes: Any) -> None:
-    request = RunRequest(run_id=RUN, task="make the linter pass", repo=str(shop), checks=CHECKS)
-    request = replace(request, **changes)
+def wanted(shop: Path, **changes: Any) -> RunRequest:
+    """What is asked of the swarm, but for ``changes``."""
+    return replace(RunRequest(run_id=RUN, task="make the linter pass", repo=str(shop), checks=CHECKS), **changes)
+
+
+def at_home(server: NatsServer, home: Path, **changes: Any) -> SwarmConfig:
+    """A swarm of models without weights."""
+    minimal = RoleModel(url="minimal")
+    models = {"architect": minimal, "coder": minimal, "reviewer": minimal}
+    return replace(SwarmConfig(nats_url=server.url, home=str(home), models=models, signal_seconds=0.5), **changes)
+
+
+async def ask(bus: Bus, request: RunRequest) -> None:
+    """Store a request, as the API does."""
     log = AgentLog(bus, run_id=request.run_id, role="operator", agent_name="operator")
     details = request_to_json(request)
     await log.emit(

@@ -1,4 +1,4 @@
-"""A bus, a home and a repository for the tests of reruns."""
+"""A bus, a home and a repository for the tests of runs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from enchanted.actors.config import RoleModel, SwarmConfig
+from enchanted.actors.config import SwarmConfig
 from enchanted.actors.models.minimal import MinimalModel
 from enchanted.actors.team_testing import LocalTeam
 from enchanted.actors.testing import make_repository
 from enchanted.bus.connection import Bus
 from enchanted.bus.testing import SMALL_LIMITS, NatsServer, nats_server
-from tests.integration.rerun.world import FILES
+from tests.integration.runs.world import FILES, at_home
 
 
 @pytest.fixture
@@ -34,28 +34,17 @@ async def bus(server: NatsServer) -> AsyncIterator[Bus]:
     async with Bus.connect(server.url) as bus:
         await bus.ensure_streams(SMALL_LIMITS)
         yield bus
+        while LocalTeam.living:
+            await LocalTeam.living.pop().disband()
 
 
 @pytest.fixture
 def config(server: NatsServer, tmp_path: Path) -> SwarmConfig:
-    minimal = RoleModel(url="minimal")
-    return SwarmConfig(
-        nats_url=server.url,
-        home=str(tmp_path / "home"),
-        models={"architect": minimal, "coder": minimal, "reviewer": minimal},
-        signal_seconds=0.5,
-    )
+    return at_home(server, tmp_path / "home")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model without weights prefers to act and to approve, so that the run can be merged."""
     prefers: Callable[..., MinimalModel] = lambda *_: MinimalModel(("Remove", "yes"))  # noqa: E731
     monkeypatch.setattr("enchanted.actors.hosts.open_model", prefers)
-
-
-@pytest.fixture(autouse=True)
-async def nobody_left(bus: Bus) -> AsyncIterator[None]:
-    yield
-    while LocalTeam.living:
-        await LocalTeam.living.pop().disband()

@@ -28,7 +28,9 @@ from enchanted.actors.tools.results import ToolResult
 from enchanted.actors.work import Budget, RoleName
 from enchanted.bus.connection import Bus
 from enchanted.schemas.events import kind_of
-from tests.integration.rerun.world import CHECKS, RUN, again, ask, live, recorded, require_equal
+from tests.integration.runs.world import CHECKS, RUN, again, ask, live, recorded, require_equal, wanted
+
+pytestmark = pytest.mark.usefixtures("eager")
 
 ONE_CALL, THREE = Budget(model_calls_per_task=1), Budget(model_calls_per_task=3, reworks_per_task=1)
 
@@ -36,7 +38,7 @@ ONE_CALL, THREE = Budget(model_calls_per_task=1), Budget(model_calls_per_task=3,
 async def test_a_merged_run_of_parallel_coders_reruns_equal_and_the_user_repository_is_not_needed(
     bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path
 ) -> None:
-    await ask(bus, shop, coders=2)
+    await ask(bus, wanted(shop, coders=2))
     assert await live(config) == RunState.MERGED
     recording = await recorded(bus)
     assert {part.name for part in recording.parts} == {"orchestrator", "architect", "coder-1", "coder-2", "reviewer"}
@@ -50,7 +52,7 @@ async def test_a_merged_run_of_parallel_coders_reruns_equal_and_the_user_reposit
 
 
 async def test_a_rejected_run_reruns_equal(bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path) -> None:
-    await ask(bus, shop, checks=(*CHECKS, "false"))
+    await ask(bus, wanted(shop, checks=(*CHECKS, "false")))
     assert await live(config) == RunState.REJECTED
     require_equal(await again(bus, tmp_path))
 
@@ -95,7 +97,7 @@ async def test_runs_of_odd_models_rerun_equal(
     roles = {
         role: RoleModel(url="minimal", guided=guided, temperature=0.7) for role in ("architect", "coder", "reviewer")
     }
-    await ask(bus, shop, **changes)
+    await ask(bus, wanted(shop, **changes))
     await live(replace(config, models=roles))
     require_equal(await again(bus, tmp_path))
 
@@ -108,7 +110,7 @@ async def test_a_run_whose_model_never_gave_a_usable_answer_reruns_equal(
         return OddModel("never") if role == whose else MinimalModel(("Remove", "yes"))
 
     monkeypatch.setattr("enchanted.actors.hosts.open_model", opened)
-    await ask(bus, shop, coders=2)
+    await ask(bus, wanted(shop, coders=2))
     assert await live(config) == (RunState.REJECTED if whose == "coder" else RunState.FAILED)
     require_equal(await again(bus, tmp_path))
 
@@ -129,7 +131,7 @@ async def test_a_run_that_failed_by_its_reviewer_while_coders_went_on_reruns_equ
         "enchanted.actors.hosts.open_model",
         lambda role, *_: Slow() if role == "reviewer" else MinimalModel(("Remove", "yes")),
     )
-    await ask(bus, shop, coders=2)
+    await ask(bus, wanted(shop, coders=2))
     assert await live(config) == RunState.FAILED
     answer = RecordedModel.complete
 
@@ -148,7 +150,7 @@ async def test_how_fast_models_and_tools_answer_changes_nothing(
         (shop / f"more_{number}.py").write_text("import os\nimport re\n")
     git = make_repository(shop, {})
     assert git.run("ls-files").count(b"more_") == 4
-    await ask(bus, shop, coders=3)
+    await ask(bus, wanted(shop, coders=3))
     assert await live(config) == RunState.MERGED
     recording, chance = await recorded(bus), random.Random(11)
     answer, use = RecordedModel.complete, RecordedTools.call
@@ -170,7 +172,7 @@ async def test_how_fast_models_and_tools_answer_changes_nothing(
 async def test_a_cancelled_run_reruns_equal_up_to_the_wish_to_cancel(
     bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path
 ) -> None:
-    await ask(bus, shop, checks=("sleep 60",))
+    await ask(bus, wanted(shop, checks=("sleep 60",)))
     host = OrchestratorHost(RUN, config, LocalTeam)
     running = asyncio.create_task(host.run())
     async for stored in bus.tail(after=0):
@@ -195,7 +197,7 @@ async def test_a_run_cancelled_before_a_free_model_answered_reruns_equal(
             raise AssertionError
 
     monkeypatch.setattr("enchanted.actors.hosts.open_model", lambda *_: Thinking(("Remove", "yes")))
-    await ask(bus, shop, models={"coder": "vllm:some/model"})
+    await ask(bus, wanted(shop, models={"coder": "vllm:some/model"}))
     host = OrchestratorHost(RUN, config, LocalTeam)
     running = asyncio.create_task(host.run())
     await asked.wait()
@@ -207,7 +209,7 @@ async def test_a_run_cancelled_before_a_free_model_answered_reruns_equal(
 async def test_a_run_whose_time_was_over_reruns_equal_up_to_there(
     bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path
 ) -> None:
-    await ask(bus, shop, checks=("sleep 60",), budget=Budget(seconds=4.0))
+    await ask(bus, wanted(shop, checks=("sleep 60",), budget=Budget(seconds=4.0)))
     assert await live(config) == RunState.FAILED
     require_equal(await again(bus, tmp_path))
 
@@ -216,10 +218,10 @@ async def test_a_run_whose_time_was_over_reruns_equal_up_to_there(
 async def test_a_fork_reruns_equal_with_the_run_it_came_from(
     bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path, at: str
 ) -> None:
-    await ask(bus, shop)
+    await ask(bus, wanted(shop))
     await live(config)
     seq = next(s.seq for s in await bus.read_run(RUN) if s.event.run_transition.to_state == at)
-    await ask(bus, shop, run_id="fork-1", forked_from=RUN, forked_at=seq)
+    await ask(bus, wanted(shop, run_id="fork-1", forked_from=RUN, forked_at=seq))
     assert await live(config, "fork-1") == RunState.MERGED
     recording = await recorded(bus, "fork-1")
     file.save(recording, tmp_path / "fork.zip")
@@ -227,7 +229,7 @@ async def test_a_fork_reruns_equal_with_the_run_it_came_from(
 
 
 async def test_a_recording_is_the_same_from_its_file(bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path) -> None:
-    await ask(bus, shop)
+    await ask(bus, wanted(shop))
     await live(config)
     recording = await recorded(bus)
     file.save(recording, tmp_path / "one.zip")
@@ -239,13 +241,13 @@ async def test_a_recording_is_the_same_from_its_file(bus: Bus, config: SwarmConf
 
 
 async def test_an_open_run_cannot_be_run_again(bus: Bus, shop: Path) -> None:
-    await ask(bus, shop)
+    await ask(bus, wanted(shop))
     with pytest.raises(CannotRerun, match="no verdict yet"):
         await recorded(bus)
 
 
 async def test_a_run_that_never_had_files_cannot_be_run_again(bus: Bus, config: SwarmConfig, tmp_path: Path) -> None:
-    await ask(bus, tmp_path / "nowhere")
+    await ask(bus, wanted(tmp_path / "nowhere"))
     assert await live(config) == RunState.FAILED
     with pytest.raises(CannotRerun, match="before its files were stored"):
         await recorded(bus)

@@ -24,14 +24,16 @@ from enchanted.actors.team_testing import LocalTeam
 from enchanted.actors.work import RoleName
 from enchanted.bus.connection import Bus
 from enchanted.schemas.events import StoredEvent, SwarmEvent, kind_of
-from tests.integration.rerun.world import RUN, again, ask, live, recorded, require_equal
+from tests.integration.runs.world import RUN, again, ask, live, recorded, require_equal, wanted
+
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 @pytest.mark.parametrize("crash_after", ["prepared", "working", "coding", "reviewing", "checking"])
 async def test_a_run_with_two_orchestrators_reruns_equal(
     bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path, crash_after: str
 ) -> None:
-    await ask(bus, shop)
+    await ask(bus, wanted(shop))
     first = asyncio.create_task(live(config))
     async for stored in bus.tail(after=0):
         if stored.event.run_transition.to_state == crash_after:
@@ -107,7 +109,7 @@ async def test_a_run_in_which_somebody_died_reruns_equal_with_the_successor(
 ) -> None:
     monkeypatch.setattr(MortalTeam, "victim", victim)
     monkeypatch.setattr(MortalTeam, "last_word", last_word)
-    await ask(bus, shop, coders=1 if victim == "coder-1" else 2)
+    await ask(bus, wanted(shop, coders=1 if victim == "coder-1" else 2))
     try:
         assert await live(config, team=MortalTeam) == RunState.MERGED
         recording = await recorded(bus)
@@ -129,7 +131,7 @@ class UnsucceededTeam(MortalTeam):
 async def test_a_run_reruns_equal_whose_stream_took_in_the_last_words_of_somebody_after_the_news_of_his_death(
     bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path
 ) -> None:
-    await ask(bus, shop, coders=2)
+    await ask(bus, wanted(shop, coders=2))
     first = asyncio.create_task(live(config, team=UnsucceededTeam))
     news = str(AgentLost(MortalTeam.victim))
     async for stored in bus.tail(after=0):
@@ -182,7 +184,7 @@ async def test_a_run_whose_coders_never_came_reruns_equal(
     bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(NobodyTeam, "calls", 0)
-    await ask(bus, shop, coders=2)
+    await ask(bus, wanted(shop, coders=2))
     assert await live(config, team=NobodyTeam) == RunState.REJECTED
     recording = await recorded(bus)
     assert {part.name for part in recording.parts} == {"orchestrator", "architect", "reviewer"}
@@ -201,7 +203,7 @@ async def test_a_run_cancelled_before_somebody_said_a_word_reruns_equal(
                 await asyncio.Event().wait()
             return await super()._call(name, role, method, request, number)
 
-    await ask(bus, shop)
+    await ask(bus, wanted(shop))
     host = OrchestratorHost(RUN, config, SilentTeam)
     running = asyncio.create_task(host.run())
     async for stored in bus.tail(after=0):
@@ -216,7 +218,7 @@ async def test_a_run_cancelled_before_somebody_said_a_word_reruns_equal(
 async def test_a_run_in_which_a_process_said_that_it_starts_too_late_reruns_equal(
     bus: Bus, config: SwarmConfig, shop: Path, tmp_path: Path, killed: str
 ) -> None:
-    await ask(bus, shop)
+    await ask(bus, wanted(shop))
     first = asyncio.create_task(live(config))
     async for stored in bus.tail(after=0):
         if stored.event.run_transition.to_state == "coding":
@@ -253,7 +255,7 @@ async def test_a_run_in_which_git_failed_is_refused_since_the_log_does_not_say_h
         raise GitFailed(["write-tree"], "No space left on device")
 
     monkeypatch.setattr("enchanted.actors.repository.workspace.Workspace.snapshot", full)
-    await ask(bus, shop)
+    await ask(bus, wanted(shop))
     await live(config)
     with pytest.raises(CannotRerun, match=r"git failed at event [0-9a-f-]+"):
         await recorded(bus)
@@ -262,7 +264,7 @@ async def test_a_run_in_which_git_failed_is_refused_since_the_log_does_not_say_h
 async def test_a_run_whose_second_orchestrator_found_no_files_is_refused(
     bus: Bus, config: SwarmConfig, shop: Path
 ) -> None:
-    await ask(bus, shop)
+    await ask(bus, wanted(shop))
     first = asyncio.create_task(live(config))
     async for stored in bus.tail(after=0):
         if stored.event.run_transition.to_state == "working":
