@@ -81,7 +81,7 @@ class Child:
     async def start(cls, name: str, command: Command, log: Path) -> Child:
         """Start ``command``; its output is appended to ``log``, and lost where that cannot be written."""
         parent = os.getpid()
-        with open_log(log) as output:
+        with _opened(log) as output:
             process = await asyncio.create_subprocess_exec(
                 *command.argv,
                 env={**os.environ, **command.environment},
@@ -151,17 +151,17 @@ def describe_exit(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def open_log(log: Path) -> BinaryIO:
-    """A log to append to, a new one where it has grown past the limit; nothing keeps it where the disk cannot."""
+def _opened(log: Path) -> BinaryIO:
     # What ends the others in order must start on a disk that takes no writes any more.
     try:
-        _rotate(log)
+        rotate(log)
         return log.open("ab")
     except OSError as error:
         _log.warning("%s cannot be written, what would be in it is lost: %s", log, error)
         return Path(os.devnull).open("ab")
 
 
-def _rotate(log: Path) -> None:
+def rotate(log: Path) -> None:
+    """Put a log aside that has grown past the limit; the one put aside before it goes."""
     if log.exists() and log.stat().st_size > LOG_LIMIT:
         log.replace(log.with_suffix(".log.1"))

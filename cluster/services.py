@@ -18,7 +18,7 @@ from enchanted.cluster.errors import ClusterError, CommandFailed, NotRunning, Se
 from enchanted.cluster.home import Home, in_ray_job, refuse_foreign, refuse_uploaded, take_lock, write_atomic
 from enchanted.cluster.probes import NotReady
 from enchanted.cluster.processes import ProcessId, end, with_variable
-from enchanted.cluster.service import MARKER, last_lines, open_log, python
+from enchanted.cluster.service import MARKER, last_lines, python, rotate
 from enchanted.cluster.settings import DEFAULT_HOME, Settings
 from enchanted.cluster.state import Endpoints as Endpoints
 from enchanted.cluster.state import ServiceState, State
@@ -152,7 +152,8 @@ def _spawn(home: Home, settings: Settings) -> subprocess.Popen[bytes]:
         environment["PYTHONPATH"] = os.pathsep.join(
             str(Path(path).absolute()) for path in paths.split(os.pathsep) if path
         )
-    with open_log(home.logs / "supervisor.log") as log:
+    rotate(home.logs / "supervisor.log")
+    with (home.logs / "supervisor.log").open("ab") as log:
         return subprocess.Popen(
             [*python("enchanted.cluster.supervisor"), "--home", str(home.path)],
             stdin=subprocess.DEVNULL,

@@ -24,7 +24,12 @@ def _absolute_path(path: Path | None) -> Path | None:
 
 class _Section(BaseModel):
     model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # passwords stay out of logs
     )
 
 
@@ -273,7 +278,9 @@ def _check_url(url: str, schemes: Sequence[str]) -> None:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise ValueError(f"{error}; {form}") from error
+        # Its words quote what it takes for the port, which may be the end of a password.
+        why = "it has no host" if "port" not in str(error).lower() else "its port is none"
+        raise ValueError(f"{why}; {form}") from None
     if parts.scheme not in schemes:
         raise ValueError(f"it does not start with {' or '.join(f'{scheme}://' for scheme in schemes)}; {form}")
     if not host or port == 0 or any(char.isspace() for char in url):

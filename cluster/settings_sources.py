@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import re
 import tomllib
 import types
 import typing
@@ -16,12 +15,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from enchanted.actors.models.errors import without_secrets
 from enchanted.cluster.errors import SettingsInvalid
 from enchanted.cluster.settings import ModelSettings, Settings
 
 PREFIX = "ENCHANTED_"
 FILE = "enchanted.toml"
-CREDENTIALS = re.compile(r"//.*@")
 STANDARD_VARIABLES = {"RAY_ADDRESS": "ray_address"}
 """Variables of other tools that we honour under their own name."""
 
@@ -197,7 +196,7 @@ def _invalid(error: ValidationError, origins: Mapping[str, str]) -> SettingsInva
     name = ".".join(str(part) for part in first["loc"])
     origin = _origin(name, origins)
     # Passwords stay out of logs.
-    value = "" if isinstance(first["input"], dict) else f" = {CREDENTIALS.sub('//***@', repr(first['input']))}"
+    value = "" if isinstance(first["input"], dict) else f" = {without_secrets(repr(first['input']))}"
     own = first["type"] == "value_error"
     why = first["msg"].removeprefix("Value error, ") if own else first["msg"].lower()
-    return SettingsInvalid(f"{name}{value} ({origin}): {CREDENTIALS.sub('//***@', why)}", f"correct {name} in {origin}")
+    return SettingsInvalid(f"{name}{value} ({origin}): {without_secrets(why)}", f"correct {name} in {origin}")

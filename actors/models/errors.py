@@ -6,8 +6,12 @@ import re
 
 from enchanted.schemas.errors import PortableError
 
-_SECRETS = re.compile(r"(?<=//)[^/#]*@|(?<=\?)[^#]*")
-"""User name, password and query of a URL."""
+_SECRETS = re.compile(r"(?<=:)(//)?.*@|\?[^#'\"]*")
+
+
+def without_secrets(url: str) -> str:
+    """A URL, or what was meant to be one, as it may be shown: no user name, no password, no query."""
+    return _SECRETS.sub(lambda found: f"{found[1] or ''}***@" if found[0].endswith("@") else "?***", url)
 
 
 class ModelError(PortableError):
@@ -18,7 +22,7 @@ class BadModelUrl(ModelError):
     """The text is not a model URL."""
 
     def __init__(self, url: str, why: str) -> None:
-        shown = _SECRETS.sub("***", url)
+        shown = without_secrets(url)
         super().__init__(
             f"{shown!r} is not a model: {why}; write vllm:<hub id or folder>, openai:<base url>#<model>, or bundled"
         )

@@ -124,12 +124,13 @@ def _openai_source(url: str, rest: str) -> ModelSource:
     try:
         parts = urlsplit(base_url)
         host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise BadModelUrl(url, f"its base url is none: {error}") from error
+    except ValueError:
+        # Its words quote what it takes for the port, which may be the end of a password.
+        raise BadModelUrl(url, "its base url has no host or port that could be one") from None
     if not host:
         raise BadModelUrl(url, "its base url names no host")
     # Every run's model is in its log for good.
-    if "@" in parts.netloc or parts.query:
+    if "@" in parts.netloc or "?" in base_url:
         raise BadModelUrl(url, "its base url has a password or a query; write the key into a file, model.key_file")
     if not model:
         raise BadModelUrl(url, "the name of the model is missing after #")

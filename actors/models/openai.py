@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import re
 import time
@@ -23,7 +24,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
 UNREADABLE_TRIES = 3
 """A server that answers this often in another form is not a chat completions server."""
 _KEY = re.compile(rb"[ -~]+")
-_SECRET_CHARS = 8
+_SECRET_CHARS = 4
 """A key of fewer characters is a placeholder, as servers without keys are given one."""
 _MOST_TOKENS = 2**32 - 1
 """What an event can say."""
@@ -112,14 +113,15 @@ class OpenAIModel:
             )
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise _Passing(
-                f"model server down: no connection to {self._base_url}: {error}",
+                f"model server down: no connection to {self._base_url}: {_without(key, error)}",
                 "start it, or correct its base url",
                 down=True,
             ) from error
         except httpx.TimeoutException as error:
             raise _Passing(f"{self._base_url} did not answer in time", "raise the timeout, or look at it") from error
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise ModelRefused(self.name, f"{error}", f"correct its base url {self._base_url}") from error
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
+            # The place that a redirect names is looked at too, though nobody goes there.
+            raise ModelRefused(self.name, _without(key, error), f"correct its base url {self._base_url}") from error
         except httpx.LocalProtocolError:
             # Its words quote the header it objects to, and so the key: neither message nor traceback may have them.
             self._reached = True
@@ -128,11 +130,13 @@ class OpenAIModel:
             ) from None
         except httpx.TransportError as error:
             self._reached = True
-            raise _Passing(f"{self._base_url} broke the connection off: {error}", "look at its log") from error
+            raise _Passing(
+                f"{self._base_url} broke the connection off: {_without(key, error)}", "look at its log"
+            ) from error
         except httpx.DecodingError as error:
             self._reached = True
             raise _Passing(
-                f"{self._base_url} answered with bytes of another encoding than it says: {error}",
+                f"{self._base_url} answered with bytes of another encoding than it says: {_without(key, error)}",
                 "look at the proxy before it",
                 unreadable=True,
             ) from error
@@ -198,7 +202,7 @@ def _read(response: httpx.Response, base_url: str, model: str, key: str, duratio
         choice = body["choices"][0]
         usage = body.get("usage") or {}
         return ModelReply(
-            text=_storable(choice["message"]["content"] or ""),
+            text=_without(key, choice["message"]["content"] or ""),
             finish_reason=_storable(choice.get("finish_reason") or "stop"),
             input_tokens=_count(usage.get("prompt_tokens")),
             output_tokens=_count(usage.get("completion_tokens")),
@@ -208,7 +212,7 @@ def _read(response: httpx.Response, base_url: str, model: str, key: str, duratio
         )
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise _Passing(
-            f"{base_url} answered with something else than a chat completion: {_without(key, response.text)[:80]!r}",
+            f"{base_url} answered with something else than a chat completion: {_without(key, _text(response))[:80]!r}",
             "check the base url; it usually ends in /v1",
             unreadable=True,
         ) from error
@@ -226,13 +230,23 @@ def _server_words(response: httpx.Response, key: str) -> str:
         error = response.json()["error"]
         words = error["message"] if isinstance(error, dict) else error
     except (ValueError, LookupError, TypeError, RecursionError):
-        words = response.text
-    return _without(key, _storable(words)).strip()[:200] or response.reason_phrase
+        words = _text(response)
+    return _without(key, words).strip()[:200] or _without(key, response.reason_phrase)
 
 
-def _without(key: str, said: str) -> str:
-    """What a server said, which stays in the log, without the key it was asked with."""
-    return said.replace(key, "***") if len(key) >= _SECRET_CHARS else said
+def _text(response: httpx.Response) -> str:
+    """The body, whatever it says that it is written in."""
+    return response.content.decode("utf-8", "replace")
+
+
+def _without(key: str, said: object) -> str:
+    """What was said, as the log can hold it, without the key that the server was asked with."""
+    words = _storable(said)
+    if len(key) >= _SECRET_CHARS:
+        quoted = json.dumps(key)[1:-1]
+        for form in (key, quoted, quoted.replace("/", "\\/")):
+            words = words.replace(form, "***")
+    return words
 
 
 def _storable(said: object) -> str:

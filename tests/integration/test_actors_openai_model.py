@@ -262,20 +262,44 @@ async def test_bytes_of_another_encoding_than_said_are_reported_after_three_trie
         (404, json.dumps({"error": "sk-hidden-key may not use it"})),
         (400, f"{'x' * 190} sk-hidden-key"),
         (200, f"{'x' * 70} sk-hidden-key"),
+        (400, '{"detail": "sk-hidden\\/key"}'),
     ],
-    ids=["in a message", "not found", "at the cut", "no completion"],
+    ids=["in a message", "not found", "at the cut", "no completion", "escaped"],
 )
 async def test_a_key_that_the_server_says_again_is_not_repeated(
     server: Server, tmp_path: Path, status: int, text: str
 ) -> None:
     key_file = tmp_path / "key"
-    key_file.write_text("sk-hidden-key")
+    key_file.write_text("sk-hidden/key" if "/key" in text else "sk-hidden-key")
     server.answers = [(status, text, {})] * 3
     async with OpenAIModel(server.url, "served-name", key_file=key_file) as model:
         with pytest.raises((ModelRefused, ModelNotFound)) as caught:
             await model.complete(REQUEST)
     assert "***" in str(caught.value)
     assert "hidden" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "base64", "rot13", "undefined"])
+async def test_words_in_a_charset_that_is_of_no_use_are_quoted_all_the_same(server: Server, charset: str) -> None:
+    server.answers = [(400, "it is the temperature", {"content-type": f"text/plain; charset={charset}"})]
+    async with OpenAIModel(server.url, "served-name") as model:
+        with pytest.raises(ModelRefused, match="answered 400: it is the temperature"):
+            await model.complete(REQUEST)
+
+
+async def test_a_redirect_to_a_place_that_is_none_is_a_refusal(server: Server) -> None:
+    server.answers = [(302, "", {"location": "https://xn--a/login"})]
+    async with OpenAIModel(server.url, "served-name") as model:
+        with pytest.raises(ModelRefused, match=f"correct its base url {server.url}"):
+            await model.complete(REQUEST)
+
+
+async def test_a_key_in_an_answer_is_not_repeated(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("sk-hidden-key")
+    choice = {"message": {"content": "Invalid key sk-hidden-key"}}
+    server.answers = [(200, json.dumps({"choices": [choice]}), {})]
+    async with OpenAIModel(server.url, "served-name", key_file=tmp_path / "key") as model:
+        assert (await model.complete(REQUEST)).text == "Invalid key ***"
 
 
 async def test_one_garbled_answer_is_asked_again(server: Server) -> None:

@@ -41,10 +41,14 @@ def test_a_model_url_is_what_its_source_writes(url: str) -> None:
         ("openai:localhost:8000#m", "neither http:// nor https://"),
         ("openai:http://localhost:8000/v1", "name of the model is missing"),
         ("openai:http://:8000/v1#m", "names no host"),
-        ("openai:http://host:port/v1#m", "its base url is none"),
-        ("openai:http://[::1/v1#m", "its base url is none"),
+        ("openai:http://host:port/v1#m", "no host or port"),
+        ("openai:http://[::1/v1#m", "no host or port"),
         ("openai:https://me:hidden@host/v1#m", "write the key into a file"),
+        ("openai:https://me:hidden/too@host/v1#m", "no host or port"),
+        ("openai:https://me:hidden?too@host/v1#m", "no host or port"),
+        ("openai:me:hidden@host/v1#m", "neither http:// nor https://"),
         ("openai:https://host/v1?key=hidden#m", "write the key into a file"),
+        ("openai:https://host/v1?#m", "write the key into a file"),
     ],
 )
 def test_a_url_of_no_model_says_what_is_wrong_and_what_to_write(url: str, why: str) -> None:

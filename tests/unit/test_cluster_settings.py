@@ -172,11 +172,21 @@ def test_replicas_need_a_cluster(tmp_path: Path) -> None:
     assert (settings.stream.replicas, settings.nats_url) == (3, cluster)
 
 
-def test_a_refused_address_does_not_show_its_password(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("variable", "value", "shown"),
+    [
+        ("ENCHANTED_CLICKHOUSE_URL", "htp://user:hidden@h:8123/d", "htp://***@h:8123/d"),
+        ("ENCHANTED_NATS_URL", "nats://user:hid/den@h:4222", "nats://***@h:4222"),
+        ("ENCHANTED_MODEL", "openai:http://user:hidden@h/v1#m", "openai:***@h/v1#m"),
+        ("ENCHANTED_MODEL", "openai:http://h/v1?key=hidden#m", "openai:http://h/v1?***#m"),
+        ("ENCHANTED_API__ORIGINS", "https://user:hidden@h/path", "https://***@h/path"),
+    ],
+)
+def test_a_refused_address_does_not_show_its_password(tmp_path: Path, variable: str, value: str, shown: str) -> None:
     with pytest.raises(SettingsInvalid) as refused:
-        loaded(tmp_path, ENCHANTED_CLICKHOUSE_URL="htp://user:hidden@h:8123/d")
-    assert "hidden" not in str(refused.value)
-    assert "htp://***@h:8123/d" in str(refused.value)
+        loaded(tmp_path, **{variable: value})
+    assert "hid" not in str(refused.value)
+    assert shown in str(refused.value)
 
 
 def test_hosts_and_origins_are_lists_in_a_file_and_commas_in_the_environment(tmp_path: Path) -> None:
