@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,9 @@ from enchanted.cluster.home import refuse_unusable
 if TYPE_CHECKING:
     from enchanted.cluster.settings import Settings
     from enchanted.cluster.settings_sources import Loaded
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Invocation:
@@ -91,7 +95,12 @@ def report(error: Exception) -> int:
         # The other folders' errors are one sentence: "what is wrong; what to do".
         cause, _, remedy = str(error).partition("; ")
         cause = cause or type(error).__name__
-    print(f"error: {cause}", file=sys.stderr)
-    print(f"remedy: {remedy or 'run it again with `enchanted --debug …` for the traceback'}", file=sys.stderr)
+    print(f"error: {_line(cause)}", file=sys.stderr)
+    print(f"remedy: {_line(remedy) or 'run it again with `enchanted --debug …` for the traceback'}", file=sys.stderr)
     code = getattr(error, "exit_code", CHECK_FAILED)
     return code if isinstance(code, int) else CHECK_FAILED
+
+
+def _line(text: str) -> str:
+    """One line, with nothing in it that would do something to a terminal: others' words may be in an error."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split()))

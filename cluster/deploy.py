@@ -67,7 +67,7 @@ def main() -> int:
         remedy = remedy or f"read {home.logs}/deploy.log"
         report = {"cause": cause or type(error).__name__, "remedy": remedy, "final": isinstance(error, LASTING)}
         if isinstance(error, ClusterError):
-            report |= {"cause": error.cause, "remedy": error.remedy}
+            report |= {"cause": error.cause, "remedy": error.remedy, "exit_code": error.exit_code}
     print(json.dumps(report), flush=True)
     return 1 if "cause" in report else 0
 
@@ -261,9 +261,12 @@ def resume_runs(endpoints: Endpoints, settings: Settings) -> None:
 
 
 def remove(endpoints: Endpoints, settings: Settings) -> None:
-    """Take our actors and our application out of a Ray that goes on."""
+    """Take our actors and our application out of a Ray that goes on; those of another home, which has it now, stay."""
     from ray import serve
 
+    known = registry.registered()
+    if known is not None and known.home != endpoints.home:
+        return
     registry.unregister(endpoints)
     # The application comes last: it may take all of the time there is, and what is left of it takes no events.
     try:

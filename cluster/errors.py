@@ -52,9 +52,12 @@ class PortTaken(ClusterError):
 class ServiceFailed(ClusterError):
     """A service did not become healthy, or stopped and does not come back."""
 
-    def __init__(self, service: str, cause: str, remedy: str = "", *, final: bool = True) -> None:
+    def __init__(
+        self, service: str, cause: str, remedy: str = "", *, final: bool = True, exit_code: int = UNREACHABLE
+    ) -> None:
         super().__init__(f"{service}: {cause}", remedy or "`enchanted doctor` checks what it needs")
         self.service = service
+        self.exit_code = exit_code
         self.final = final
         """Trying again would not help."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from enchanted.cluster import state
-from enchanted.cluster.errors import ClusterError, ServiceFailed
+from enchanted.cluster.errors import UNREACHABLE, ClusterError, ServiceFailed
 from enchanted.cluster.home import FULL, ROOM, Home
 from enchanted.cluster.nats import NatsServer
 from enchanted.cluster.plan import Plan, plan
@@ -196,7 +196,8 @@ class Keeper:
             code = describe_exit(child.process.returncode or 0)
             raise ServiceFailed("deploy", f"ended with {code} and no report", final=False) from error
         if "cause" in report:
-            raise ServiceFailed("deploy", report["cause"], report["remedy"], final=report["final"])
+            code = report.get("exit_code", UNREACHABLE)
+            raise ServiceFailed("deploy", report["cause"], report["remedy"], final=report["final"], exit_code=code)
         return report
 
     async def _start(self, name: str, command: Command) -> Child:

@@ -55,9 +55,13 @@ def choose(settings: Settings, home: Home) -> Ports:
         if name in EXTERNAL and getattr(settings, EXTERNAL[name]) is not None:
             chosen[name] = 0
         elif fixed := getattr(settings, name):
-            if not is_free(fixed):
+            if is_free(fixed):
+                chosen[name] = fixed
+            elif name == "api_port" and settings.ray_address is not None:
+                # What serves there may be that Ray, which then serves us as well.
+                chosen[name] = free(0, taken=set(chosen.values()))
+            else:
                 raise PortTaken(service, fixed, name)
-            chosen[name] = fixed
         else:
             chosen[name] = free(before.get(name, 0), taken=set(chosen.values()))
     ports = Ports(**chosen)
@@ -68,9 +72,10 @@ def choose(settings: Settings, home: Home) -> Ports:
 def _remembered(home: Home) -> dict[str, int]:
     try:
         table = json.loads(home.ports.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
-    return {name: port for name, port in table.items() if isinstance(port, int)}
+    known = table.items() if isinstance(table, dict) else ()
+    return {name: port for name, port in known if isinstance(port, int) and 0 <= port <= 65_535}
 
 
 def free(wish: int, taken: set[int]) -> int:

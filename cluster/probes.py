@@ -119,8 +119,11 @@ def _info(line: bytes, where: str) -> dict[str, Any]:
     verb, _, body = line.partition(b" ")
     if verb != b"INFO":
         raise NotReady(f"what listens at {where} is not a NATS server")
-    info: dict[str, Any] = json.loads(body)
-    return info
+    with contextlib.suppress(ValueError, RecursionError):
+        info = json.loads(body)
+        if isinstance(info, dict):
+            return info
+    raise NotReady(f"what listens at {where} is not a NATS server")
 
 
 def _login(info: Mapping[str, Any], parts: SplitResult) -> bytes:
@@ -183,7 +186,7 @@ async def http_json(url: str, *, headers: Mapping[str, str] | None = None, timeo
     body = await http(url, headers=headers, timeout=timeout)
     try:
         return json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         # Ray's dashboard says 200 and nothing more while what it passes the question on to is starting.
         raise NotReady(f"{urlsplit(url).netloc.rpartition('@')[2]} answered 200 without JSON: {body[:80]!r}") from error
 

@@ -87,9 +87,16 @@ class RayHead:
 async def ask(dashboard_url: str, token_file: Path | None, *, timeout: float = 2.0) -> None:
     """Return when Ray says that at least one node is alive; raise NotReady otherwise."""
     url = f"{dashboard_url}/nodes?view=summary"
-    answer = await probes.http_json(url, headers=authorization(token_file), timeout=timeout)
-    nodes = (answer.get("data") or {}).get("summary") or []
-    if not any(node.get("raylet", {}).get("state") == "ALIVE" for node in nodes):
+    try:
+        headers = authorization(token_file)
+    except OSError as error:
+        raise NotReady(f"Ray's token {token_file} cannot be read: {error.strerror}") from error
+    answer = await probes.http_json(url, headers=headers, timeout=timeout)
+    try:
+        states = [node["raylet"]["state"] for node in answer["data"]["summary"] if "raylet" in node]
+    except (LookupError, TypeError):
+        states = []
+    if "ALIVE" not in states:
         raise NotReady("Ray has no living node yet")
 
 

@@ -148,7 +148,10 @@ def last_lines(log: Path, count: int = LOG_LINES) -> tuple[str, ...]:
 
 def describe_exit(code: int) -> str:
     """An exit status as people say it."""
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    if code >= 0:
+        return f"exit code {code}"
+    names = {number.value: number.name for number in signal.Signals}
+    return f"signal {names.get(-code, -code)}"
 
 
 def _opened(log: Path) -> BinaryIO:

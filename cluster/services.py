@@ -14,8 +14,25 @@ from pathlib import Path
 from typing import Any
 
 from enchanted.cluster import probes, ray_head, state
-from enchanted.cluster.errors import ClusterError, CommandFailed, NotRunning, ServiceFailed, StartTimedOut, StillRunning
-from enchanted.cluster.home import Home, in_ray_job, refuse_foreign, refuse_uploaded, take_lock, write_atomic
+from enchanted.cluster.errors import (
+    ClusterError,
+    CommandFailed,
+    NotRunning,
+    ServiceFailed,
+    SettingsInvalid,
+    StartTimedOut,
+    StillRunning,
+)
+from enchanted.cluster.home import (
+    Home,
+    in_ray_job,
+    new_secret,
+    refuse_foreign,
+    refuse_uploaded,
+    take_lock,
+    write_atomic,
+    write_once,
+)
 from enchanted.cluster.probes import NotReady
 from enchanted.cluster.processes import ProcessId, end, with_variable
 from enchanted.cluster.service import MARKER, last_lines, python, rotate
@@ -121,6 +138,7 @@ async def up(settings: Settings, progress: Progress = lambda _: None) -> Endpoin
     if current.phase == "healthy" and current.endpoints and not await _unhealthy(current):
         return current.endpoints
     home.prepare()
+    _require_token(settings)
     started = await _start(home, settings)
     try:
         return await _wait_healthy(home, settings.start_seconds, progress)
@@ -129,6 +147,21 @@ async def up(settings: Settings, progress: Progress = lambda _: None) -> Endpoin
             progress("stopping what was started")
             await asyncio.shield(_stop(home, ProcessId.of(started.pid)))
         raise
+
+
+def _require_token(settings: Settings) -> None:
+    """The token file that is set is made, as the home's own is, and can be read."""
+    path = settings.token_file
+    if path is None:
+        return
+    try:
+        write_once(path, new_secret())
+        empty = not path.read_bytes().strip()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise SettingsInvalid(f"token_file {path}: {why}", "name a file in a folder you can write to") from error
+    if empty:
+        raise SettingsInvalid(f"token_file {path} is empty", "remove it, and a token is made; or write one into it")
 
 
 async def _registered() -> Endpoints | None:
@@ -218,13 +251,14 @@ async def _wait_healthy(home: Home, seconds: float, progress: Progress) -> Endpo
         _show(current, shown, progress)
         if current.phase in ("failed", "stopped"):
             raise _failed(current, progress)
-        if current.phase == "healthy" and current.endpoints and not await _unhealthy(current):
+        silent = await _unhealthy(current) if current.phase == "healthy" and current.endpoints else {}
+        if current.phase == "healthy" and current.endpoints and not silent:
             for note in current.notes:
                 progress(f"note: {note}")
             return current.endpoints
         if time.monotonic() > deadline:
-            waiting = [s.name for s in current.services if s.state not in ("healthy", "external")]
-            raise StartTimedOut(", ".join(waiting), seconds, home.logs)
+            starting = (s.name for s in current.services if s.state not in ("healthy", "external"))
+            raise StartTimedOut(", ".join({**dict.fromkeys(starting), **silent}), seconds, home.logs)
         await asyncio.sleep(POLL_SECONDS)
 
 

@@ -19,7 +19,10 @@ HTTP_SCHEMES = ("http", "https")
 
 
 def _absolute_path(path: Path | None) -> Path | None:
-    return path.expanduser().absolute() if path is not None else None
+    try:
+        return path.expanduser().absolute() if path is not None else None
+    except RuntimeError as error:  # ~name, and nobody has this name
+        raise ValueError(str(error)) from error
 
 
 class _Section(BaseModel):
@@ -210,7 +213,7 @@ class Settings(_Section):
     model: ModelSettings = ModelSettings()
     """The model of every role that names none."""
     models: RoleModels = RoleModels()
-    coders: int = Field(default=2, ge=1, le=256)
+    coders: int = Field(default=2, ge=1, le=64)
     """Coder actors of a run."""
     budget: BudgetSettings = BudgetSettings()
     placement: PlacementSettings = PlacementSettings()

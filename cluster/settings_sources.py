@@ -23,6 +23,8 @@ PREFIX = "ENCHANTED_"
 FILE = "enchanted.toml"
 STANDARD_VARIABLES = {"RAY_ADDRESS": "ray_address"}
 """Variables of other tools that we honour under their own name."""
+NO_SETTINGS = frozenset(f"{PREFIX}{name}" for name in ("CHROMIUM", "PICTURES", "BENCH_EVENTS", "BENCH_SECONDS"))
+"""What tests and benchmarks read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +78,16 @@ def _from_file(folder: Path) -> Iterator[Assignment]:
             continue
         try:
             table = tomllib.loads(path.read_text())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise SettingsInvalid(f"{path} is not TOML: {error}", "correct the file") from error
         if name != FILE:
-            table = table.get("tool", {}).get("enchanted")
-            if table is None:
+            tools = table.get("tool", {})
+            ours = tools.get("enchanted") if isinstance(tools, dict) else None
+            if ours is None:
                 continue
+            if not isinstance(ours, dict):
+                raise SettingsInvalid(f"tool.enchanted in {path} is no table", "write [tool.enchanted]")
+            table = ours
         for dotted, value in _leaves(table):
             yield tuple(dotted.split(".")), value, str(path)
         return
@@ -93,9 +99,14 @@ def _from_environment(environment: Mapping[str, str]) -> Iterator[Assignment]:
         if (value := environment.get(variable)) and not value.startswith("http"):
             yield (setting,), value, f"environment {variable}"
     for variable in sorted(environment):
-        if variable.startswith(PREFIX) and environment[variable] != "":
+        if variable.startswith(PREFIX) and environment[variable] != "" and variable not in NO_SETTINGS:
             path = tuple(variable.removeprefix(PREFIX).lower().split("__"))
-            yield path, _from_text(path, environment[variable]), f"environment {variable}"
+            value, origin = _from_text(path, environment[variable]), f"environment {variable}"
+            if not isinstance(value, dict) or _annotation(path) is dict:
+                yield path, value, origin
+            else:  # what it does not name is as another source says
+                for dotted, leaf in _leaves(value, f"{'.'.join(path)}."):
+                    yield tuple(dotted.split(".")), leaf, origin
 
 
 def _from_flags(overrides: Mapping[str, Any]) -> Iterator[Assignment]:
@@ -109,7 +120,7 @@ def _from_text(path: tuple[str, ...], text: str) -> Any:
     if text.startswith("{") and isinstance(_annotation(path), type):
         try:
             return json.loads(text)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             return text
     return text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,10 +107,9 @@ class State:
 def read(home: Home) -> State:
     """The last state written; "stopped" when there is none, or its supervisor is gone."""
     try:
-        table = json.loads(home.state.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        state = _from_table(json.loads(home.state.read_text()))
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return State()
-    state = _from_table(table)
     if state.phase in ("stopped", "failed") or state.supervisor():
         return state
     return replace(state, phase="stopped", services=tuple(_gone(service) for service in state.services))
@@ -136,8 +135,14 @@ def _from_table(table: dict[str, Any]) -> State:
         phase=table["phase"],
         pid=table["pid"],
         started=table["started"],
-        services=tuple(ServiceState(**service) for service in table["services"]),
+        services=tuple(ServiceState(**_known(ServiceState, service)) for service in table["services"]),
         endpoints=Endpoints.from_dict(endpoints) if endpoints else None,
-        failure=Failure(**{**failure, "log": tuple(failure["log"])}) if failure else None,
+        failure=Failure(**{**_known(Failure, failure), "log": tuple(failure["log"])}) if failure else None,
         notes=tuple(table.get("notes", ())),
     )
+
+
+def _known(made: type, table: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what a newer version wrote beside it."""
+    names = {one.name for one in fields(made)}
+    return {name: value for name, value in table.items() if name in names}

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from enchanted.cluster import console, state
-from enchanted.cluster.errors import CHECK_FAILED, DONE, SubmitFailed
+from enchanted.cluster.errors import CHECK_FAILED, DONE, USAGE, CommandFailed, SubmitFailed
 from enchanted.cluster.ray_head import environment
 from enchanted.cluster.services import OTHER_TOKEN, home_of
 from enchanted.cluster.settings import Settings
@@ -39,6 +39,7 @@ def submit(settings: Settings, arguments: Sequence[str], *, working_dir: Path, a
     where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or (ours.ray_dashboard_url if ours else "")
     if not where:
         raise SubmitFailed("no Ray to submit to", "start one with `enchanted up`, or give --address")
+    where = _of_http(where)
     token = ours.ray_token_file if ours and _is_same(where, ours.ray_dashboard_url) else None
     if token is not None:
         os.environ.pop(OTHER_TOKEN, None)
@@ -52,9 +53,9 @@ def submit(settings: Settings, arguments: Sequence[str], *, working_dir: Path, a
             runtime_env=runtime_environment(working_dir),
             metadata={"submitted_by": "enchanted"},
         )
-    except (ConnectionError, RuntimeError) as error:
-        remedy = "check --address and the token (RAY_AUTH_TOKEN_PATH)"
-        raise SubmitFailed(f"{where} does not take the job: {str(error).splitlines()[0]}", remedy) from error
+    except (RuntimeError, ValueError, OSError) as error:
+        remedy = "check --address, the token (RAY_AUTH_TOKEN_PATH) and the size of the folder"
+        raise SubmitFailed(f"{where} does not take the job: {_first_line(error)}", remedy) from error
     console.emit(job)
     return asyncio.run(_follow(client, job)) if wait else DONE
 
@@ -66,8 +67,35 @@ def _is_same(address: str, url: str) -> bool:
     return given.port == known.port and (len(names) == 1 or names <= {"127.0.0.1", "localhost"})
 
 
+def _of_http(address: str) -> str:
+    """The address of a Jobs API; one without a scheme is of HTTP.
+
+    Raises:
+        CommandFailed: it is none; Ray would look for a cluster there for most of a minute.
+    """
+    url = address if "://" in address else f"http://{address}"
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname and parts.port)
+    except ValueError:
+        known = False
+    if not known:
+        raise CommandFailed(f"{address} is no address of a Ray dashboard", "write --address http://HOST:8265", USAGE)
+    return url
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 async def _follow(client: Any, job: str) -> int:
-    async for text in client.tail_job_logs(job):
-        for line in text.splitlines():
-            console.say(line)
-    return DONE if str(client.get_job_status(job)) == "SUCCEEDED" else CHECK_FAILED
+    from aiohttp import ClientError  # what Ray's client reads logs with
+
+    try:
+        async for text in client.tail_job_logs(job):
+            for line in text.splitlines():
+                console.say(line)
+        return DONE if str(client.get_job_status(job)) == "SUCCEEDED" else CHECK_FAILED
+    except (RuntimeError, OSError, ClientError) as error:
+        why = f"the log of job {job} broke off: {_first_line(error)}"
+        raise SubmitFailed(why, f"the job goes on; `ray job status {job}` says how") from error

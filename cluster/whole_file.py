@@ -12,12 +12,16 @@ from typing import IO
 
 from enchanted.cluster.errors import FileNotWritten, TargetIsFolder
 
+_MOST_LINKS = 40
+"""As many as Linux follows."""
+
 
 @contextmanager
 def written(path: Path, *, new: bool = False) -> Iterator[IO[bytes]]:
     """The file to write; when an error leaves this, what was at ``path`` is as it was.
 
-    A device or a pipe has no whole: it is written to as it is. A link stays, the file it names is written.
+    A device or a pipe has no whole: it is written to as it is, and so is what is open already, as ``/dev/stdout`` is. A
+    link stays, the file it names is written.
     With ``new``, a file that is there is not replaced.
 
     Raises:
@@ -28,14 +32,26 @@ def written(path: Path, *, new: bool = False) -> Iterator[IO[bytes]]:
         kind = _kind(path, new=new)
         if stat.S_ISDIR(kind):
             raise TargetIsFolder(path)
-        if kind and not stat.S_ISREG(kind):
-            with path.open("wb") as file:
+        is_open = _is_descriptor(path)
+        if kind and (is_open or not stat.S_ISREG(kind)):
+            with path.open("ab" if is_open else "wb") as file:
                 yield file
             return
         with _replaced(Path(os.path.realpath(path)), kind, new=new) as file:
             yield file
     except OSError as error:
         raise FileNotWritten(path, error.strerror or str(error)) from error
+
+
+def _is_descriptor(path: Path) -> bool:
+    """Whether it leads to an open file of a process."""
+    for _ in range(_MOST_LINKS):
+        if not path.is_symlink():
+            return False
+        if Path(os.path.realpath(path.parent)).is_relative_to("/proc"):
+            return True
+        path = path.parent / path.readlink()
+    return False
 
 
 def _kind(path: Path, *, new: bool) -> int:

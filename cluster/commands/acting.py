@@ -154,10 +154,12 @@ def _tell(document: Document, *, as_json: bool) -> None:
     if as_json:
         console.emit_json(document)
     elif document.get("commit"):
-        console.emit(f"branch {document['branch']} of {document['repo']} is at {document['commit'][:12]}")
+        where = f"{one_line(document['branch'])} of {one_line(document['repo'], 200)}"
+        console.emit(f"branch {where} is at {document['commit'][:12]}")
     else:
         done = f"{len(document['write'])} files written, {len(document['delete'])} deleted, {document['same']} the same"
-        console.emit(f"{document['into']} is {document['run_id']} at {document['at']}: {done}")
+        where = f"{one_line(document['into'], 200)} is {one_line(document['run_id'])}"
+        console.emit(f"{where} at {document['at']}: {done}")
         if document["snapshot"]:
             console.say(f"what was there is in {document['snapshot']}/old; `enchanted restore --back --into` undoes it")
 
@@ -183,10 +185,10 @@ def undo(
     if as_json:
         console.emit_json(document)
         return
-    what = _variable_text(document) if document["variable"] else ", ".join(document["files"])
+    what = _variable_text(document) if document["variable"] else one_line(", ".join(document["files"]), 2_000)
     console.emit(f"undone as {document['undo_event_id']} (sequence {document['seq']}): {what}")
     if document["branch"]:
-        console.say(document["branch"])
+        console.say(one_line(document["branch"], 200))
 
 
 def _variable_text(document: Document) -> str:

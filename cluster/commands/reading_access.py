@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -41,6 +42,8 @@ def api(url: str | None, token_file: Path | None) -> Iterator[ApiClient]:
         token_file = token_file or known
     elif token_file is None:
         raise CommandFailed("--url names another API", "give its token with --token-file", USAGE)
+    else:
+        _require_http(url)
     with ApiClient(url, _token(token_file), lost=say_lost) as client:
         yield client
 
@@ -56,6 +59,16 @@ def _own() -> tuple[str, Path]:
     home = services.home_of(console.settings())
     endpoints = services.endpoints_in_cluster() or services.read_endpoints(home.path)
     return endpoints.api_url, endpoints.token_file
+
+
+def _require_http(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        known = False
+    if not known:
+        raise CommandFailed(f"--url {url} is none of an API", "write http://HOST:PORT or https://HOST:PORT", USAGE)
 
 
 def _token(path: Path) -> str:

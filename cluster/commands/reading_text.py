@@ -11,14 +11,14 @@ from typing import Any
 
 WIDTH = 100
 """Characters of an event's text in a list."""
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _LINE_BREAKS = re.compile(r"\s+")
 
 Document = Mapping[str, Any]
 
 
 def plain(text: str) -> str:
-    """``text`` without control characters, line breaks and tabs aside."""
+    """``text`` without what no terminal should get: control characters, line breaks and tabs aside, and half signs."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
@@ -96,7 +96,11 @@ def json_line(document: Document) -> str:
 
 
 def emit_lines(lines: Iterable[str]) -> None:
-    """Each line as soon as it is there; ends quietly when the reader went away."""
+    """Each line as soon as it is there.
+
+    Raises:
+        BrokenPipeError: the reader went away, which ends the command quietly.
+    """
     try:
         for line in lines:
             sys.stdout.write(line + "\n")
@@ -104,6 +108,7 @@ def emit_lines(lines: Iterable[str]) -> None:
     except BrokenPipeError:
         # Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def emit_content(content: bytes) -> None:

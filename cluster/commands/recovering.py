@@ -36,7 +36,7 @@ def _found(document: Document) -> str:
     valid, run = document["valid"], document["run_id"]
     if valid is None:
         return f"{run}: no valid state"
-    where = f"sequence {valid['seq']} ({valid['reason']}, tree {valid['tree'][:12]})"
+    where = f"sequence {valid['seq']} ({one_line(valid['reason'])}, tree {valid['tree'][:12]})"
     return f"{run}: the last valid state is {where}, checked at {valid['checked_at']}"
 
 

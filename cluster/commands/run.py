@@ -21,6 +21,7 @@ from enchanted.cluster import console
 from enchanted.cluster.commands.importing import RECORDED, take_in
 from enchanted.cluster.commands.offering import offered
 from enchanted.cluster.commands.reading_access import say_lost
+from enchanted.cluster.commands.reading_text import one_line
 from enchanted.cluster.commands.run_view import RunProgress, view_of
 from enchanted.cluster.errors import CHECK_FAILED, DONE, INTERRUPTED, USAGE, CommandFailed, RepositoryRefused
 from enchanted.cluster.home import refuse_foreign
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 CANCEL_SECONDS = 60.0
 LONGEST = 7 * 86_400
 """Seconds; what the API takes."""
+LONGEST_REASON = 4_000
+"""Characters of a verdict on a terminal; `--json` has all."""
 DEMO_TASK = "make the checks pass without changing behaviour"
 DEMO_CHECKS = ("ruff check .", "python -m unittest -q")
 DEMO_PROJECT = Path(__file__).resolve().parent.parent / "demo" / "project"
@@ -222,10 +225,10 @@ def report(progress: RunProgress, repo: str, client: ApiClient, *, as_json: bool
         console.emit_json(document)
         return
     console.say(f"{progress.stored} events stored, {progress.output_tokens} tokens, {seconds:.1f} s")
-    console.say(f"{progress.state}: {progress.reason}")
+    console.say(one_line(f"{progress.state}: {progress.reason}", LONGEST_REASON))
     if document["rolled_back"]:
-        console.say(f"rolled back: {', '.join(document['rolled_back'])}")
-    branch = f"branch {document['branch']}" if document["branch"] else "no branch"
+        console.say(one_line(f"rolled back: {', '.join(document['rolled_back'])}", LONGEST_REASON))
+    branch = f"branch {one_line(document['branch'])}" if document["branch"] else "no branch"
     console.emit(f"{progress.run_id} {progress.state}, {branch}, {client.page(progress.run_id)}")
 
 
@@ -281,6 +284,8 @@ def copy_demo(folder: Path) -> None:
     Raises:
         RepositoryRefused: the folder exists and is not empty.
     """
+    if folder.exists() and not folder.is_dir():
+        raise RepositoryRefused(f"{folder} is no folder", "give an empty folder with --into")
     if folder.exists() and any(folder.iterdir()):
         raise RepositoryRefused(f"{folder} is not empty", "give an empty folder with --into")
     shutil.copytree(DEMO_PROJECT, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -106,7 +105,7 @@ def _login(headers: Mapping[str, str], given: Mapping[str, str]) -> tuple[str, s
     if scheme.lower() == "basic":
         try:
             user, _, password = base64.b64decode(token, validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise AuthenticationFailed("(unreadable Authorization header)") from error
         return user, password
     if "x-clickhouse-user" in headers:
@@ -115,7 +114,7 @@ def _login(headers: Mapping[str, str], given: Mapping[str, str]) -> tuple[str, s
 
 
 def _seconds(text: str) -> float:
-    return float(text) if text.isdigit() else DEFAULT_TIMEOUT
+    return float(text) if text.isascii() and text.isdigit() else DEFAULT_TIMEOUT
 
 
 def _encodings(header: str) -> tuple[str, ...]:

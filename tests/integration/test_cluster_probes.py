@@ -63,6 +63,25 @@ async def test_a_bus_without_jetstream_is_not_ready() -> None:
             await probes.nats(f"nats://127.0.0.1:{port}")
 
 
+@pytest.mark.parametrize("told", [b"[]", b"1", b"{", b"[" * 50_000])
+async def test_a_server_that_says_something_else_of_itself_is_not_a_bus(told: bytes) -> None:
+    async with listening(b"INFO " + told + b"\r\n") as port:
+        with pytest.raises(NotReady, match="is not a NATS server"):
+            await probes.nats(f"nats://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("body", [b"[]", b"1", b'{"data": 1}', b'{"data": {"summary": [1, {"raylet": []}]}}'])
+async def test_a_stranger_on_the_dashboards_port_is_not_ray(body: bytes) -> None:
+    async with listening(b"HTTP/1.1 200 OK\r\n\r\n" + body, asked=b"\r\n\r\n") as port:
+        with pytest.raises(NotReady, match="no living node"):
+            await ray_head.ask(f"http://127.0.0.1:{port}", None)
+
+
+async def test_a_token_of_ray_that_is_gone_is_not_ready(tmp_path: Path) -> None:
+    with pytest.raises(NotReady, match="cannot be read: No such file"):
+        await ray_head.ask("http://127.0.0.1:1", tmp_path / "gone")
+
+
 async def test_a_silent_server_is_given_up_in_time() -> None:
     async with listening(None) as port:
         begun = time.monotonic()
@@ -80,7 +99,7 @@ async def test_every_answer_but_200_is_not_ready(answer: bytes) -> None:
             await probes.http(f"http://127.0.0.1:{port}/healthz")
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b'{"data":', b"\xff"])
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"data":', b"\xff", b"[" * 100_000])
 async def test_a_200_answer_that_is_not_json_is_not_ready(body: bytes) -> None:
     async with listening(b"HTTP/1.1 200 OK\r\n\r\n" + body, asked=b"\r\n\r\n") as port:
         with pytest.raises(NotReady, match=f"127.0.0.1:{port} answered 200 without JSON"):

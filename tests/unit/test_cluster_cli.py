@@ -17,7 +17,8 @@ import typer
 
 from enchanted.cluster import cli, console, doctor
 from enchanted.cluster.commands import acting
-from enchanted.cluster.errors import CommandFailed
+from enchanted.cluster.commands.run import copy_demo
+from enchanted.cluster.errors import CommandFailed, RepositoryRefused
 from enchanted.cluster.settings import Settings
 
 
@@ -201,3 +202,32 @@ def test_a_table_on_a_terminal_takes_its_headings_and_cells_as_they_are(
     console.emit_table(["[/]", "[red]a"], [["[/b]", "[link=x]y"]])
     shown = re.sub(r"\x1b\[[0-9]*m", "", capsys.readouterr().out)
     assert shown.split() == ["[/]", "[red]a", "[/b]", "[link=x]y"]
+
+
+def test_an_error_is_two_lines_whatever_is_in_its_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.report(RuntimeError("a file\n\x1b[31mred\ud800; rename\x9b it")) == 1
+    assert capsys.readouterr().err.splitlines() == ["error: a file \ufffd[31mred\ufffd", "remedy: rename\ufffd it"]
+
+
+def test_a_reader_that_goes_away_in_the_middle_of_a_list_ends_the_command() -> None:
+    code = "from enchanted.cluster.commands.reading_text import emit_lines; emit_lines(['line'] * 1_000_000)"
+    listing = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert listing.stdout is not None
+    assert listing.stdout.readline() == b"line\n"
+    listing.stdout.close()
+    assert b"BrokenPipeError" in listing.communicate()[1]
+
+
+@pytest.mark.parametrize("url", ["http://h:notaport", "http://[::1", "ftp://x", "h:8000", ""])
+def test_an_address_that_is_none_of_an_api_is_a_usage_error(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "token").write_text("a-token-of-the-api")
+    assert cli.execute(["runs", "--url", url, "--token-file", str(tmp_path / "token")]) == 2
+    assert "is none of an API" in capsys.readouterr().err
+
+
+def test_a_file_is_no_place_for_the_demo(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RepositoryRefused, match="is no folder"):
+        copy_demo(tmp_path / "file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,6 +45,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise ValueError(name)
         return name
 
+    monkeypatch.setattr(deploy.registry, "registered", lambda: None)
     monkeypatch.setattr(deploy.registry, "unregister", lambda _: done.append("unregistered"))
     monkeypatch.setattr(deploy, "drain_ingest", lambda _: done.append("drained"))
     monkeypatch.setattr(ray, "get_actor", get_actor)
@@ -63,6 +65,15 @@ def test_ingest_is_drained_and_ended_before_the_application_takes_the_time_there
     deploy.remove(ENDPOINTS, Settings(ingest=IngestSettings(workers=2)))
 
     assert done == ["unregistered", "drained", "ingest-1 killed", "enchanted deleted"]
+
+
+def test_a_home_that_was_refused_takes_nothing_of_the_one_that_has_the_ray(
+    done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(ENDPOINTS, home=Path("/elsewhere"))
+    monkeypatch.setattr(deploy.registry, "registered", lambda: other)
+    deploy.remove(ENDPOINTS, Settings(ingest=IngestSettings(workers=2)))
+    assert done == []
 
 
 def test_ingest_is_ended_also_where_it_cannot_be_drained(done: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,3 +125,28 @@ def test_the_remedies_that_name_a_service_of_others_clear_the_check(
     told = {check.name: check for check in checks}
     assert (told["nats-server"].verdict, told["chdb"].verdict) == ("ok", "ok")
     assert "hidden" not in json.dumps([check.as_dict() for check in checks])
+
+
+def test_a_program_that_cannot_be_run_is_missing_and_the_other_checks_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_no_machine, not_ours_to_run = tmp_path / "of-no-machine", tmp_path / "not-ours-to-run"
+    of_no_machine.write_bytes(b"\x7fELF nothing more")
+    of_no_machine.chmod(0o755)
+    not_ours_to_run.write_text("")
+    monkeypatch.setattr(doctor, "binary", lambda: of_no_machine)
+    monkeypatch.setattr(doctor, "bubblewrap", lambda: str(not_ours_to_run))
+    found = {check.name: check for check in doctor.examine(settings_of(tmp_path, dict.fromkeys(PORTS, 0)))}
+    assert (found["nats-server"].verdict, found["sandbox"].verdict) == ("missing", "missing")
+    assert "Exec format error" in found["nats-server"].found
+    assert "Permission denied" in found["sandbox"].found
+
+
+def test_a_program_that_does_not_end_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = tmp_path / "slow"
+    slow.write_text("#!/bin/sh\nexec sleep 600\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(doctor, "SECONDS", 0.2)
+    monkeypatch.setattr(doctor, "bubblewrap", lambda: str(slow))
+    check = doctor.sandbox()
+    assert (check.verdict, check.found) == ("missing", "slow: not done after 0 s")

@@ -34,6 +34,12 @@ def test_a_remembered_port_that_is_taken_now_is_replaced(tmp_path: Path) -> None
         assert choose(settings(tmp_path), Home(tmp_path)).nats_port != first.nats_port
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"nats_port": 70000}', '{"nats_port": -1}', '{"nats_port": "x"}'])
+def test_damaged_notes_about_ports_are_passed_over(tmp_path: Path, content: str) -> None:
+    Home(tmp_path).ports.write_text(content)
+    assert choose(settings(tmp_path), Home(tmp_path)).nats_port > 0
+
+
 def test_a_fixed_port_that_is_taken_is_an_error_naming_the_setting(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind((LOOPBACK, 0))
@@ -44,6 +50,13 @@ def test_a_fixed_port_that_is_taken_is_an_error_naming_the_setting(tmp_path: Pat
     assert str(taken) in raised.value.cause
     assert "ENCHANTED_NATS_PORT" in raised.value.remedy
     assert raised.value.exit_code == 2
+
+
+def test_a_ray_that_is_joined_may_serve_on_the_apis_port_already(tmp_path: Path) -> None:
+    with socket.create_server((LOOPBACK, 0)) as other:
+        port = other.getsockname()[1]
+        joined = settings(tmp_path, api_port=port, ray_address="auto")
+        assert choose(joined, Home(tmp_path)).api_port not in (0, port)
 
 
 def test_an_external_service_needs_no_port(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from enchanted.cluster import services
-from enchanted.cluster.errors import StartTimedOut
+from enchanted.cluster.errors import SettingsInvalid, StartTimedOut
 from enchanted.cluster.processes import with_variable
 from enchanted.cluster.service import LOG_LIMIT, MARKER
 from enchanted.cluster.services import _actors, _figures
@@ -86,3 +86,26 @@ async def test_a_supervisors_log_that_has_grown_past_the_limit_is_put_aside(tmp_
         await services.up(Settings(home=tmp_path, start_seconds=0.5))
     assert log.stat().st_size == 0
     assert log.with_suffix(".log.1").stat().st_size == LOG_LIMIT + 1
+
+
+@pytest.mark.usefixtures("silent")
+async def test_a_token_file_that_is_set_is_made_at_the_first_start_and_kept(tmp_path: Path) -> None:
+    token = tmp_path / "of-the-api"
+    settings = Settings(home=tmp_path / "home", token_file=token, start_seconds=0.1)
+    with pytest.raises(StartTimedOut):
+        await services.up(settings)
+    made = token.read_text()
+    with pytest.raises(StartTimedOut):
+        await services.up(settings)
+    assert (len(made), token.read_text(), token.stat().st_mode & 0o777) == (48, made, 0o600)
+
+
+@pytest.mark.parametrize(
+    ("place", "why"), [("empty", "is empty"), ("nowhere/token", "No such file"), (".", "director")]
+)
+async def test_a_token_file_that_is_none_is_refused_before_anything_starts(
+    tmp_path: Path, place: str, why: str
+) -> None:
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(SettingsInvalid, match=why):
+        await services.up(Settings(home=tmp_path / "home", token_file=tmp_path / place))

@@ -216,3 +216,37 @@ def test_hosts_and_origins_are_lists_in_a_file_and_commas_in_the_environment(tmp
 def test_who_may_ask_the_api_is_not_guessed(tmp_path: Path, variable: str, value: str) -> None:
     with pytest.raises(SettingsInvalid, match=variable):
         loaded(tmp_path, **{variable: value})
+
+
+def test_a_table_in_the_environment_leaves_what_it_does_not_name(tmp_path: Path) -> None:
+    (tmp_path / "enchanted.toml").write_text('[model]\nurl = "vllm:/models/m"\nnum_gpus = 2\n')
+    found = loaded(tmp_path, ENCHANTED_MODEL='{"num_gpus": 1}')
+    origins = {name: origin for name, _, origin in found.items()}
+    assert (found.settings.model.url, found.settings.model.num_gpus) == ("vllm:/models/m", 1)
+    assert origins["model.url"].endswith("enchanted.toml")
+    assert origins["model.num_gpus"] == "environment ENCHANTED_MODEL"
+
+
+@pytest.mark.parametrize("text", ["tool = 1", "[[tool]]", "[tool]\nother = 1"])
+def test_a_project_file_without_our_table_sets_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(text)
+    assert loaded(tmp_path).origins == {}
+
+
+def test_a_table_of_ours_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool]\nenchanted = "x"')
+    with pytest.raises(SettingsInvalid, match="is no table"):
+        loaded(tmp_path)
+
+
+def test_variables_of_tests_and_benchmarks_are_no_settings(tmp_path: Path) -> None:
+    assert loaded(tmp_path, ENCHANTED_CHROMIUM="/usr/bin/chromium", ENCHANTED_BENCH_SECONDS="9").origins == {}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("ENCHANTED_HOME", "~nobody-has-this-name/x"), ("ENCHANTED_CODERS", "65"), ("ENCHANTED_MODEL", '{"a":' * 100_000)],
+)
+def test_values_that_cannot_be_used_are_usage_errors(tmp_path: Path, variable: str, value: str) -> None:
+    with pytest.raises(SettingsInvalid):
+        loaded(tmp_path, **{variable: value})

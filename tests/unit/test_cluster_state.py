@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from enchanted.cluster import state
 from enchanted.cluster.home import Home
 from enchanted.cluster.keeper import LONGEST_PAUSE, Pauses
 from enchanted.cluster.processes import ProcessId, descendants, end, with_variable
+from enchanted.cluster.service import describe_exit
 from enchanted.cluster.state import Endpoints, Failure, ServiceState, State
 
 ENDPOINTS = Endpoints(
@@ -40,6 +44,27 @@ def test_endpoints_and_state_read_back_as_written(tmp_path: Path) -> None:
     state.write(Home(tmp_path), written)
     assert state.read(Home(tmp_path)) == written
     assert Endpoints.from_dict(ENDPOINTS.as_dict()) == ENDPOINTS
+
+
+def test_what_a_newer_version_wrote_beside_it_does_not_keep_a_state_from_being_read(tmp_path: Path) -> None:
+    nats = ServiceState(name="nats", state="stopped")
+    state.write(Home(tmp_path), State(phase="failed", services=(nats,), failure=Failure(cause="c", remedy="r")))
+    table = json.loads(Home(tmp_path).state.read_text())
+    table["new"] = table["services"][0]["new"] = table["failure"]["new"] = 1
+    Home(tmp_path).state.write_text(json.dumps(table))
+    assert state.read(Home(tmp_path)).services == (nats,)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"1", b"\xff", b'{"phase": "healthy"}', b"[" * 100_000])
+def test_a_damaged_state_is_that_of_no_services(tmp_path: Path, content: bytes) -> None:
+    Home(tmp_path).state.parent.mkdir(exist_ok=True)
+    Home(tmp_path).state.write_bytes(content)
+    assert state.read(Home(tmp_path)) == State()
+
+
+@pytest.mark.parametrize(("code", "said"), [(0, "exit code 0"), (-9, "signal SIGKILL"), (-40, "signal 40")])
+def test_every_end_of_a_process_has_words(code: int, said: str) -> None:
+    assert describe_exit(code) == said
 
 
 def test_services_whose_supervisor_is_gone_are_not_healthy(tmp_path: Path) -> None:

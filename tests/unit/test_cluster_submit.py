@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 import ray.job_submission
 
 from enchanted.cluster import services, state
-from enchanted.cluster.errors import SubmitFailed
+from enchanted.cluster.errors import CommandFailed, SubmitFailed
 from enchanted.cluster.home import Home
 from enchanted.cluster.processes import ProcessId
 from enchanted.cluster.services import OTHER_TOKEN
@@ -99,3 +99,47 @@ def test_a_ray_of_our_own_is_started_without_another_rays_token(
     services._spawn(home, Settings(home=tmp_path))
     services._spawn(home, Settings(home=tmp_path, ray_address="10.0.0.1:6379"))
     assert [env.get(OTHER_TOKEN) for env in started] == [None, "of another Ray"]
+
+
+@pytest.mark.parametrize("address", ["foo", "http://foo", "ray://h:10001", "http://h:x", "http://[::1"])
+def test_an_address_that_is_none_of_a_dashboard_is_a_usage_error_at_once(
+    tmp_path: Path, asked: Asked, address: str
+) -> None:
+    with pytest.raises(CommandFailed, match="no address of a Ray dashboard") as caught:
+        submit(Settings(home=tmp_path), ["run"], working_dir=tmp_path, address=address, wait=False)
+    assert (caught.value.exit_code, asked) == (2, [])
+
+
+def test_an_address_without_a_scheme_is_of_http(tmp_path: Path, running: State, asked: Asked) -> None:
+    _submitted(tmp_path, running, "elsewhere:8265")
+    assert [where for where, _ in asked] == ["http://elsewhere:8265"]
+
+
+@pytest.mark.parametrize("error", [ValueError("too large"), PermissionError(13, "denied"), RuntimeError()])
+def test_whatever_keeps_the_job_from_being_taken_is_said(
+    tmp_path: Path, running: State, asked: Asked, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def client(where: str) -> Any:
+        raise error
+
+    monkeypatch.setattr(ray.job_submission, "JobSubmissionClient", client)
+    assert f"{OURS} does not take the job: " in _submitted(tmp_path, running)
+
+
+def test_a_log_that_breaks_off_does_not_say_that_the_job_ended(
+    tmp_path: Path, running: State, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Client:
+        def __init__(self, where: str) -> None: ...
+
+        def submit_job(self, **_: Any) -> str:
+            return "job-7"
+
+        async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+            yield "working"
+            raise ConnectionError("reset")
+
+    monkeypatch.setattr(ray.job_submission, "JobSubmissionClient", Client)
+    state.write(Home(tmp_path), running)
+    with pytest.raises(SubmitFailed, match="the job goes on; `ray job status job-7`"):
+        submit(Settings(home=tmp_path), ["run"], working_dir=tmp_path, address=None, wait=True)
