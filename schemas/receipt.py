@@ -120,10 +120,14 @@ def parse_receipt(data: bytes) -> Receipt:
         raise BadReceipt("it is not JSON: cut short, or another file") from error
     if not isinstance(body, dict) or "checksum" not in body or "format" not in body:
         raise BadReceipt("it is JSON, and no receipt")
+    checksum = body.pop("checksum")
+    try:
+        content = canonical_json(body)
+    except TypeError as error:
+        raise BadReceipt("it is JSON nested deeper than a receipt, and no receipt") from error
     if body["format"] != VERSION:
         raise BadReceipt(f"its format is {str(body['format'])[:20]!r}, this version reads {VERSION}")
-    checksum = body.pop("checksum")
-    if checksum != sha256_hex(canonical_json(body)):
+    if checksum != sha256_hex(content):
         raise BadReceipt("its checksum does not fit its content: it was altered or damaged")
     try:
         agents = [agent["agent_id"] for agent in body["agents"]]

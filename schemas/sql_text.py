@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 _TOKEN = re.compile(
     rb"""(?P<skip>\s+|--[^\n]*|\#[!\ ][^\n]*|/\*.*?\*/)
-    |(?P<text>'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*"|`(?:[^`\\]|\\.|``)*`|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$)
+    |(?P<text>'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*"|`(?:[^`\\]|\\.|``)*`)
     |(?P<word>[A-Za-z_]\w*)
-    |(?P<other>\d\w*|.)""",
+    |(?P<other>\d\w*|['"`].*|/\*.*|.)""",
     re.DOTALL | re.VERBOSE,
 )
+"""What is opened and not closed is one token to the end: to look for an end at each of its signs would take minutes."""
+_TAG = re.compile(rb"(?=(\$\w*\$))")
 
 
 def quoted(text: str) -> str:
@@ -40,16 +42,25 @@ class Token:
 def tokens(sql: bytes) -> Iterator[Token]:
     """Everything but spaces and comments, lazily: what follows an INSERT's header may be binary."""
     depth = 0
-    for match in _TOKEN.finditer(sql):
-        kind = match.lastgroup or "other"
-        if kind == "skip":
-            continue
-        if kind == "tag":
-            kind = "text"
-        text = match.group()
+    for kind, start, end in _places(sql):
+        text = sql[start:end]
         depth -= text in (b")", b"]", b"}")
-        yield Token(kind, text, match.start(), match.end(), depth)
+        yield Token(kind, text, start, end, depth)
         depth += text in (b"(", b"[", b"{")
+
+
+def _places(sql: bytes) -> Iterator[tuple[str, int, int]]:
+    at = 0
+    last: dict[bytes, int] | None = None
+    while match := _TOKEN.match(sql, at):
+        kind, at = match.lastgroup or "other", match.end()
+        if tag := _TAG.match(sql, match.start()) if match.group() == b"$" else None:
+            if last is None:
+                last = {one[1]: one.start() for one in _TAG.finditer(sql, match.start())}
+            if last[tag[1]] >= tag.end(1):
+                kind, at = "text", sql.index(tag[1], tag.end(1)) + len(tag[1])
+        if kind != "skip":
+            yield kind, match.start(), at
 
 
 def first_word(sql: bytes) -> str:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
 
 import httpx
 
 from enchanted.serve.client_answers import document, file_pieces, live_pieces, of_type
 from enchanted.serve.client_errors import ApiSlow, ApiUnreachable, NothingFound
+from enchanted.serve.client_requests import Requests, given, part
 from enchanted.serve.guard.codes import NONCE, new_code
 from enchanted.serve.live.frames import Frame, lines_of, parse_frames
 
@@ -55,7 +55,7 @@ class ApiClient:
         if transport is None and _is_here(self.url):
             # A transport of its own goes by no proxy of the environment, which would be given the token.
             transport = httpx.HTTPTransport(verify=verify)
-        self._http = httpx.Client(
+        self._http = Requests(
             base_url=self.url,
             headers={"Authorization": f"Bearer {token}"},
             timeout=TIMEOUT,
@@ -81,7 +81,7 @@ class ApiClient:
         Its fragment carries a one-time code, which is never sent to a server unasked.
         """
         code = new_code(self._token, now=time.time(), nonce=secrets.token_bytes(NONCE))
-        return f"{self.url}/{f'runs/{_part(run)}' if run else ''}#code={code}"
+        return f"{self.url}/{f'runs/{part(run)}' if run else ''}#code={code}"
 
     def runs(self, *, limit: int = 100, cursor: str | None = None, q: str | None = None) -> Json:
         """A page of runs; with ``q`` of those that have all its words."""
@@ -89,7 +89,7 @@ class ApiClient:
 
     def run(self, run: str) -> Json:
         """One run."""
-        return self._json(f"runs/{_part(run)}")
+        return self._json(f"runs/{part(run)}")
 
     def start(self, body: Mapping[str, Any], *, key: str | None = None) -> Json:
         """Start a run; a key makes a repeated call start it once."""
@@ -97,7 +97,7 @@ class ApiClient:
 
     def cancel(self, run: str) -> Json:
         """Ask a run to end."""
-        return self._post(f"runs/{_part(run)}/cancel")
+        return self._post(f"runs/{part(run)}/cancel")
 
     def events(self, **filters: object) -> Json:
         """A page of events."""
@@ -117,16 +117,16 @@ class ApiClient:
 
     def event(self, event_id: str) -> Json:
         """One event."""
-        return self._json(f"events/{_part(event_id)}")
+        return self._json(f"events/{part(event_id)}")
 
     def raw(self, event_id: str) -> bytes:
         """Its published bytes."""
         with self._errors():
-            return of_type("application/octet-stream", self._http.get(f"/api/v1/events/{_part(event_id)}/raw")).content
+            return of_type("application/octet-stream", self._http.get(f"/api/v1/events/{part(event_id)}/raw")).content
 
     def trace(self, trace_id: str) -> Json:
         """A trace's events by span."""
-        return self._json(f"traces/{_part(trace_id)}")
+        return self._json(f"traces/{part(trace_id)}")
 
     def state(
         self, run: str, *, at: int | None = None, path: str | None = None, path_hex: str | None = None,
@@ -134,38 +134,38 @@ class ApiClient:
     ) -> Json:  # fmt: skip
         """A run at a sequence, or one file of it; ``path_hex`` is for a name that is not UTF-8, here and below."""
         file = {"path": path, "path_hex": path_hex, "workspace": workspace}
-        return self._json(f"runs/{_part(run)}/state", REBUILD, at=at, **file)
+        return self._json(f"runs/{part(run)}/state", REBUILD, at=at, **file)
 
     def context(self, run: str, agent: str, *, at: int | None = None) -> Json:
         """What an agent's model was given last, up to a sequence."""
-        return self._json(f"runs/{_part(run)}/agents/{_part(agent)}/context", seq=at)
+        return self._json(f"runs/{part(run)}/agents/{part(agent)}/context", seq=at)
 
     def diff(self, run: str, start: int, end: int, *, workspace: str | None = None) -> str:
         """The unified diff between two sequences."""
         with self._errors():
-            parameters = _given({"from": start, "to": end, "workspace": workspace})
-            url = f"/api/v1/runs/{_part(run)}/diff"
+            parameters = given({"from": start, "to": end, "workspace": workspace})
+            url = f"/api/v1/runs/{part(run)}/diff"
             return of_type("text/x-diff", self._http.get(url, params=parameters, timeout=REBUILD)).text
 
     def verify(self, run: str, *, deep: bool | None = None) -> Json:
         """Both verdicts; ``deep`` holds the patches against the trees too, for a minute and a half at most."""
-        return self._json(f"runs/{_part(run)}/verify", REBUILD, deep=deep)
+        return self._json(f"runs/{part(run)}/verify", REBUILD, deep=deep)
 
     def verify_patches(self, run: str, *, after: int = 0) -> Json:
         """The patches alone, ten seconds of them; ``after`` is the ``until`` of the last call."""
-        return self._json(f"runs/{_part(run)}/verify/patches", REBUILD, after=after)
+        return self._json(f"runs/{part(run)}/verify/patches", REBUILD, after=after)
 
     def restore(self, run: str, body: Mapping[str, Any]) -> Json:
         """Put a state into a folder or onto a branch; with ``dry_run`` only what that would do."""
-        return self._post(f"runs/{_part(run)}/restores", body, timeout=REBUILD)
+        return self._post(f"runs/{part(run)}/restores", body, timeout=REBUILD)
 
     def undo(self, run: str, event_id: str, *, dry_run: bool = False) -> Json:
         """Take one change back, or say what that would do."""
-        return self._post(f"runs/{_part(run)}/undos", {"event_id": event_id, "dry_run": dry_run}, timeout=REBUILD)
+        return self._post(f"runs/{part(run)}/undos", {"event_id": event_id, "dry_run": dry_run}, timeout=REBUILD)
 
     def fork(self, run: str, body: Mapping[str, Any], *, key: str | None = None) -> Json:
         """Start a run from another one's state; a key makes a repeated call start it once."""
-        return self._post(f"runs/{_part(run)}/forks", body, key=key, timeout=REBUILD)
+        return self._post(f"runs/{part(run)}/forks", body, key=key, timeout=REBUILD)
 
     def agent_stats(self, **filters: object) -> Json:
         """What agents did, by agent and bucket of time."""
@@ -187,28 +187,28 @@ class ApiClient:
 
     def export(self, **what: object) -> Iterator[bytes]:
         """A file of events, piece by piece; it is whole only if no error comes."""
-        with self._errors(), self._http.stream("GET", "/api/v1/export", params=_given(what)) as response:
+        with self._errors(), self._http.stream("GET", "/api/v1/export", params=given(what)) as response:
             if not response.is_success:
                 response.read()
             yield from file_pieces(response)
 
     def export_html(self, run: str) -> Iterator[bytes]:
         """A run as one HTML file, piece by piece; it is whole only if no error comes."""
-        with self._errors(), self._http.stream("GET", f"/api/v1/runs/{_part(run)}/export.html") as response:
+        with self._errors(), self._http.stream("GET", f"/api/v1/runs/{part(run)}/export.html") as response:
             if not response.is_success:
                 response.read()
             yield from file_pieces(response)
 
     def compare(self, run: str, other: str, *, diffs: bool = False) -> Json:
         """Two runs side by side; ``diffs``: and what their differing files say otherwise."""
-        resource = f"runs/{_part(run)}/compare/{_part(other)}"
+        resource = f"runs/{part(run)}/compare/{part(other)}"
         return self._json(resource, REBUILD, diffs="true" if diffs else None)
 
     def rerun(self, run: str, *, start: int = 0) -> Json:
         """Run it again from its log and compare; takes as long as that takes."""
         with self._errors():
             timeout = httpx.Timeout(RERUN, connect=5.0)
-            url = f"/api/v1/runs/{_part(run)}/reruns"
+            url = f"/api/v1/runs/{part(run)}/reruns"
             return document(self._http.post(url, params={"from": start}, timeout=timeout))
 
     def history(
@@ -216,7 +216,7 @@ class ApiClient:
         workspace: str | None = None,
     ) -> Json:  # fmt: skip
         """Every change of a file, the newest last."""
-        return self._json(f"runs/{_part(run)}/history", path=path, path_hex=path_hex, at=at, workspace=workspace)
+        return self._json(f"runs/{part(run)}/history", path=path, path_hex=path_hex, at=at, workspace=workspace)
 
     def blame(
         self, run: str, path: str | None = None, *, path_hex: str | None = None, at: int | None = None,
@@ -224,11 +224,11 @@ class ApiClient:
     ) -> Json:  # fmt: skip
         """Each line of a file with the change that wrote it."""
         file = {"path": path, "path_hex": path_hex, "workspace": workspace}
-        return self._json(f"runs/{_part(run)}/blame", REBUILD, at=at, **file)
+        return self._json(f"runs/{part(run)}/blame", REBUILD, at=at, **file)
 
     def receipt(self, run: str, *, until: int | None = None) -> Json:
         """What a run is now, or was at a sequence: to be kept elsewhere."""
-        return self._json(f"runs/{_part(run)}/receipt", until=until)
+        return self._json(f"runs/{part(run)}/receipt", until=until)
 
     def pipeline(self) -> Json:
         """Where events and spans are between stream and table."""
@@ -240,7 +240,7 @@ class ApiClient:
 
     def recovery(self, run: str) -> Json:
         """The run's last valid state, and why the later ones are not."""
-        return self._json(f"runs/{_part(run)}/recovery")
+        return self._json(f"runs/{part(run)}/recovery")
 
     def ready(self) -> Json:
         """Each dependency's state; an unready API answers with the same members."""
@@ -265,7 +265,7 @@ class ApiClient:
             ApiUnreachable: the API was away for longer than a minute.
         """
         what = {"from": start, "speed": speed, "max_gap": max_gap}
-        return self._resumed(f"runs/{_part(run)}/play", None, what)
+        return self._resumed(f"runs/{part(run)}/play", None, what)
 
     def wait_queryable(self, run: str, seq: int, *, seconds: float = 15.0) -> bool:
         """Wait until the table has the run's event with this sequence; False when it takes longer than ``seconds``."""
@@ -314,7 +314,7 @@ class ApiClient:
         with (
             self._errors(),
             self._http.stream(
-                "GET", f"/api/v1/{resource}", params=_given(parameters), headers=headers, timeout=timeout
+                "GET", f"/api/v1/{resource}", params=given(parameters), headers=headers, timeout=timeout
             ) as response,
         ):
             if not response.is_success:
@@ -336,7 +336,7 @@ class ApiClient:
 
     def _json(self, resource: str, timeout: httpx.Timeout = TIMEOUT, /, **parameters: object) -> Json:
         with self._errors():
-            return document(self._http.get(f"/api/v1/{resource}", params=_given(parameters), timeout=timeout))
+            return document(self._http.get(f"/api/v1/{resource}", params=given(parameters), timeout=timeout))
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -357,11 +357,3 @@ def _is_here(url: str) -> bool:
         address = ipaddress.ip_address(host)
         return address.is_loopback or address.is_unspecified
     return host == "localhost" or host.endswith(".localhost")
-
-
-def _part(text: str) -> str:
-    return quote(text, safe="")
-
-
-def _given(parameters: Mapping[str, object]) -> dict[str, str]:
-    return {name: str(value) for name, value in parameters.items() if value is not None}

@@ -76,6 +76,17 @@ _FROM = (
     "SELECT 1 PARALLEL WITH SELECT * FROM {t}",
     "WITH x AS (SELECT * FROM x), y AS (SELECT * FROM {t}) SELECT * FROM y",
     "SELECT * FROM x, (WITH x AS (SELECT 1) SELECT * FROM {t})",
+    'WITH "`{t}`" AS (SELECT 1 AS a) SELECT * FROM {t}', "WITH `\"{t}\"` AS (SELECT 1 AS a) SELECT * FROM {t}",
+    "WITH RECURSIVE {t} AS (SELECT * FROM {t}) SELECT * FROM {t}",
+    "WITH RECURSIVE `{t}` AS (SELECT * FROM {t}) SELECT * FROM {t}",
+    "WITH RECURSIVE {t} AS (SELECT * FROM {t} UNION ALL SELECT 'x') SELECT * FROM {t}",
+    "WITH RECURSIVE `{t}` AS (SELECT * FROM {t} UNION ALL SELECT 'x') SELECT * FROM {t}",
+    "WITH RECURSIVE {t} AS (SELECT * FROM (SELECT 'x' UNION ALL SELECT * FROM {t})) SELECT * FROM {t}",
+    "WITH {t} AS (SELECT s), (SELECT toString(tuple(*)) FROM {t}) AS s SELECT * FROM {t}",
+    "WITH {t} AS (SELECT f(1)), q -> (SELECT toString(tuple(*)) FROM {t}) AS f SELECT * FROM {t}",
+    "WITH {t} AS (SELECT s) SELECT * FROM (WITH (SELECT toString(tuple(*)) FROM {t}) AS s SELECT * FROM {t})",
+    "WITH {t} AS (SELECT 'x') SELECT * FROM {t} UNION ALL WITH x AS (SELECT 'x') SELECT * FROM {t}",
+    "WITH {t} AS events SELECT 1 IN events",
 )  # fmt: skip
 _SCALARS = (
     "file('{secret}')", "FILE('{secret}')", "`file`('{secret}')", '"file"(\'{secret}\')', "file('{secret}', '')",

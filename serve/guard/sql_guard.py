@@ -37,6 +37,10 @@ _IDLE = re.compile(r"(sleep\w*|__\w+)\Z", re.IGNORECASE)
 """Functions that only keep the store busy, or are its own."""
 _SETS = (("Function", "tuple"), ("Function", "array"))
 _MISPLACED = "WITH name AS (SELECT …) stands at the beginning of a query only"
+_NAME = re.compile(r"[A-Za-z_]\w*\Z", re.ASCII)
+_JOINING = frozenset({b"UNION", b"INTERSECT", b"EXCEPT"})
+_ALIAS = re.compile(r"\(alias ([^)]*)\)")
+"""Of any node of a printed tree; a literal may look like one."""
 _ODD_NAME = re.compile(rb"[\\()\x00-\x1f]")
 """What the tree would print in a way that can be mistaken."""
 
@@ -68,6 +72,9 @@ def read(sql: str) -> Statement:
     for token, after in zip(found, [*found[1:], None], strict=True):
         _check_sign(token, after, data)
     names, recursive = _names(found)
+    if names and _selects_with(found[1:]):
+        # A name might be that of a table there: of a SELECT with its own WITH, or through its aliases.
+        raise SqlRefused(_MISPLACED)
     return Statement(text=_without_comments(data, found), names=names, recursive=recursive)
 
 
@@ -82,24 +89,44 @@ def _check_sign(token: Token, after: Token | None, data: bytes) -> None:
         raise SqlRefused("a quoted name has no backslash, bracket or line break")
     if token.kind == "word" and after is not None and after.kind == "text" and after.start == token.end:
         raise SqlRefused("put a space before the quote")
+    if token.kind == "other" and data[token.start : token.start + 2] in (b"//", b"/*"):
+        raise SqlRefused("a comment begins with --, or ends with */")
     if token.kind == "other" and not token.text[:1].isdigit() and token.text.decode("latin-1") not in _SIGNS:
         sign = data[token.start :].decode("utf-8", "replace")[:1]
         raise SqlRefused(f"the sign {sign!r} is not allowed outside of quotes")
-    if token.text == b"/" and data[token.end : token.end + 1] in (b"/", b"*"):
-        raise SqlRefused("a comment begins with --, or ends with */")
 
 
 def _names(found: list[Token]) -> tuple[tuple[str, ...], bool]:
     """The names that a statement's leading WITH gives to subqueries."""
-    if found[0].word != b"WITH":
+    if found[0].word != b"WITH" or len(found) < 2:
         return (), False
     names = []
     for token, then, last in zip(found, found[1:], found[2:], strict=False):
-        if token.depth == 0 and token.word == b"SELECT":
+        if token.depth == 0 and token.word in (b"SELECT", b"FROM"):
             break
         if token.depth == 0 and then.word == b"AS" and last.text == b"(" and token.kind in ("word", "text"):
-            names.append(token.text.decode().strip('`"'))
+            names.append(_plain_name(token))
+    if len(set(names)) < len(names):
+        raise SqlRefused("WITH gives one name to two subqueries")
     return tuple(names), found[1].word == b"RECURSIVE"
+
+
+def _plain_name(token: Token) -> str:
+    text = token.text.decode()
+    name = text[1:-1] if token.kind == "text" and text[0] in '`"' else text
+    if not _NAME.match(name):
+        raise SqlRefused("a name in WITH is made of the letters A to Z, digits and _")
+    return name
+
+
+def _selects_with(found: list[Token]) -> bool:
+    """A SELECT begins with a WITH of its own; ORDER BY … WITH FILL and the like do not."""
+    words = [b"", *(token.word for token in found)]
+    for first, second, third in zip(words, words[1:], words[2:], strict=False):
+        after_union = second in _JOINING or (first in _JOINING and second in (b"ALL", b"DISTINCT"))
+        if third == b"WITH" and (second == b"(" or after_union):
+            return True
+    return False
 
 
 def _without_comments(data: bytes, found: list[Token]) -> str:
@@ -127,6 +154,7 @@ def check_tree(tree: str, statement: Statement) -> None:
         raise SqlRefused(f"{found} is not allowed")
     for node in root.walk():
         _check_node(node)
+    aliases = frozenset(_ALIAS.findall(tree))
     named: list[Node] = []
     for branch in _branches(root.children[0]):
         # ClickHouse gives what stands in the leading WITH to each SELECT of a UNION.
@@ -134,12 +162,12 @@ def check_tree(tree: str, statement: Statement) -> None:
         if len(elements) != len(statement.names):
             raise SqlRefused(_MISPLACED)
         for place, element in enumerate(elements):
-            # Before it is defined, a name is that of a table.
-            _check_tables(element, statement.names[: place + statement.recursive])
+            _check_element(element, statement, place, aliases)
         named += elements
     if sum(node.kind == "WithElement" for node in root.walk()) != len(named):
         raise SqlRefused(_MISPLACED)
-    _check_tables(root, statement.names, besides=named)
+    _check_tables(root, statement.names, aliases, besides=named)
+    _check_circles(root, tree, statement.names)
 
 
 def _check_node(node: Node) -> None:
@@ -163,7 +191,85 @@ def _with_elements(select: Node) -> list[Node]:
     return [node for part in select.children for node in part.children if node.kind == "WithElement"]
 
 
-def _check_tables(top: Node, names: tuple[str, ...], besides: list[Node] | None = None) -> None:
+def _check_element(element: Node, statement: Statement, place: int, aliases: frozenset[str]) -> None:
+    """Before it is defined, a name is that of a table; so is its own, but in the later SELECTs of a recursive UNION."""
+    before, own = statement.names[:place], statement.names[: place + 1]
+    later = _later_selects(element) if statement.recursive else []
+    _check_tables(element, before, aliases, besides=later)
+    for select in later:
+        _check_tables(select, own, aliases)
+
+
+def _later_selects(element: Node) -> list[Node]:
+    """Those of a UNION that is all of an element, after its first."""
+    node = element
+    for kind in ("Subquery", "SelectWithUnionQuery", "ExpressionList"):
+        if [child.kind for child in node.children] != [kind]:
+            return []
+        node = node.children[0]
+    return [child for child in node.children[1:] if child.kind == "SelectQuery"]
+
+
+def _check_circles(root: Node, tree: str, names: tuple[str, ...]) -> None:
+    """No alias leads from a subquery in WITH back to its name, or a later one: there it is that of a table.
+
+    In ``WITH secrets AS (SELECT s AS a) SELECT (SELECT a FROM secrets) AS s FROM secrets`` it is, wherever ``s`` is.
+    """
+    places = {name: place for place, name in enumerate(names)}
+    latest = _latest_reads(root, tree, places) if names else {}
+    for branch in _branches(root.children[0]):
+        for place, element in enumerate(_with_elements(branch)):
+            for word in {word for node in element.walk() for word in _words(node)}:
+                if latest.get(word, -1) >= place:
+                    raise SqlRefused(
+                        f"{names[place]} in WITH has the word {word}, an alias of what reads it; rename it"
+                    )
+
+
+def _latest_reads(root: Node, tree: str, places: dict[str, int]) -> dict[str, int]:
+    """The place of the last of the names in WITH that each alias leads to."""
+    given = {id(node): _ALIAS.findall(line) for node, line in zip(root.walk(), _lines(tree), strict=True)}
+    for node in root.walk():
+        if node.kind == "TableExpression":
+            # The alias of a table is no expression.
+            given.update((id(child), []) for child in node.children)
+    users: dict[str, set[str]] = {}
+    readers: list[set[str]] = [set() for _ in places]
+    waiting: list[tuple[Node, list[str]]] = [(root, [])]
+    while waiting:
+        node, around = waiting.pop()
+        own = given[id(node)]
+        for alias in own:
+            users.setdefault(alias, set()).update(around)
+        around = own or around
+        for word in _words(node):
+            users.setdefault(word, set()).update(around)
+        if node.kind in ("TableIdentifier", "Identifier") and node.name in places:
+            readers[places[node.name]].update(around)
+        waiting += [(child, around) for child in node.children]
+    latest: dict[str, int] = {}
+    for place in reversed(range(len(readers))):
+        found = list(readers[place])
+        while found:
+            alias = found.pop()
+            if alias not in latest:
+                latest[alias] = place
+                found += users.get(alias, ())
+    return latest
+
+
+def _lines(tree: str) -> list[str]:
+    return [line for line in tree.split("\n") if line]
+
+
+def _words(node: Node) -> list[str]:
+    """What in an expression may be an alias."""
+    return node.name.split(".") if node.kind == "Identifier" else [node.name] if node.kind == "Function" else []
+
+
+def _check_tables(
+    top: Node, names: tuple[str, ...], aliases: frozenset[str], besides: list[Node] | None = None
+) -> None:
     """Every table below ``top`` is one of ours, or one of ``names``."""
     waiting = [top]
     while waiting:
@@ -175,13 +281,16 @@ def _check_tables(top: Node, names: tuple[str, ...], besides: list[Node] | None 
             _check_table(node.name, names)
         if node.kind == "Function" and _IN.match(node.name):
             for operand in node.children[0].children[1:] if node.children else ():
-                _check_set(operand, names)
+                _check_set(operand, names, aliases)
 
 
-def _check_set(operand: Node, names: tuple[str, ...]) -> None:
+def _check_set(operand: Node, names: tuple[str, ...], aliases: frozenset[str]) -> None:
     """The right side of IN may be a table's name, or a table function."""
     if operand.kind == "Identifier":
         _check_table(operand.name, names)
+        if operand.name in aliases:
+            # ``WITH secrets AS events SELECT 1 IN events`` reads secrets.
+            raise SqlRefused(f"after IN write (SELECT … FROM {operand.name}), since the name is an alias as well")
     elif operand.kind not in ("Literal", "Subquery") and (operand.kind, operand.name) not in _SETS:
         raise SqlRefused("after IN write values in brackets (square ones around a single call), or a SELECT")
 

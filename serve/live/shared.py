@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -61,21 +61,21 @@ class Piece:
 
     events: tuple[tuple[int, bytes], ...] = ()
     """Sequence and JSON of each event."""
-    seen: int = 0
-    """Or a sequence that it need not look at again; 0 for a sign of life."""
+    seen: int | None = None
+    """Or a sequence that it need not look at again; None for a sign of life."""
 
     @cached_property
     def frames(self) -> bytes:
         """As server-sent events; put together once for all who get the same piece."""
         if self.events:
             return b"".join(b"id: %d\ndata: %b\n\n" % one for one in self.events)
-        return b"id: %d\n\n" % self.seen if self.seen else b": alive\n\n"
+        return b": alive\n\n" if self.seen is None else b"id: %d\n\n" % self.seen
 
     @cached_property
     def message(self) -> str:
         """As a message of a WebSocket."""
         if not self.events:
-            return orjson.dumps({"type": "alive", "seq": self.seen or None}).decode()
+            return orjson.dumps({"type": "alive", "seq": self.seen}).decode()
         events = b",".join(document for _, document in self.events)
         return (b'{"type":"events","seq":%d,"events":[%b]}' % (self.events[-1][0], events)).decode()
 
@@ -83,7 +83,20 @@ class Piece:
 def piece_of(taken: list[Told], wants: Wants) -> Piece:
     """What is wanted of some events; a position if nothing is, a sign of life if there are none."""
     wanted = tuple((told.stored.seq, told.json) for told in taken if wants(told.stored))
-    return Piece(wanted, 0 if wanted or not taken else taken[-1].stored.seq)
+    return Piece(wanted, None if wanted or not taken else taken[-1].stored.seq)
+
+
+def cut(events: Iterable[tuple[int, bytes]]) -> Iterator[Piece]:
+    """Sequences and JSON of events in pieces; two that share a sequence stay together: nobody resumes between them."""
+    ready, size = list[tuple[int, bytes]](), 0
+    for seq, document in events:
+        if size >= PIECE and seq != ready[-1][0]:
+            yield Piece(tuple(ready))
+            ready, size = [], 0
+        ready.append((seq, document))
+        size += len(document)
+    if ready:
+        yield Piece(tuple(ready))
 
 
 class Window:

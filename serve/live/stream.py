@@ -21,7 +21,7 @@ from enchanted.bus.errors import BusError, StreamMadeAgain
 from enchanted.bus.streams import EVENTS_STREAM, StreamInfo
 from enchanted.schemas.events import Kind, Role, StoredEvent, kind_of, role_of, run_of
 from enchanted.serve.errors import BadRequest, SequenceAhead, ServeError, StoreUnavailable, TooManyStreams
-from enchanted.serve.live.shared import PIECE, Piece, SharedTail, Sharing, Told, piece_of
+from enchanted.serve.live.shared import PIECE, Piece, SharedTail, Sharing, Told, cut, piece_of
 from enchanted.serve.queries.events import row_document
 from enchanted.serve.sources.dependencies import Dependencies, Deps
 from enchanted.serve.sources.parameters import MAX_SEQ, Identifier, Sequence
@@ -123,14 +123,14 @@ class Streams:
         if start > info.last_seq:
             raise SequenceAhead(start, info.last_seq)
         if query.run and start < info.last_seq:
-            start = min(info.last_seq, max(start, await self._before(query.run)))
+            start = min(info.last_seq, max(start, await self._before(query.run, info.created)))
         return self._pieces(query, start, info)
 
-    async def _before(self, run: str) -> int:
-        """A sequence that every event of the run comes after, so that older ones need not be looked at."""
+    async def _before(self, run: str, created: datetime) -> int:
+        """A sequence that every event of the run comes after in the stream of that time: older ones need no look."""
         ends = await self._deps.bus.ends_of_run(run)
         try:
-            known = (await self._deps.store.rows("run_bounds", run=run))[0]
+            known = (await self._deps.store.rows("run_bounds", run=run, created=created))[0]
         except StoreUnavailable:
             return 0
         # The stream knows its own subjects exactly. What others wrote of the run the table alone knows, and several
@@ -144,8 +144,8 @@ class Streams:
         return self._deps.slow_client
 
     async def _pieces(self, query: LiveQuery, start: int, info: StreamInfo) -> AsyncGenerator[Piece, None]:
-        if start:  # whoever is cut off before the first event comes back to here, and not to the "now" of then
-            yield Piece(seen=start)
+        # Whoever is cut off before the first event comes back to here, and not to the "now" of then.
+        yield Piece(seen=start)
         while start + 1 < info.first_seq:
             async with aclosing(self._from_table(query, start, info.first_seq)) as old:
                 async for piece in old:
@@ -166,11 +166,11 @@ class Streams:
             rows, more = await self._deps.store.fitting_events(
                 "events_page", PAGE, before=before, **query.bound(), **bounds
             )
-            if rows:
-                yield Piece(tuple((row.seq, orjson.dumps(row_document(row))) for row in rows))
-                bounds = rows[-1].behind
+            for piece in cut((row.seq, orjson.dumps(row_document(row))) for row in rows):
+                yield piece
             if not more:
                 return
+            bounds = rows[-1].behind
 
     async def _from_stream(self, query: LiveQuery, after: int, info: StreamInfo) -> AsyncGenerator[Piece, None]:
         """Up to the newest with a reader of its own, then with all others, and back when they are too far ahead."""

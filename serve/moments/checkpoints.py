@@ -9,7 +9,7 @@ import struct
 from bisect import bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +31,7 @@ from enchanted.schemas.fold import (
     ValueState,
     WorkspaceState,
 )
+from enchanted.serve.moments.places import Places
 
 log = logging.getLogger(__name__)
 
@@ -68,35 +69,47 @@ class Checkpoints:
         self._folder = cache / "states" / VERSION
         self._seqs: dict[str, list[int]] = {}
         self._states: OrderedDict[tuple[str, int], RunState] = OrderedDict()
-        self._events: OrderedDict[tuple[str, int], tuple[int, bytes]] = OrderedDict()
+        self._events: OrderedDict[tuple[str, int], _Stretch] = OrderedDict()
 
-    def nearest(self, run: str, at: int) -> RunState:
-        """The newest state of a run at a sequence up to ``at``; an empty one where there is none."""
+    def nearest(self, run: str, at: int, places: Places | None = None) -> RunState:
+        """The newest state of a run at a sequence up to ``at``; an empty one where there is none.
+
+        ``places``: a state of more or fewer events than the run has is not used.
+        """
         seqs = self.seqs(run)
-        while (place := bisect_right(seqs, at)) > 0:
-            seq = seqs[place - 1]
-            if (state := self._kept(self._states, (run, seq), self._path(run, seq, "state"), _state)) is not None:
+        for seq in reversed(seqs[: bisect_right(seqs, at)]):
+            if places is not None and not places.among(seq):
+                continue
+            state = self._kept(self._states, (run, seq), self._path(run, seq, "state"), _state)
+            if state is None:
+                seqs.remove(seq)
+            elif places is None or places.fit(_events_of(state), seq):
                 return state
-            seqs.remove(seq)
         return RunState()
 
-    def following(self, run: str, state: RunState, at: int) -> list[StoredEvent] | None:
+    def following(self, run: str, state: RunState, at: int, places: Places | None = None) -> list[StoredEvent] | None:
         """The events from a kept state up to ``at``, with what a fold needs of each; None if not all are kept."""
+        if at == state.seq:
+            return []
         seqs = self.seqs(run)
-        place = bisect_right(seqs, state.seq)
-        if place == len(seqs) or at >= seqs[place]:
-            return [] if at == state.seq else None
+        if not seqs or seqs[-1] <= state.seq:
+            return None
         found = self._kept(self._events, (run, state.seq), self._path(run, state.seq, "events"), _whole)
         # A stretch may end before the next state there is: one between was lost, or its writer was killed.
-        if found is None or found[0] < at:
+        if found is None or found.last < at:
             return None
-        return read_slim(found[1], at)
+        if places is not None and not places.fit(_events_of(state) + found.count, found.last):
+            return None
+        return read_slim(found.content, at)
 
     def add(self, run: str, start: int, events: Sequence[StoredEvent], state: RunState) -> None:
         """Keep a state, and the events that lead to it from the state at ``start``."""
         seqs = self.seqs(run)
         self._write(self._path(run, start, "events"), b"".join(map(slim, events)))
         self._write(self._path(run, state.seq, "state"), orjson.dumps(_plain(state)))
+        # They may replace what was kept while rows were away.
+        self._events.pop((run, start), None)
+        self._states.pop((run, state.seq), None)
         if state.seq not in seqs:
             insort(seqs, state.seq)
 
@@ -194,17 +207,30 @@ def _split(content: bytes) -> Iterator[tuple[int, int, bytes]]:
         yield seq, micros, content[place - size : place]
 
 
-def _whole(content: bytes) -> tuple[int, bytes]:
-    """The last sequence and the same content."""
-    last = 0
-    for seq, _, _ in _split(content):
-        last = seq
-    return last, content
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """The events from one state to the next."""
+
+    count: int
+    last: int
+    """The sequence of the last one."""
+    content: bytes
+
+
+def _whole(content: bytes) -> _Stretch:
+    seqs = [seq for seq, _, _ in _split(content)]
+    return _Stretch(len(seqs), seqs[-1] if seqs else 0, content)
+
+
+def _events_of(state: RunState) -> int:
+    """How many events a state comes from: every one is of an agent."""
+    return sum(agent.events for agent in state.agents.values())
 
 
 def is_settled(state: RunState, now: datetime, settled: timedelta) -> bool:
     """Whether no event before this state can come in any more: its agents' numbers have no gap, and it is old.
 
+    The last events of an agent may be away all the same; a state without them does not fit the run's `Places` later.
     ``settled``: how old is old enough, where agents number their events.
     """
     if state.time is None or any(agent.agent_seq > agent.events for agent in state.agents.values()):

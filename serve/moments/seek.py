@@ -16,6 +16,7 @@ from enchanted.schemas.events import StoredEvent
 from enchanted.schemas.fold import Folding, RunState, fold
 from enchanted.serve.errors import EventCorrupted
 from enchanted.serve.moments.checkpoints import EVERY, Checkpoints, is_settled
+from enchanted.serve.moments.places import BELIEVED, Counting, Places
 from enchanted.serve.queries.runs import find_run
 from enchanted.serve.sources.dependencies import Dependencies
 
@@ -66,11 +67,15 @@ async def _with_files(deps: Dependencies, stored: StoredEvent) -> StoredEvent:
 class Seeker:
     """Finds runs at sequences, and makes checkpoints on the way."""
 
-    def __init__(self, deps: Dependencies, *, every: int = EVERY) -> None:
-        """``every``: events from one checkpoint to the next."""
+    def __init__(self, deps: Dependencies, *, every: int = EVERY, believed: float = BELIEVED) -> None:
+        """``every``: events from one checkpoint to the next.
+
+        ``believed``: seconds for which checkpoints are held against one count of their run.
+        """
         self._deps = deps
         self._every = every
         self._checkpoints = Checkpoints(deps.cache)
+        self._counting = Counting(deps.store, every, believed)
         self._turn = threading.Lock()
         """Checkpoints are read and written in threads."""
 
@@ -81,7 +86,8 @@ class Seeker:
             RunNotFound: nobody knows the run.
             EventCorrupted, StoreUnavailable: see there.
         """
-        start, known = await asyncio.to_thread(self._from_cache, run, at)
+        places = await self._counting.places(run) if await asyncio.to_thread(self._has_any, run) else None
+        start, known = await asyncio.to_thread(self._from_cache, run, at, places)
         if known is None:
             read = await events_between(self._deps, run, start.seq, at)
             state = await asyncio.to_thread(self._folded, run, start, read)
@@ -100,10 +106,14 @@ class Seeker:
         """The sequences of the run's checkpoints, ascending."""
         return self._checkpoints.seqs(run)
 
-    def _from_cache(self, run: str, at: int) -> tuple[RunState, list[StoredEvent] | None]:
+    def _has_any(self, run: str) -> bool:
         with self._turn:
-            start = self._checkpoints.nearest(run, at)
-            return start, self._checkpoints.following(run, start, at)
+            return bool(self._checkpoints.seqs(run))
+
+    def _from_cache(self, run: str, at: int, places: Places | None) -> tuple[RunState, list[StoredEvent] | None]:
+        with self._turn:
+            start = self._checkpoints.nearest(run, at, places)
+            return start, self._checkpoints.following(run, start, at, places)
 
     def _keep(self, run: str, since: int, events: Sequence[StoredEvent], state: RunState) -> None:
         try:

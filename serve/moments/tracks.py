@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from enchanted.schemas.events import FileChange, StoredEvent, SwarmEvent, kind_of
-from enchanted.schemas.fold import MAIN_WORKSPACE, path_key, workspace_of
+from enchanted.schemas.fold import MAIN_WORKSPACE, STARTS, path_key, workspace_of
 
 MOST_CAUSES = 64
 """Events that are walked from a change to its decision."""
@@ -68,6 +69,8 @@ class Tracks:
         self._parent = parent
         self._spaces: dict[str, dict[str, Version]] = {}
         self._trees: dict[str, str] = {}
+        self._steps: deque[tuple[str, dict[str, Version | None]]] = deque(maxlen=STARTS)
+        """Former trees of the main workspace, and what the change after each one replaced."""
         # A fork takes tasks up in the workspaces they had.
         self._of_task: dict[str, str] = dict(parent._of_task) if parent else {}
         self._events: dict[str, SwarmEvent] = dict(parent._events) if parent else {}
@@ -98,7 +101,7 @@ class Tracks:
     def _add(self, stored: StoredEvent) -> None:
         name, change = workspace_of(stored), stored.event.state_change
         if name not in self._spaces:
-            self._spaces[name] = dict(self._with_tree(change.previous_state_hash))
+            self._spaces[name] = self._with_tree(change.previous_state_hash)
         space = self._spaces[name]
         removed = [entry for entry in change.files if not entry.new_blob]
         left = {entry.old_blob: space.get(path_key(entry.path, entry.path_hex)) for entry in removed}
@@ -110,13 +113,30 @@ class Tracks:
                 before = left.get(entry.new_blob) or before
             source = self._source(stored, key, entry, before)
             made[key] = Version(change=stored, entry=entry, before=before, source=source)
+        if name == MAIN_WORKSPACE:
+            self._steps.append((self._trees.get(name, ""), {key: space.get(key) for key in made}))
         space.update(made)
         self._trees[name] = change.new_state_hash
         if name != MAIN_WORKSPACE and stored.event.task_id:
             self._of_task[stored.event.task_id] = name
 
     def _with_tree(self, tree: str) -> dict[str, Version]:
-        return next((self._spaces[name] for name, known in self._trees.items() if tree and known == tree), {})
+        """The versions of a tree that some workspace has, or the main one had lately."""
+        for name, known in self._trees.items():
+            if tree and known == tree:
+                return dict(self._spaces[name])
+        if not tree or all(earlier != tree for earlier, _ in self._steps):
+            return {}
+        space = dict(self._spaces[MAIN_WORKSPACE])
+        for earlier, before in reversed(self._steps):
+            for key, version in before.items():
+                if version is None:
+                    space.pop(key, None)
+                else:
+                    space[key] = version
+            if earlier == tree:
+                break
+        return space
 
     def _source(self, stored: StoredEvent, key: str, entry: FileChange, before: Version | None) -> Version | None:
         if stored.event.state_change.reason == "merge":

@@ -66,9 +66,9 @@ async def answer(store: Store, sql: str, limit: int) -> dict[str, Any]:
         StoreUnavailable: ClickHouse cannot be asked.
     """
     begun = time.perf_counter()
-    statement = read(sql)
+    statement = await asyncio.to_thread(read, sql)
     tree = await store.statement(f"EXPLAIN AST {statement.text}", {"readonly": 2})
-    check_tree(tree.decode("utf-8", "replace"), statement)
+    await asyncio.to_thread(check_tree, tree.decode("utf-8", "replace"), statement)
     text = f"{statement.text}\nFORMAT JSONCompact"
     try:
         body = await store.statement(text, {**LIMITS, "limit": limit + 1, "wait_end_of_query": 1})

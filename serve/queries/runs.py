@@ -241,7 +241,10 @@ def parsed(text: str) -> Any:
 async def read_runs(
     store: Store, *, run: str = "", before: int = MAX_SEQ, limit: int = 1, words: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """Runs by their first sequence, the newest first; only ``run``, or those with all ``words``, where given."""
+    """Runs by their begin, the newest first; only ``run``, or those with all ``words``, where given.
+
+    ``before``: those that began earlier, as microseconds since 1970 << 64 | first sequence; ``run`` goes before it.
+    """
     rows = await store.rows("runs_page", run=run, before=before, limit=limit, words=list(words))
     names = [row["run"] for row in rows]
     found = await store.rows("run_transitions", runs=names) if names else []

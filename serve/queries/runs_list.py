@@ -10,10 +10,11 @@ from fastapi import APIRouter, Query
 
 from enchanted.serve.documents.answer import JsonResponse, described
 from enchanted.serve.documents.runs import RunPage
+from enchanted.serve.errors import BadCursor
 from enchanted.serve.queries.runs import read_runs
 from enchanted.serve.sources.cursor import Cursor, digest_of
 from enchanted.serve.sources.dependencies import Deps
-from enchanted.serve.sources.parameters import MAX_SEQ, Identifier, microseconds
+from enchanted.serve.sources.parameters import LAST_MICROSECOND, MAX_SEQ, Identifier, microseconds
 from enchanted.serve.sources.store import Store
 
 router = APIRouter(prefix="/api/v1", tags=["runs"])
@@ -35,13 +36,29 @@ async def list_runs(
     """
     words = q.split()
     digest = digest_of(["runs", *words] if words else "runs")
-    before = Cursor.decode(cursor, digest).seq if cursor is not None else MAX_SEQ
+    before = _place(LAST_MICROSECOND, MAX_SEQ) if cursor is None else _place_of(cursor, digest)
     runs = await read_runs(deps.store, before=before, limit=limit + 1, words=words)
     more, runs = len(runs) > limit, runs[:limit]
-    following = Cursor(order="d", seq=runs[-1]["first_seq"], digest=digest).encode() if more else None
+    following = _cursor_behind(runs[-1], digest).encode() if more else None
     busy = await activity(deps.store, runs) if runs else {}
     data = [{**run, "activity": busy[run["run_id"]]} for run in runs]
     return JsonResponse({"data": data, "meta": {"cursor": following}})
+
+
+def _cursor_behind(run: Mapping[str, Any], digest: str) -> Cursor:
+    return Cursor(order="d", seq=run["first_seq"], time=_microseconds(run["started_at"]), digest=digest)
+
+
+def _place_of(cursor: str, digest: str) -> int:
+    found = Cursor.decode(cursor, digest)
+    if not found.time:
+        raise BadCursor
+    return _place(found.time, found.seq)
+
+
+def _place(time: int, seq: int) -> int:
+    """What orders runs: their begin, since a stream that was made again counts anew, then their first sequence."""
+    return time << 64 | seq
 
 
 async def activity(store: Store, runs: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:

@@ -24,7 +24,8 @@ WHERE duplicate_of = 0
       word -> positionCaseInsensitiveUTF8(concat(run, ' ', trace_id, ' ', body), word), {words:Array(String)} -- if words
     ))))) -- if words
 GROUP BY run
-HAVING first_seq < {before:UInt64}
-  AND ({run:String} != '' OR total > countIf(kind = 'system_signal'))
-ORDER BY first_seq DESC
+HAVING {run:String} != ''
+  OR (bitShiftLeft(toUInt128(toUnixTimestamp64Micro(started_at)), 64) + first_seq < {before:UInt128}
+    AND total > countIf(kind = 'system_signal'))
+ORDER BY started_at DESC, first_seq DESC, run DESC
 LIMIT {limit:UInt32}

@@ -51,6 +51,8 @@ Encoding = Literal["application/x-protobuf", "application/json"]
 _ENCODINGS: tuple[Encoding, ...] = ("application/x-protobuf", "application/json")
 _ANY_ENCODING: dict[str, Any] = {name: {"schema": {}} for name in _ENCODINGS}
 _GZIP = zlib.MAX_WBITS | 16
+_BITE = 4_096
+"""Bytes inflated at a time. Each member that ends in them copies the rest of them, and members may have 20 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +129,22 @@ def _prepare(body: bytes, encoding: Encoding, compressed: bool) -> _Prepared:
 
 
 def _inflated(body: bytes) -> bytes:
-    inflating = zlib.decompressobj(_GZIP)
-    try:
-        raw = inflating.decompress(body, MAX_EXPORT + 1)
-    except zlib.error as error:
-        raise NotAnExport(f"the body is no gzip: {error}") from error
-    if len(raw) > MAX_EXPORT:
-        raise NotAnExport(f"it has more than {MAX_EXPORT} bytes")
+    """All members of a gzip, one after the other."""
+    raw, inflating, place = bytearray(), zlib.decompressobj(_GZIP), 0
+    while place < len(body):
+        if inflating.eof:
+            inflating = zlib.decompressobj(_GZIP)
+        piece = body[place : place + _BITE]
+        try:
+            raw += inflating.decompress(piece, MAX_EXPORT + 1 - len(raw))
+        except zlib.error as error:
+            raise NotAnExport(f"the body is no gzip: {error}") from error
+        if len(raw) > MAX_EXPORT:
+            raise NotAnExport(f"it has more than {MAX_EXPORT} bytes")
+        place += len(piece) - len(inflating.unused_data)
     if not inflating.eof:
         raise NotAnExport("the gzip ends too early")
-    return raw
+    return bytes(raw)
 
 
 async def _publish(deps: Dependencies, payloads: list[bytes]) -> None:

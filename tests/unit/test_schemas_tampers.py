@@ -403,6 +403,8 @@ def test_an_alteration_that_keeps_the_first_digits_is_told_by_the_hash_over_all(
         (b'{"format": 1}', "no receipt"),
         (b'{"format": 99, "checksum": ""}', "its format is '99'"),
         (b'{"format": 1, "checksum": ""}', "altered or damaged"),
+        (b'{"format": 1, "checksum": "", "events": %s}' % (b"[" * 400 + b"]" * 400), "nested deeper"),
+        (b'{"format": %s, "checksum": ""}' % (b"[" * 1_020 + b"]" * 1_020), "nested deeper"),
         (orjson.dumps(receipt(recorded()).document())[:-40], "cut short"),
         (
             orjson.dumps(receipt(recorded()).document()).replace(b'"last_seq":16', b'"last_seq":15'),

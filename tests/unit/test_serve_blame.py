@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from enchanted.schemas.canonical import sha256_hex
 from enchanted.schemas.events import FileChange, StoredEvent, SwarmEvent, decision
+from enchanted.schemas.fold import STARTS, fold
 from enchanted.serve.moments import blame as blaming
 from enchanted.serve.moments.blame import blame, from_hunks, kept, split
 from enchanted.serve.moments.tracks import Tracks, Version
@@ -31,14 +32,23 @@ class Story:
         return self._before + len(self.events) + 1
 
     def change(
-        self, reason: str, files: dict[str, str | None], *, workspace: str = "main", task: str = "", cause: str = ""
+        self,
+        reason: str,
+        files: dict[str, str | None],
+        *,
+        workspace: str = "main",
+        task: str = "",
+        cause: str = "",
+        begun_at: int = 0,
     ) -> int:
+        """``begun_at``: the change whose tree a workspace begins with; the newest of main by default."""
         tree = f"tree-{self._next}"
         event = SwarmEvent(event_id=f"event-{self._next}", workspace_id=workspace, task_id=task)
         event.parent_event_id = cause
         change = event.state_change
         change.target_type, change.reason = "FILE_SYSTEM", reason
-        change.previous_state_hash, change.new_state_hash = self._trees.get(workspace, self._trees["main"]), tree
+        begun = f"tree-{begun_at}" if begun_at else self._trees["main"]
+        change.previous_state_hash, change.new_state_hash = self._trees.get(workspace, begun), tree
         tracks = Tracks(self.events)
         for path, text in files.items():
             known = tracks.version(workspace, path) or tracks.version("main", path)
@@ -110,6 +120,33 @@ def test_a_merge_moves_the_lines_of_whoever_wrote_them() -> None:
     assert story.writers("a") == [second, base, base, base, first, merge]
     assert story.writers("a", "w-1") == [base, base, base, first]
     assert story.history("a", "w-2") == [base, second]
+
+
+def test_a_workspace_begins_with_the_versions_of_its_own_start_where_main_moved_on() -> None:
+    story = Story()
+    base = story.change("base", {"a": "1\n", "b": "1\n", "gone": "x\n"})
+    story.change("edit", {"a": "1\n2\n", "new": "n\n", "gone": None}, workspace="w-1", task="t-1")
+    merge = story.change("merge", {"a": "1\n2\n", "new": "n\n", "gone": None}, task="t-1")
+    story.change("edit", {"a": "1\n2\n3\n"})
+    edit = story.change("edit", {"b": "1\n2\n"}, workspace="w-2", begun_at=base)
+    later = story.change("edit", {"b": "1\n3\n"}, workspace="w-3", begun_at=merge)
+    assert (story.history("b", "w-2"), story.writers("b", "w-2")) == ([base, edit], [base, edit])
+    assert (story.history("a", "w-2"), story.history("gone", "w-2")) == ([base], [base])
+    assert Tracks(story.events).version("w-2", "new") is None
+    assert (story.history("a", "w-3"), story.history("new", "w-3")) == ([base, merge], [merge])
+    assert story.history("b", "w-3") == [base, later]
+    assert story.version("gone", "w-3").blob == ""
+
+
+def test_a_workspace_has_a_history_of_just_the_files_that_its_state_has_however_far_main_went() -> None:
+    for moved in (STARTS - 1, STARTS):
+        story = Story()
+        base = story.change("base", {"a": "1\n", "b": "1\n"})
+        for number in range(moved):
+            story.change("edit", {"a": f"{number}\n"})
+        story.change("edit", {"b": "2\n"}, workspace="w", begun_at=base)
+        known = {path for path in ("a", "b") if Tracks(story.events).version("w", path)}
+        assert known == set(fold(story.events).workspaces["w"].files)
 
 
 def test_a_rollback_gives_lines_back_to_whoever_wrote_them() -> None:

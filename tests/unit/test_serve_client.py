@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enchanted.serve import client
-from enchanted.serve.client_errors import ApiSlow, ApiUnreachable, NothingFound
+from enchanted.serve.client_errors import ApiSlow, ApiUnreachable, NothingFound, RequestRefused
 from enchanted.serve.live.frames import Frame, lines_of, parse_frames
 from enchanted.serve.live.shared import Piece
 
@@ -186,3 +186,32 @@ def test_the_token_of_an_api_on_this_machine_goes_to_no_proxy(
     with client.ApiClient("http://api.example", "secret") as api, pytest.raises(ApiUnreachable, match="403"):
         api.run("r")
     assert given_to_it == ["http://api.example/api/v1/runs/r Bearer secret"]
+
+
+def test_what_no_request_can_say_is_refused_before_it_is_sent() -> None:
+    sent: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(200, json={})
+
+    with client.ApiClient("http://api", "token", transport=httpx.MockTransport(answer)) as api:
+        asks: tuple[Callable[[], object], ...] = (
+            lambda: api.start({"task": "t"}, key="schlüssel"),
+            lambda: api.start({"task": "\udc80"}),
+            lambda: api.start({"seed": float("nan")}),
+            lambda: api.fork("r", {"at": float("inf")}),
+            lambda: api.run("\udc80"),
+            lambda: api.run("r" * 70_000),
+            lambda: api.page("\udc80"),
+            lambda: api.events(q="x" * 70_000),
+            lambda: api.events(q="\udc80"),
+            lambda: api.sql("\udc80"),
+            lambda: next(api.follow(run="\udc80")),
+            lambda: next(api.export(run="\udc80")),
+            lambda: next(api.export_html("\udc80")),
+        )
+        for ask in asks:
+            with pytest.raises(RequestRefused, match=r"this request cannot be sent .*; keys must be ASCII"):
+                ask()
+    assert sent == []

@@ -12,7 +12,7 @@ from enchanted.bus.errors import BusClosed
 from enchanted.bus.streams import StreamInfo
 from enchanted.schemas.events import StoredEvent, SwarmEvent
 from enchanted.serve.live import shared
-from enchanted.serve.live.shared import SharedTail, Sharing, Window, piece_of
+from enchanted.serve.live.shared import PIECE, Piece, SharedTail, Sharing, Window, cut, piece_of
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["asyncio", "uvloop"])
@@ -179,3 +179,16 @@ async def test_who_comes_to_a_stream_that_was_made_again_does_not_share_the_tail
         assert later is not former
         assert later.window.floor == 2
     await sharing.close()
+
+
+def test_a_position_at_the_begin_of_the_stream_is_told_and_no_sign_of_life() -> None:
+    assert (Piece(seen=0).frames, Piece().frames) == (b"id: 0\n\n", b": alive\n\n")
+    assert (Piece(seen=0).message, Piece().message) == ('{"type":"alive","seq":0}', '{"type":"alive","seq":null}')
+
+
+def test_events_are_cut_into_pieces_but_never_between_two_of_one_sequence() -> None:
+    half = b"x" * (PIECE // 2)
+    events = [(1, half), (2, half), (2, half), (3, b"y"), (4, half), (5, half), (6, b"z")]
+    assert [[seq for seq, _ in piece.events] for piece in cut(events)] == [[1, 2, 2], [3, 4, 5], [6]]
+    assert [one for piece in cut(events) for one in piece.events] == events
+    assert list(cut([])) == []

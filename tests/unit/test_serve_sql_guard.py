@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from enchanted.schemas.errors import TreeNotUnderstood
 from enchanted.schemas.sql_tree import parse_tree
 from enchanted.serve.errors import SqlRefused
 from enchanted.serve.guard.sql_guard import Statement, check_tree, read
+from enchanted.serve.queries.query import MAX_QUERY
 
 TOP = "SelectWithUnionQuery (children 1)\n ExpressionList (children 1)\n  SelectQuery (children 2)\n"
 FROM = (
@@ -47,6 +50,49 @@ def test_what_is_sent_is_what_was_read_without_its_comments(sql: str, text: str)
 def test_what_might_be_read_in_two_ways_is_refused(sql: str) -> None:
     with pytest.raises(SqlRefused):
         read(sql)
+
+
+def test_the_longest_hostile_text_is_refused_at_once() -> None:
+    shapes = [
+        "'\\", '"\\', "`\\", "/* ", "'", "''\\", "/*/", "$a", "$", "# ", "#", "-- ", "--", "*/", "(", "\\", "$$$a$ $",
+        "".join(f"${number}$ " for number in range(MAX_QUERY // 4)),
+    ]  # fmt: skip
+    begun = time.process_time()
+    for shape in shapes:
+        with pytest.raises(SqlRefused):
+            read(("SELECT @ " + shape * (MAX_QUERY // len(shape)))[:MAX_QUERY])
+
+    # Looking for the end of a quote at each of its signs took minutes.
+    assert time.process_time() - begun < 5
+
+
+@pytest.mark.parametrize("name", ['"`a`"', '`"a"`', '"b.a"', "`a/b`", "`a b`", '"ä"', '"1"', '""', "``", "'a'"])
+def test_a_name_in_with_is_plain(name: str) -> None:
+    with pytest.raises(SqlRefused, match="a name in WITH"):
+        read(f"WITH {name} AS (SELECT 1 AS a) SELECT * FROM a")
+
+
+def test_with_gives_a_name_once() -> None:
+    with pytest.raises(SqlRefused, match="one name to two"):
+        read('WITH a AS (SELECT 1), "a" AS (SELECT 2) SELECT * FROM a')
+
+
+@pytest.mark.parametrize("name", ["`a`", '"a"', "a"])
+def test_a_name_in_with_may_have_one_pair_of_quotes(name: str) -> None:
+    assert read(f"WITH {name} AS (SELECT 1 AS a) SELECT * FROM a").names == ("a",)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "SELECT 1 UNION ALL WITH b AS (SELECT 1) SELECT * FROM a", "SELECT 1 UNION WITH 1 AS b SELECT * FROM a",
+        "SELECT 1 UNION DISTINCT (WITH b AS (SELECT 1) SELECT * FROM a)", "SELECT 1 EXCEPT WITH 1 AS b SELECT * FROM a",
+        "SELECT (with b AS (SELECT 1) SELECT * FROM a)", "SELECT * FROM (/**/WITH 1 AS s SELECT * FROM a)",
+    ],
+)  # fmt: skip
+def test_beside_a_subquery_in_with_no_select_has_a_with_of_its_own(rest: str) -> None:
+    with pytest.raises(SqlRefused, match="at the beginning of a query"):
+        read(f"WITH a AS (SELECT 1) {rest}")
 
 
 @given(st.text(max_size=200))
@@ -111,6 +157,74 @@ def test_a_name_given_by_with_may_be_read_once_it_is_given() -> None:
     for refused in (("a", "events", "b"), ("events", "b", "a"), ("b", "events", "a"), ("events", "a", "c")):
         with pytest.raises(SqlRefused):
             check_tree(tree(*refused), first)
+
+
+LEADING = (
+    f"{TOP}   ExpressionList (children 2)\n    WithElement (children 1)\n     Subquery (children 1)\n"
+    "      SelectWithUnionQuery (children 1)\n       ExpressionList (children 2)\n"
+)
+BRANCH = (
+    "        SelectQuery (children 1)\n         TablesInSelectQuery (children 1)\n"
+    "          TablesInSelectQueryElement (children 1)\n           TableExpression (children 1)\n"
+    "            TableIdentifier {}\n"
+)
+READ = f"{FROM}TableIdentifier a"
+
+
+def test_its_own_name_is_read_only_in_later_selects_of_a_recursive_union() -> None:
+    first, later = BRANCH.format("a") + BRANCH.format("events"), BRANCH.format("events") + BRANCH.format("a")
+    recursive = Statement(text="", names=("a",), recursive=True)
+
+    check_tree(LEADING + later + READ, recursive)
+    plain = Statement(text="", names=("a",), recursive=False)
+    for tree, statement in ((first, recursive), (BRANCH.format("a"), recursive), (later, plain)):
+        with pytest.raises(SqlRefused, match="the table a is not one of"):
+            check_tree(LEADING + tree + READ, statement)
+
+
+def test_its_own_name_is_not_read_where_the_union_is_not_all_of_it() -> None:
+    union = (
+        "        SelectQuery (children 1)\n         TableExpression (children 1)\n          Subquery (children 1)\n"
+        "           SelectWithUnionQuery (children 1)\n            ExpressionList (children 2)\n"
+        "             SelectQuery (children 1)\n              TableIdentifier events\n"
+        "             SelectQuery (children 1)\n              TableIdentifier a\n"
+    )
+
+    with pytest.raises(SqlRefused, match="the table a is not one of"):
+        check_tree(LEADING + union + READ, Statement(text="", names=("a",), recursive=True))
+
+
+ALIASED = "{}Subquery (alias {}) (children 1)\n{} SelectQuery (children 1)\n{}  TableIdentifier a\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "outer"),
+    [
+        (ALIASED.format("    ", "s", "    ", "    "), ""),
+        ("    Function lambda (alias s) (children 1)\n     Subquery (children 1)\n      TableIdentifier a\n", ""),
+        ("    Function in (alias s) (children 1)\n     ExpressionList\n      Literal 1\n      Identifier a\n", ""),
+        ("    Identifier t (alias s)\n", ALIASED.format("   ", "t", "   ", "   ")),
+        ("", ALIASED.format("   ", "s", "   ", "   ")),
+        ("", "   Function plus (alias s) (children 1)\n" + ALIASED.format("    ", "t", "    ", "    ")),
+    ],
+)
+@pytest.mark.parametrize("mention", ["Identifier s", "Identifier s.a", "Function s"])
+def test_no_alias_leads_from_a_subquery_in_with_to_its_own_name(value: str, outer: str, mention: str) -> None:
+    statement = Statement(text="", names=("a",), recursive=False)
+
+    def tree(word: str) -> str:
+        element = f"        SelectQuery (children 1)\n         {word}\n"
+        return LEADING + element + value + outer + READ
+
+    check_tree(tree("Identifier run"), statement)
+    with pytest.raises(SqlRefused, match="an alias of what reads it"):
+        check_tree(tree(mention), statement)
+
+
+def test_after_in_a_table_is_not_named_by_what_is_an_alias_too() -> None:
+    check_tree(f"{TOP}{IN}Identifier events\n   Identifier run (alias event)", PLAIN)
+    with pytest.raises(SqlRefused, match="after IN write"):
+        check_tree(f"{TOP}{IN}Identifier events\n   Identifier secrets (alias events)", PLAIN)
 
 
 def test_a_line_break_within_a_literal_is_no_line_of_the_tree() -> None:

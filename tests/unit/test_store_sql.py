@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from enchanted.cluster.store.sql import find_insert, output_format
-from enchanted.schemas.sql_text import first_word
+from enchanted.schemas.sql_text import first_word, tokens
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,29 @@ from enchanted.schemas.sql_text import first_word
 )
 def test_the_first_word_is_found_past_comments(sql: str, word: str) -> None:
     assert first_word(sql.encode()) == word
+
+
+@pytest.mark.parametrize(
+    ("sql", "last"),
+    [
+        ("SELECT 'a\\' FORMAT CSV", "'a\\' FORMAT CSV"),
+        ("SELECT \"a `b` 'c'", "\"a `b` 'c'"),
+        ("SELECT `a -- b\n", "`a -- b\n"),
+        ("SELECT 1 /* a * / 'b' ", "/* a * / 'b' "),
+    ],
+)
+def test_what_is_opened_and_not_closed_is_one_token_to_the_end(sql: str, last: str) -> None:
+    *_, token = tokens(sql.encode())
+
+    assert (token.kind, token.text.decode(), token.end) == ("other", last, len(sql))
+
+
+def test_a_tag_that_is_not_closed_is_a_sign_and_a_word() -> None:
+    found = [(token.kind, token.text) for token in tokens(b"$a$ 'x' $a$ $b$ y $a$a$")]
+
+    assert found[:2] == [("text", b"$a$ 'x' $a$"), ("other", b"$")]
+    assert found[2:5] == [("word", b"b"), ("other", b"$"), ("word", b"y")]
+    assert found[5:] == [("other", b"$"), ("word", b"a"), ("other", b"$"), ("word", b"a"), ("other", b"$")]
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,18 @@ async def test_filters_let_through_what_they_name_and_move_the_position_on(nats:
     assert not [line for line in lines if line.startswith("data")]
 
 
+async def test_who_is_cut_off_before_the_first_event_of_all_misses_nothing(nats: NatsServer, tmp_path: Path) -> None:
+    async with (
+        Bus.connect(nats.url) as bus,
+        serving(nats, tmp_path, free_port()) as url,
+        httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30) as http,
+    ):
+        assert "id: 0" in await _lines(http, f"{url}/api/v1/stream", until="id: 0")
+        await AgentLog(bus, run_id="run-1", role="coder", agent_name="coder-1").emit(_thought(1))
+        http.headers["Last-Event-ID"] = "0"
+        assert "id: 1" in await _lines(http, f"{url}/api/v1/stream", until="id: 1")
+
+
 async def _lines(http: httpx.AsyncClient, url: str, *, until: str) -> list[str]:
     found: list[str] = []
     async with asyncio.timeout(30), http.stream("GET", url) as response:

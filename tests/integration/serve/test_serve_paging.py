@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast, get_args
@@ -13,18 +14,23 @@ import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
+from enchanted.bus.streams import StreamInfo
 from enchanted.cluster.store.testing import running_store
 from enchanted.ingest.rows import row_of
 from enchanted.ingest.tables import apply_ddl, connect
 from enchanted.ingest.writer import Writer
-from enchanted.schemas.events import StoredEvent, system_signal
-from enchanted.serve.errors import ServeError, StoreExhausted, StoreSlow, TooMuchAsked
+from enchanted.schemas.events import StoredEvent, SwarmEvent, system_signal, tool_call
+from enchanted.serve.errors import BadCursor, ServeError, StoreExhausted, StoreSlow, TooMuchAsked
 from enchanted.serve.export import data, formats
 from enchanted.serve.export.data import ExportQuery, pieces
 from enchanted.serve.export.formats import Format, Page, encoder
 from enchanted.serve.live import play, stream
+from enchanted.serve.live.shared import PIECE, Piece
 from enchanted.serve.queries.events import EventQuery, read_page
+from enchanted.serve.queries.runs import read_runs
+from enchanted.serve.queries.runs_list import list_runs
 from enchanted.serve.sources import store as store_module
+from enchanted.serve.sources.cursor import Cursor, digest_of
 from enchanted.serve.sources.dependencies import Dependencies
 from enchanted.serve.sources.store import PAGE_BYTES, Store
 
@@ -34,6 +40,8 @@ AGAIN = (datetime(2026, 3, 10, tzinfo=UTC), datetime(2026, 3, 11, tzinfo=UTC))
 """Two more streams, that one run has events in."""
 FORMATS = get_args(Format)
 SMALL, LARGE = 600, 70
+RUNS = (("new-19", AGAIN[1], 19), ("new-15", AGAIN[1], 15), ("old-90", AGAIN[0], 90), ("old-15", AGAIN[0], 15))
+"""Runs that did something, the newest first, with the stream and the sequence of the one event of each."""
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +57,8 @@ async def store(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Store
                 await written(writer, created, f"{created.day}-{run}", *range(run + 1, last + 1, 3))
         for created in AGAIN:
             await written(writer, created, "both", *range(1, 6))
+        for name, created, seq in RUNS:
+            await written(writer, created, name, seq, make=lambda: tool_call(tool="t", arguments={}, outcome="OK"))
         await written(writer, PRESENT, "heavy", *range(1_000, 1_000 + SMALL))
         for seq in range(1_000 + SMALL, 1_000 + SMALL + LARGE, 10):
             await written(writer, PRESENT, "heavy", *range(seq, seq + 10), size=1_000_000)
@@ -56,10 +66,12 @@ async def store(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Store
         yield store
 
 
-async def written(writer: Writer, created: datetime, run: str, *seqs: int, size: int = 1) -> None:
+async def written(
+    writer: Writer, created: datetime, run: str, *seqs: int, size: int = 1, make: Callable[[], SwarmEvent] | None = None
+) -> None:
     rows = []
     for seq in seqs:
-        event = system_signal(status="HEALTHY", detail="x" * size)
+        event = make() if make else system_signal(status="HEALTHY", detail="x" * size)
         event.event_id, event.run_id = f"{created.day}-{seq}", run
         raw = event.SerializeToString()
         time = created + timedelta(seconds=seq)
@@ -215,3 +227,63 @@ async def test_who_reads_a_whole_run_gets_both_events_of_one_sequence_wherever_p
     pieces = stream.Streams(deps)._from_table(stream.LiveQuery(run="both"), 0, 6)
     told = [json.loads(document)["event_id"] async for piece in pieces for _, document in piece.events]
     assert told == both
+
+
+async def test_a_live_client_that_catches_up_from_the_table_is_told_in_pieces(store: Store) -> None:
+    deps = cast("Dependencies", SimpleNamespace(store=store, max_streams=1, max_plays=1))
+    told = stream.Streams(deps)._from_table(stream.LiveQuery(run="heavy"), 0, 2_000)
+    pieces = [piece.events async for piece in told]
+    assert [seq for piece in pieces for seq, _ in piece] == list(range(1_000, 1_000 + SMALL + LARGE))
+    assert max(sum(len(document) for _, document in piece[:-1]) for piece in pieces) < PIECE
+    assert len(pieces) < SMALL, "a piece is not one event"
+
+
+@pytest.mark.parametrize("run", ["nowhere-yet", "heavy"])
+async def test_a_live_client_of_a_run_skips_nothing_though_a_former_stream_was_longer(
+    store: Store, monkeypatch: pytest.MonkeyPatch, run: str
+) -> None:
+    info = StreamInfo(created=AGAIN[1], first_seq=1, last_seq=25, messages=25, bytes=0)
+
+    async def stream_info() -> StreamInfo:
+        return info
+
+    async def ends_of_run(_: str) -> None:
+        """As of a producer without runs: no subject is the run's."""
+
+    monkeypatch.setattr(stream, "LAG", 0)
+    bus = SimpleNamespace(stream_info=stream_info, ends_of_run=ends_of_run)
+    deps = cast("Dependencies", SimpleNamespace(store=store, bus=bus, max_streams=1, max_plays=1))
+    async with aclosing(await stream.Streams(deps).begin(stream.LiveQuery(run=run), 0)) as pieces:
+        assert await anext(pieces) == Piece(seen=19), "the last that the table has of this stream"
+
+
+async def listed(store: Store, limit: int) -> list[list[str]]:
+    """The ids of each page of runs."""
+    deps = cast("Dependencies", SimpleNamespace(store=store))
+    pages, cursor = list[list[str]](), None
+    while True:
+        page = json.loads((await list_runs(deps, cursor, limit)).body)
+        pages.append([run["run_id"] for run in page["data"]])
+        cursor = page["meta"]["cursor"]
+        if cursor is None:
+            return pages
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5])
+async def test_runs_are_listed_newest_first_and_none_is_lost_though_a_later_stream_counts_anew(
+    store: Store, limit: int
+) -> None:
+    pages = await listed(store, limit)
+    assert [name for page in pages for name in page] == [name for name, _, _ in RUNS]
+    assert {len(page) for page in pages[:-1]} <= {limit}
+
+
+async def test_one_run_is_found_whenever_it_began(store: Store) -> None:
+    for name in ("old-15", "new-19", "heavy"):
+        assert [run["run_id"] for run in await read_runs(store, run=name)] == [name]
+
+
+async def test_a_cursor_that_names_no_time_is_refused_by_the_list_of_runs(store: Store) -> None:
+    deps = cast("Dependencies", SimpleNamespace(store=store))
+    with pytest.raises(BadCursor):
+        await list_runs(deps, Cursor(order="d", seq=15, digest=digest_of("runs")).encode(), 1)

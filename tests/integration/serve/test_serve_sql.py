@@ -124,6 +124,13 @@ async def test_values_come_as_json_takes_them(world: World, history: History) ->
         "SELECT count() FROM events, events_list AS l, spans AS s, agent_hourly AS h WHERE 0",
         "WITH a AS (SELECT run FROM events), b AS (SELECT run FROM a) SELECT count() FROM b WHERE run IN a",
         "WITH RECURSIVE t AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM t WHERE n < 3) SELECT max(n) FROM t",
+        "WITH RECURSIVE a AS (SELECT 1 AS n), b AS (SELECT n FROM a UNION ALL SELECT n + 1 FROM b WHERE n < 3) "
+        "SELECT max(n) FROM b",
+        "WITH 'decision' AS k, n -> n + 1 AS f, `a` AS (SELECT run FROM events WHERE kind = k), "
+        '"b_2" AS (SELECT f(count()) AS n FROM a) SELECT n, (SELECT count() FROM a) FROM b_2 ORDER BY n WITH FILL',
+        "WITH a AS (SELECT run, count() AS n FROM events AS t GROUP BY t.run), (SELECT max(n) FROM a) AS m, "
+        "b AS (SELECT a.run AS run, (SELECT sum(n) FROM a) AS s, s - 1, m FROM a) SELECT t.run AS run, m FROM b AS t",
+        "WITH a AS (SELECT 1 AS n) SELECT n FROM (SELECT n FROM a UNION ALL SELECT n FROM a) GROUP BY ALL WITH TOTALS",
         "WITH a AS (SELECT 1 AS n) SELECT n FROM a UNION ALL SELECT n + 1 FROM a EXCEPT SELECT n + 2 FROM a",
         "WITH 3 AS x, (SELECT 1) AS y SELECT x + y",
         "(SELECT 1) UNION ALL (SELECT 2)",
@@ -149,6 +156,7 @@ async def test_what_people_ask_is_not_refused(world: World, history: History, qu
 
 
 PRODUCT = "(SELECT arrayJoin(range(1000000)) AS a), (SELECT arrayJoin(range(10000)) AS b)"
+OTHER = "schema_migrations"
 BAD = {
     "SELECT nope FROM events": "Unknown expression identifier `nope`",
     "SELECT 1 +": "Syntax error",
@@ -156,6 +164,18 @@ BAD = {
     "SELECT * FROM schema_migrations": "the table schema_migrations is not one of",
     "WITH x AS (SELECT * FROM x) SELECT * FROM x": "the table x is not one of",
     "SELECT * FROM x, (WITH x AS (SELECT 1) SELECT * FROM x)": "at the beginning of a query",
+    'WITH "`schema_migrations`" AS (SELECT 1 AS a) SELECT * FROM schema_migrations': "a name in WITH is made of",
+    "WITH `other.secrets` AS (SELECT 1 AS a) SELECT * FROM other.secrets": "a name in WITH is made of",
+    "WITH events AS (SELECT 1 AS a) SELECT * FROM Events": "the table Events is not one of",
+    f"WITH RECURSIVE {OTHER} AS (SELECT * FROM {OTHER}) SELECT * FROM {OTHER}": f"the table {OTHER} is not one of",
+    f"WITH RECURSIVE {OTHER} AS (SELECT * FROM {OTHER} UNION ALL SELECT 1) SELECT 1": f"the table {OTHER} is",
+    f"WITH {OTHER} AS (SELECT s), (SELECT count() FROM {OTHER}) AS s SELECT * FROM {OTHER}": "an alias of what reads",
+    f"WITH {OTHER} AS (SELECT f(1)), q -> q IN {OTHER} AS f SELECT * FROM {OTHER}": "an alias of what reads it",
+    f"WITH {OTHER} AS (SELECT a AS a) SELECT (SELECT * FROM {OTHER}) AS a FROM {OTHER}": "an alias of what reads it",
+    "WITH": "Syntax error",
+    f"WITH {OTHER} AS (SELECT 1) SELECT 1 UNION ALL WITH x AS (SELECT 1) SELECT 1 FROM {OTHER}": "at the beginning",
+    f"WITH {OTHER} AS (SELECT s) SELECT * FROM (WITH 1 AS s SELECT * FROM {OTHER})": "at the beginning of a query",
+    f"WITH {OTHER} AS events SELECT 1 IN events": "after IN write (SELECT … FROM events)",
     "SELECT throwIf(1, 'my own words')": "my own words",
     "SELECT toUInt8('x')": "Cannot parse",
 }
