@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+ALONE = "127.77.7.7"
+"""Of this machine, and nobody else's: whoever looks for a server that is gone knocks at ports of 127.0.0.1."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Canary:
@@ -16,7 +19,7 @@ class Canary:
     folder: Path
     """Holds ``secret.txt`` and nothing else."""
     port: int
-    """Of a socket of 127.0.0.1 that nobody connects to."""
+    """Of a socket of ``ALONE`` that nobody connects to."""
 
     @property
     def secret(self) -> str:
@@ -31,7 +34,7 @@ class Canary:
     @property
     def host(self) -> str:
         """The socket as host and port."""
-        return f"127.0.0.1:{self.port}"
+        return f"{ALONE}:{self.port}"
 
 
 _BY_URL = (

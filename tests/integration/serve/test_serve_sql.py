@@ -23,7 +23,7 @@ from enchanted.serve.sources.buslink import BusLink
 from enchanted.serve.sources.dependencies import Dependencies
 from enchanted.serve.sources.store import Store
 from enchanted.serve.testing import History, World, served
-from enchanted.serve.testing_sql import Canary, attacks, plain_attacks
+from enchanted.serve.testing_sql import ALONE, Canary, attacks, plain_attacks
 
 SECRET = "the canary's secret"
 ATTACKS = 10_000
@@ -66,7 +66,7 @@ async def watched(folder: Path) -> AsyncIterator[Watched]:
         came.set()
         writer.close()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    server = await asyncio.start_server(connected, ALONE, 0)
     async with server:
         yield Watched(Canary(folder=folder, port=server.sockets[0].getsockname()[1]), came)
 
