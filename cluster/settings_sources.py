@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from enchanted.actors.models.errors import without_secrets
+from enchanted.actors.models.errors import LONGEST_SHOWN, without_secrets
 from enchanted.cluster.errors import SettingsInvalid
 from enchanted.cluster.settings import ModelSettings, Settings
 
@@ -207,7 +207,8 @@ def _invalid(error: ValidationError, origins: Mapping[str, str]) -> SettingsInva
     name = ".".join(str(part) for part in first["loc"])
     origin = _origin(name, origins)
     # Passwords stay out of logs.
-    value = "" if isinstance(first["input"], dict) else f" = {without_secrets(repr(first['input']))}"
+    shown = without_secrets(repr(first["input"]))[:LONGEST_SHOWN]
+    value = "" if isinstance(first["input"], dict) else f" = {shown}"
     own = first["type"] == "value_error"
     why = first["msg"].removeprefix("Value error, ") if own else first["msg"].lower()
     return SettingsInvalid(f"{name}{value} ({origin}): {without_secrets(why)}", f"correct {name} in {origin}")

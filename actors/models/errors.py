@@ -6,12 +6,18 @@ import re
 
 from enchanted.schemas.errors import PortableError
 
-_SECRETS = re.compile(r"(?<=:)(//)?.*@|\?[^#'\"]*")
+_QUERY = re.compile(r"\?[^#'\"]*")
+LONGEST_SHOWN = 300
+"""Characters of a URL in a message."""
 
 
 def without_secrets(url: str) -> str:
     """A URL, or what was meant to be one, as it may be shown: no user name, no password, no query."""
-    return _SECRETS.sub(lambda found: f"{found[1] or ''}***@" if found[0].endswith("@") else "?***", url)
+    scheme, colon, rest = url.partition(":")
+    before, at, after = rest.rpartition("@")
+    if at:
+        rest = f"{'//' if before.startswith('//') else ''}***@{after}"
+    return _QUERY.sub("?***", f"{scheme}{colon}{rest}")
 
 
 class ModelError(PortableError):
@@ -22,7 +28,7 @@ class BadModelUrl(ModelError):
     """The text is not a model URL."""
 
     def __init__(self, url: str, why: str) -> None:
-        shown = without_secrets(url)
+        shown = without_secrets(url)[:LONGEST_SHOWN]
         super().__init__(
             f"{shown!r} is not a model: {why}; write vllm:<hub id or folder>, openai:<base url>#<model>, or bundled"
         )
