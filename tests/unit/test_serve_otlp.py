@@ -27,7 +27,9 @@ def test_members_together_are_no_larger_than_an_export_may_be() -> None:
 
 
 @pytest.mark.parametrize(
-    ("behind", "why"), [(gzip.compress(b"two")[:-1], "ends too early"), (b"no gzip", "is no gzip"), (b"\0", "early")]
+    ("behind", "why"),
+    [(gzip.compress(b"two", mtime=0)[:-1], "ends too early"), (b"no gzip", "is no gzip"), (b"\0", "early")],
+    ids=["a part of a member", "no member", "a zero"],
 )
 def test_what_comes_behind_a_member_and_is_none_is_refused(behind: bytes, why: str) -> None:
     with pytest.raises(NotAnExport, match=why):
